@@ -1,0 +1,26 @@
+"""What an encoder costs. FLOPs are 2 x MACs, as in the LookupViT paper; most papers' "GFLOPs" are MACs."""
+
+import torch
+import torch.nn as nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def count_gflops(encoder: nn.Module, budget: int | None = None, size: int | None = None) -> float:
+    """GFLOPs of `encoder.forward_tokens` for one photo: what a captioner pays.
+
+    Args:
+        encoder: Any encoder of this package, on any device, "meta" included.
+        budget: Side of the compressed grid; None for the encoder's own.
+        size: Side of the photo in pixels; None for the encoder's own.
+    """
+    channels, height, width = encoder.pretrained_cfg["input_size"]
+    parameter = next(encoder.parameters())
+    pixels = torch.zeros(1, channels, size or height, size or width, device=parameter.device, dtype=parameter.dtype)
+    training = encoder.training
+    encoder.eval()
+    # The counter doesn't see fused attention on a CPU: without the plain one the count would be too low.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        encoder.forward_tokens(pixels, budget=budget)
+    encoder.train(training)
+    return counter.get_total_flops() / 1e9
