@@ -1,0 +1,351 @@
+"""Image files to pixels: the one function that opens a photo, and the one place that knows how an encoder wants it.
+
+Used by every command that reads photos (`vlcap caption`, `cache`, `train`, `compare`, `demo`), through `load_image`,
+`find_images` and `PixelConfig`.
+
+    photo -> load_image -> PIL image, RGB -> eval_transform -> uint8 (3,S,S) -> normalize -> float32 (B,3,S,S)
+
+Letters: B pictures in a batch, S side of the square picture an encoder reads, 3 colour channels (red, green, blue).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_PIXELS = 80_000_000  # width x height; decoded to RGB that is 240 MB
+MAX_ASPECT = 100  # long side over short side; resizing the short side of a thinner picture would fill the memory
+DRAFT_SIDE = 1024  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size while its short side keeps as many pixels
+
+# What is opened, the frequent ones first. Pillow knows more, and some are programs rather than pictures (EPS, PDF).
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+SUFFIXES |= {".ppm", ".pgm", ".pbm", ".pnm", ".jp2"}
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used. The message is one line: the file's name, then what is wrong with it."""
+
+
+def load_image(
+    source: str | os.PathLike | bytes | BinaryIO | Image.Image, max_pixels: int = MAX_PIXELS, name: str | None = None
+) -> Image.Image:
+    """Opens a picture as 8-bit RGB, turned as its EXIF says.
+
+    Transparency is laid on white, 16-bit and float greys are scaled to 8 bits, animations give their first frame. Big
+    JPEGs come back smaller, their short side no smaller than `DRAFT_SIDE`. The source is left as it was.
+
+    Args:
+        source: A path, the bytes of an image file, a file opened for reading bytes, or a PIL image.
+        max_pixels: Largest width x height accepted, judged from the file's header before anything is decoded.
+        name: What to call the picture in an error message; by default the path, or the kind of source.
+
+    Returns:
+        A new RGB image that holds no file and no metadata.
+
+    Raises:
+        ImageError: The file is missing, unreadable, empty, damaged, cut short, too large or no image.
+    """
+    name = name or _name_of(source)
+    # The filter names Pillow so that, should two threads leave here in the wrong order, nobody else's warning is lost.
+    with _open(source, name) as opened, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        try:
+            image = opened if isinstance(opened, Image.Image) else Image.open(opened, formats=FORMATS)
+            if problem := _size_problem(*image.size, max_pixels=max_pixels):
+                raise ImageError(f"{name}: {problem}")
+            if image is not opened:
+                image.draft(mode=None, size=(DRAFT_SIDE, DRAFT_SIDE))
+            image.load()
+            return _turned(_rgb(image), _orientation(image))
+        except ImageError:
+            raise
+        except Exception as error:  # a damaged file makes Pillow raise nearly everything: SyntaxError, IndexError, ...
+            raise ImageError(f"{name}: {_decoding_problem(error, opened)}") from error
+
+
+def find_images(paths: Iterable[str | os.PathLike]) -> list[Path]:
+    """Lists the image files that a user means by some files and folders.
+
+    A folder stands for the files in it and below it that have an image's suffix, in the order of their paths, without
+    hidden ones and without following links to folders. A file named by the user is taken whatever its suffix. A path
+    that does not exist, and a folder without images, is listed as it is: `load_image` then says what is wrong with it.
+
+    Returns:
+        The paths in the order given, each once.
+    """
+    found: dict[str, Path] = {}
+    for path in map(Path, paths):
+        for image in (_images_below(path) if os.path.isdir(path) else []) or [path]:
+            found.setdefault(os.path.abspath(image), image)
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class PixelConfig:
+    """How an encoder wants its pictures: their size, how a photo is cut to it, and the scale of the pixel values.
+
+    Attributes:
+        size: S, the side of the square picture in pixels.
+        mean: Mean of each colour channel, for values from 0 to 1.
+        std: Standard deviation of each colour channel, for values from 0 to 1.
+        interpolation: timm's name of the resizing filter.
+        crop_pct: Part of the resized picture's side that the crop keeps; 1 crops nothing but what `crop_mode` demands.
+        crop_mode: timm's: "center" keeps the shape and cuts the long side, "squash" changes the shape and, with
+            crop_pct 1, keeps the whole picture, "border" keeps both and fills up with the mean colour.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+    crop_mode: str = "center"
+
+    def __post_init__(self):
+        # JSON brings lists; tuples keep the configuration hashable and equal to the one that was saved.
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+        if self.size < 1:
+            raise ValueError(f"size must be a positive number of pixels, got {self.size}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(f"mean and std must be 3 numbers, std positive, got {self.mean} and {self.std}")
+        if not 0 < self.crop_pct <= 1:
+            raise ValueError(f"crop_pct must be above 0 and at most 1, got {self.crop_pct}")
+        # timm takes any other word for "center" without saying so.
+        if self.crop_mode not in ("center", "squash", "border"):
+            raise ValueError(f"crop_mode must be center, squash or border, got {self.crop_mode!r}")
+
+    @classmethod
+    def from_pretrained_cfg(cls, cfg: Mapping) -> PixelConfig:
+        """Reads a timm model's `pretrained_cfg`; what it leaves out gets timm's default.
+
+        Raises:
+            ValueError: `input_size` is not (3, S, S), or another value is out of range.
+        """
+        from timm.data import resolve_data_config
+
+        # timm refuses an empty cfg; one key that it does not read is enough.
+        resolved = resolve_data_config(pretrained_cfg={"url": "", **cfg})
+        channels, height, width = resolved.pop("input_size")
+        if channels != 3 or height != width:
+            raise ValueError(f"only square RGB input is supported, input_size is {(channels, height, width)}")
+        return cls(size=height, **resolved)
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> PixelConfig:
+        """Reads what `to_dict` gave, also after a journey through JSON.
+
+        Raises:
+            ValueError: A key is missing, unknown, or its value out of range.
+        """
+        expected = {field.name for field in fields(cls)}
+        if values.keys() != expected:
+            raise ValueError(f"pixel settings must have the keys {sorted(expected)}, got {sorted(values)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, int | float | str | list[float]]:
+        """Gives the fields by name, in types that JSON keeps."""
+        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+
+    def eval_transform(self) -> Callable[[Image.Image], Tensor]:
+        """Makes the fixed transform for evaluation and captioning: an RGB image to a uint8 tensor (3,S,S)."""
+        from timm.data import create_transform
+
+        return create_transform(
+            input_size=(3, self.size, self.size),
+            is_training=False,
+            interpolation=self.interpolation,
+            mean=self.mean,
+            crop_pct=self.crop_pct,
+            crop_mode=self.crop_mode,
+            normalize=False,
+        )
+
+    def train_transform(
+        self,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        hflip: float = 0.5,
+        auto_augment: str | None = None,
+        color_jitter: float | tuple[float, ...] | None = None,
+    ) -> Callable[[Image.Image], Tensor]:
+        """Makes a random transform for training: an RGB image to a uint8 tensor (3,S,S).
+
+        Args:
+            scale: Smallest and largest part of the picture's area that a random crop takes.
+            ratio: Smallest and largest width over height of that crop, before it is resized to a square.
+            hflip: Probability of mirroring left and right.
+            auto_augment: timm's policy text such as "rand-m9-mstd0.5-inc1", or none.
+            color_jitter: Strength of random brightness, contrast and saturation; timm leaves it out beside a policy.
+        """
+        from timm.data import create_transform
+
+        return create_transform(
+            input_size=(3, self.size, self.size),
+            is_training=True,
+            interpolation=self.interpolation,
+            mean=self.mean,
+            scale=scale,
+            ratio=ratio,
+            hflip=hflip,
+            auto_augment=auto_augment,
+            color_jitter=color_jitter,
+            normalize=False,
+        )
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Scales pixel values as the encoder expects them: (value / 255 - mean) / std.
+
+        Args:
+            pixels: uint8 (B,3,S,S) or (3,S,S), values 0 to 255.
+
+        Returns:
+            float32, same shape and device.
+        """
+        import torch
+
+        # One constant tensor, sent without waiting: a blocking copy would hold up the accelerator at every batch.
+        constants = torch.tensor([self.mean, self.std], dtype=torch.float32).to(pixels.device, non_blocking=True)
+        mean, std = constants[:, :, None, None]  # (3,1,1) each
+        return (pixels.to(torch.float32) / 255 - mean) / std
+
+
+def _name_of(source: str | os.PathLike | bytes | BinaryIO | Image.Image) -> str:
+    """Names a source for an error message, on one line whatever characters its path holds."""
+    if isinstance(source, bytes):
+        return "image bytes"
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fspath(source)
+    else:
+        path = getattr(source, "filename", None) or getattr(source, "name", None) or f"image ({type(source).__name__})"
+    return path if isinstance(path, str) and path.isprintable() else repr(path)
+
+
+def _open(
+    source: str | os.PathLike | bytes | BinaryIO | Image.Image, name: str
+) -> contextlib.AbstractContextManager[BinaryIO | Image.Image]:
+    """Opens a path or bytes for reading, to be closed again; passes on what the caller has opened."""
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    if not isinstance(source, (str, os.PathLike)):
+        if not isinstance(source, Image.Image) and not hasattr(source, "read"):
+            raise TypeError(f"load_image takes a path, bytes, a binary file or a PIL image, not {source!r}")
+        return contextlib.nullcontext(source)
+    try:
+        return open(source, "rb")
+    except FileNotFoundError:
+        problem = "no such file"
+    except IsADirectoryError:
+        problem = "a folder, not an image file" if _images_below(Path(source)) else "a folder without images"
+    except PermissionError:
+        problem = "no permission to read this file"
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        problem = f"cannot be opened ({getattr(error, 'strerror', None) or error})"
+    raise ImageError(f"{name}: {problem}")
+
+
+def _size_problem(width: int, height: int, max_pixels: int) -> str | None:
+    """Says why a picture of this size is refused, if it is."""
+    if width * height > max_pixels:
+        return f"too large, {width} x {height} pixels (the limit is {max_pixels / 1e6:g} million): make it smaller"
+    if min(width, height) < 1 or max(width, height) > MAX_ASPECT * min(width, height):
+        return f"not a usable shape, {width} x {height} pixels (the limit is {MAX_ASPECT} to 1): crop it"
+    return None
+
+
+def _decoding_problem(error: Exception, opened: BinaryIO | Image.Image) -> str:
+    """Puts what Pillow raised while reading `opened` into words for a person, on one line."""
+    if isinstance(error, UnidentifiedImageError):
+        if isinstance(opened, io.IOBase) and opened.seekable() and opened.seek(0, os.SEEK_END) == 0:
+            return "the file is empty"
+        return f"not an image, or damaged at its start, or none of {', '.join(FORMATS)}"
+    if isinstance(error, Image.DecompressionBombError):
+        return "too large: make it smaller"
+    if isinstance(error, MemoryError):
+        return "not enough memory to decode it: make it smaller"
+    if isinstance(error, EOFError) or "truncated" in str(error).lower():
+        return "cut short, the end of the file is missing: copy or download it again"
+    return f"damaged, it cannot be decoded ({type(error).__name__}: {' '.join(str(error).split())})"
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Converts a decoded image of any mode to a new 8-bit RGB one without metadata."""
+    if image.mode.startswith(("I", "F")):
+        image = _eight_bit(image)
+    elif image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.new(mode="RGB", size=image.size, color="white")
+        image.paste(layer, mask=layer)
+        return image
+    rgb = image.convert("RGB")
+    # What is left here (a transparent colour, EXIF) tells of the file, and would be applied a second time.
+    rgb.info = {}
+    return rgb
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Scales a grey image of wider values to 8 bits, mode L; Pillow's own conversion cuts them off at 255.
+
+    Integers from 0 to 65,535 are taken as 16-bit, floats as 0 to 1 or 0 to 255; other values are stretched from the
+    smallest to the largest. What is not a number becomes 0.
+    """
+    import numpy as np
+
+    with np.errstate(all="ignore"):
+        values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0.0, neginf=0.0)
+        low, high = float(values.min()), float(values.max())
+        for full in (1, 255) if image.mode == "F" else (65535,):
+            if low >= 0 and high <= full:
+                low, high = 0, full
+                break
+        scaled = (values - low) * (255 / max(high - low, math.ulp(1.0)))
+        return Image.fromarray((scaled + 0.5).astype(np.uint8))
+
+
+def _orientation(image: Image.Image) -> int:
+    """Reads the EXIF orientation, 1 (upright) to 8, of a decoded image."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a photo whose EXIF is damaged is still a photo
+        return 1
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    """Turns or mirrors an image upright."""
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
+def _images_below(folder: Path) -> list[Path]:
+    """Lists the files in and below a folder that are not hidden and have an image's suffix, sorted."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(parent, name)
+            for name in files
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+        ]
+    return sorted(found)
