@@ -7,8 +7,9 @@ Section 3.2 (tokens), section 3.3 with Algorithms 1 to 4 (block), section 3.4 (t
     tokens = model.forward_tokens(pixels, budget=5)                          # (B, 25, 768)
 
 Legend of shapes
-    B: batch   H, W: image in pixels   h, w: lookup grid (H / patch, W / patch)   s: budget, the side of the compressed grid
-    N = h * w: lookup tokens   M = s * s: compressed tokens   D: embed_dim   K: num_heads   d = D / K   C: num_classes
+    B: batch   H, W: image in pixels   h, w: lookup grid, H / patch and W / patch   N = h * w: lookup tokens
+    s: budget, the side of the compressed grid   M = s * s: compressed tokens
+    D: embed_dim   K: num_heads   d = D / K   C: num_classes
 
 How the pseudo-code is read, where it leaves a choice:
 - Attention is multi-head, each direction with its own output projection; the count of equation 6, (4N + 15M) D^2, holds
@@ -351,7 +352,7 @@ class LookupViT(nn.Module):
             return features[0]
         pooled = [self.head_drop(tokens.mean(dim=1)) for tokens in features]
         if not pre_logits:
-            pooled = [head(x) for head, x in zip((self.head, self.head_lookup), pooled)]
+            pooled = [head(x) for head, x in zip((self.head, self.head_lookup), pooled, strict=True)]
         if self.joint_training and self.training and not pre_logits:
             return tuple(pooled)
         return (pooled[0] + pooled[1]) / 2

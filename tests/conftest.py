@@ -1,9 +1,11 @@
-"""What the tests share: where the real photos are, if they are."""
+"""What the tests share: where the real photos are, drawn ones where they aren't, a small captioner."""
 
 import os
 from pathlib import Path
 
+import drawings
 import pytest
+import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches a network; the hub's client says so at once instead
 
@@ -15,3 +17,40 @@ def real_data() -> Path | None:
     """Folder of the real data sets: $VLCAP_DATA, or shared/data beside the checkout; None where there are none."""
     folder = Path(os.environ.get("VLCAP_DATA", REPOSITORY.parent / "shared" / "data"))
     return folder if folder.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def captioned_folder(tmp_path_factory) -> Path:
+    """Drawn photos with captions, in COCO 2014's layout: 240 train, 24 val."""
+    return drawings.write_coco_folder(tmp_path_factory.mktemp("captioned"), {"train2014": 240, "val2014": 24})
+
+
+@pytest.fixture(scope="session")
+def class_folder(tmp_path_factory) -> Path:
+    """Drawn photos in a folder per colour: 60 x 4 train, 6 x 4 val."""
+    return drawings.write_class_folders(tmp_path_factory.mktemp("classes"), {"train": 240, "val": 24})
+
+
+@pytest.fixture(scope="session")
+def captioner_folder(tmp_path_factory) -> Path:
+    """A captioner folder with random weights: it says nonsense, always the same for the same photo."""
+    from vlcap.captioner import Captioner, build_model
+    from vlcap.encoder import Encoder
+    from vlcap.tokenizer import train_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(drawings.captions(60), vocab_size=60)
+    encoder = Encoder.create("lookupvit_test_patch8_48")
+    model = build_model(encoder, vocab_size=len(tokenizer), width=48, layers=2, heads=2, max_length=12)
+    for name, weight in model.decoder.named_parameters():  # fresh ones say the same of every photo
+        weight.data.mul_(30 if "crossattention" in name else 3)
+    folder = tmp_path_factory.mktemp("captioner") / "small"
+    Captioner(model, tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def captioner(captioner_folder):
+    from vlcap.captioner import Captioner
+
+    return Captioner.from_pretrained(captioner_folder)

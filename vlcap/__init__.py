@@ -7,7 +7,7 @@ __all__ = ["Captioner"]
 
 
 def __getattr__(name: str) -> Any:
-    """`vlcap.Captioner` on first use: it brings torch and transformers, which the command line's help can do without."""
+    """`vlcap.Captioner` on first use: torch and transformers come with it, and `vlcap --help` can do without."""
     if name == "Captioner":
         return import_module(".captioner", __name__).Captioner
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,219 @@
+"""The captioner: a frozen encoder's compressed tokens, read by a Hugging Face text decoder with cross-attention.
+
+    from vlcap import Captioner
+    captioner = Captioner.from_pretrained()          # the bundled one; or a folder, or a hub id
+    captioner.caption(["photo.jpg"], budget=5)       # ["a dog running through the grass"]
+
+In the manner of LiT's locked-image tuning (arXiv 2111.07991) and LookupViT's section 3.4. A captioner folder holds
+config.json, generation_config.json, model.safetensors and the tokenizer's two files, all of Hugging Face's making.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    GenerationConfig,
+    GPT2Config,
+    PreTrainedTokenizerBase,
+    VisionEncoderDecoderConfig,
+    VisionEncoderDecoderModel,
+)
+from transformers.modeling_outputs import BaseModelOutput
+
+from .encoder import Encoder
+from .images import PixelConfig, load_image
+from .tokenizer import EOS, PAD, START, load_tokenizer
+
+BUNDLED = files("vlcap") / "bundled"
+
+
+class CaptionerError(ValueError):
+    """A captioner that can't be loaded or asked for what it hasn't got: what and where."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One photo's caption, the side of the compressed grid it was read from, and its share of the batch's time."""
+
+    text: str
+    budget: int
+    ms: float
+
+
+def build_model(
+        encoder: Encoder,
+        vocab_size: int,
+        width: int = 256,
+        layers: int = 3,
+        heads: int = 4,
+        dropout: float = 0.1,
+        max_length: int = 40,
+) -> VisionEncoderDecoderModel:
+    """A captioning model of a trained encoder, frozen, and a GPT-2 style decoder with random weights.
+
+    Args:
+        encoder: Its classification heads are dropped.
+        vocab_size: Pieces of the tokenizer.
+        width: Width of the decoder; where it isn't the encoder's, a projection joins them.
+        layers: Decoder blocks: self-attention, cross-attention, MLP.
+        heads: Attention heads of the decoder.
+        dropout: On embeddings, attention and residual branches of the decoder.
+        max_length: Longest caption in pieces, start and end included.
+    """
+    encoder = encoder.without_heads()
+    decoder = GPT2Config(
+        vocab_size=vocab_size,
+        n_positions=max_length,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        add_cross_attention=True,
+        is_decoder=True,
+        bos_token_id=START,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+    )
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder)
+    config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = START, PAD, EOS
+    model = VisionEncoderDecoderModel(config=config)
+    model.encoder.load_state_dict(encoder.state_dict())
+    model.encoder.freeze()
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=START,
+        pad_token_id=PAD,
+        eos_token_id=EOS,
+        max_new_tokens=max_length - 1,
+        num_beams=4,
+        length_penalty=1.0,
+    )
+    return model
+
+
+class Captioner:
+    """Photos to captions.
+
+    Args:
+        model: What `build_model` makes.
+        tokenizer: The decoder's.
+        name: What to call it in messages and results.
+    """
+
+    def __init__(self, model: VisionEncoderDecoderModel, tokenizer: PreTrainedTokenizerBase, name: str = "captioner"):
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self._transform = self.pixels.eval_transform()
+
+    @classmethod
+    def from_pretrained(
+            cls, name: str | Path | None = None, device: str | None = None, dtype: torch.dtype = torch.float32,
+    ) -> "Captioner":
+        """A captioner out of a folder or, by its id, the Hugging Face hub; the bundled one for None.
+
+        Only JSON and safetensors are read; nothing that came with the model is run.
+
+        Args:
+            name: Folder, hub id, or None.
+            device: None for a GPU if there is one.
+            dtype: Of the weights in memory, whatever they were saved in.
+
+        Raises:
+            CaptionerError: There is no captioner there, or it isn't one of ours.
+        """
+        source = str(BUNDLED) if name is None else str(name)
+        if name is None and not (BUNDLED / "config.json").is_file():
+            raise CaptionerError("no bundled captioner in this installation: name one with --model FOLDER")
+        try:
+            model, info = VisionEncoderDecoderModel.from_pretrained(
+                source, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
+            tokenizer = load_tokenizer(source)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise CaptionerError(f"no captioner can be loaded from {source}: {reason}") from error
+        if not isinstance(model.encoder, Encoder):
+            raise CaptionerError(f"{source} is not a vlcap captioner: its encoder is a {type(model.encoder).__name__}")
+        if missing := sorted(info["missing_keys"]):  # Hugging Face would fill them with noise
+            raise CaptionerError(f"{source} lacks {len(missing)} of its weights, the first is {missing[0]}")
+        model.encoder.freeze()
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(model.to(device), tokenizer, name="bundled" if name is None else Path(source).name)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Writes the captioner folder; `dtype` casts the weights for it, bfloat16 halving its size."""
+        state = {k: v.to(dtype or v.dtype) for k, v in self.model.state_dict().items()}
+        self.model.save_pretrained(folder, state_dict=state)
+        self.tokenizer.save_pretrained(folder)
+
+    @property
+    def budgets(self) -> list[int]:
+        """Sides of the compressed grid that it was trained for."""
+        return self.model.encoder.config.budgets
+
+    @property
+    def default_budget(self) -> int:
+        return self.model.encoder.model.budget
+
+    @property
+    def pixels(self) -> PixelConfig:
+        return self.model.encoder.pixels
+
+    def generation(self, **changes: Any) -> dict[str, Any]:
+        """The decoding settings in force: the model's own, with changes."""
+        own = self.model.generation_config.to_diff_dict() | changes
+        return {name: value for name, value in own.items() if not name.endswith(("_token_id", "_version"))}
+
+    def preprocess(self, photos: Sequence[Any]) -> torch.Tensor:
+        """Photos, as anything that `load_image` takes, -> uint8 pixels (B, 3, S, S)."""
+        return torch.stack([self._transform(load_image(photo)) for photo in photos])
+
+    @torch.inference_mode()
+    def encode(self, pixels: torch.Tensor, budget: int | None = None) -> torch.Tensor:
+        """uint8 pixels (B, 3, S, S) -> compressed tokens (B, M, D)."""
+        pixels = self.pixels.normalize(pixels.to(self.model.device)).to(self.model.dtype)
+        return self.model.encoder(pixels, budget=budget).last_hidden_state
+
+    @torch.inference_mode()
+    def decode(self, tokens: torch.Tensor, **generation: Any) -> list[str]:
+        """Compressed tokens (B, M, D) -> captions; `generation` overrides the model's generation_config."""
+        # Wrapped afresh each time: beam search expands what it is given in place.
+        outputs = BaseModelOutput(last_hidden_state=tokens)
+        ids = self.model.generate(encoder_outputs=outputs, **generation)
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def caption(
+            self, photos: Sequence[Any], budget: int | None = None, batch_size: int = 32, **generation: Any,
+    ) -> list[str]:
+        """Captions of photos, in their order.
+
+        Args:
+            photos: Paths, bytes, binary files or PIL images.
+            budget: Side of the compressed grid; None for the model's own.
+            batch_size: Photos at a time.
+            generation: num_beams, max_new_tokens, length_penalty, do_sample ...: Hugging Face's names.
+
+        Raises:
+            ImageError: A photo can't be read.
+            ValueError: A budget that doesn't fit the photo's grid.
+        """
+        batches = (photos[i:i + batch_size] for i in range(0, len(photos), batch_size))
+        return [
+            caption.text
+            for batch in batches
+            for caption in self.caption_pixels(self.preprocess(batch), budget=budget, **generation)
+        ]
+
+    def caption_pixels(self, pixels: torch.Tensor, budget: int | None = None, **generation: Any) -> Iterator[Caption]:
+        """Captions of one batch of uint8 pixels (B, 3, S, S), with the time each took."""
+        start = time.perf_counter()
+        texts = self.decode(self.encode(pixels, budget), **generation)
+        ms = (time.perf_counter() - start) * 1000 / len(texts)
+        for text in texts:
+            yield Caption(text, budget=budget or self.default_budget, ms=ms)

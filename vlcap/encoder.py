@@ -1,0 +1,131 @@
+"""A timm encoder in Hugging Face's form: what a captioner folder holds and `VisionEncoderDecoderModel` drives."""
+
+from typing import Any
+
+import timm
+import torch
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+import encoders  # noqa: F401  (registers our architectures with timm)
+
+from .images import PixelConfig
+
+
+class EncoderConfig(PreTrainedConfig):
+    """What rebuilds an encoder.
+
+    Args:
+        architecture: Name of a timm model with `forward_tokens`.
+        model_args: Its keyword arguments; num_classes 0 for an encoder without heads.
+        hidden_size: D, width of the tokens.
+        budgets: Sides of the compressed grid that it was trained for.
+        pixels: Its preprocessing, a `PixelConfig` as a dict.
+        classes: Names of what its heads tell apart, empty without heads.
+    """
+
+    model_type = "vlcap-encoder"
+
+    def __init__(
+            self,
+            architecture: str = "lookupvit_test_patch8_48",
+            model_args: dict[str, Any] | None = None,
+            hidden_size: int = 64,
+            budgets: list[int] | None = None,
+            pixels: dict[str, Any] | None = None,
+            classes: list[str] | None = None,
+            **kwargs: Any,
+    ):
+        self.architecture = architecture
+        self.model_args = model_args or {}
+        self.hidden_size = hidden_size
+        self.budgets = budgets
+        self.pixels = pixels
+        self.classes = classes or []
+        super().__init__(**kwargs)
+
+
+class Encoder(PreTrainedModel):
+    """Pixels (B, 3, S, S) -> `last_hidden_state` (B, M, D), the compressed tokens."""
+
+    config_class = EncoderConfig
+    base_model_prefix = "encoder"
+    main_input_name = "pixel_values"
+    _supports_sdpa = True
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__(config)
+        self.model = timm.create_model(config.architecture, **config.model_args)
+        self.frozen = False
+        self.post_init()
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """Nothing: timm's model has initialised itself."""
+
+    @classmethod
+    def create(
+            cls,
+            architecture: str,
+            classes: list[str] | None = None,
+            pixels: PixelConfig | None = None,
+            **model_args: Any,
+    ) -> "Encoder":
+        """A new encoder with random weights.
+
+        Args:
+            architecture: Name of a timm model with `forward_tokens`.
+            classes: What its heads will tell apart; None for no heads.
+            pixels: Preprocessing; None for what the architecture's `pretrained_cfg` says.
+            model_args: Further arguments of the architecture.
+        """
+        model_args["num_classes"] = len(classes or [])
+        model = timm.create_model(architecture, **model_args)
+        pixels = pixels or PixelConfig.from_pretrained_cfg(model.pretrained_cfg)
+        config = EncoderConfig(
+            architecture=architecture,
+            model_args=model_args,
+            hidden_size=model.num_features,
+            budgets=list(model.budgets),
+            pixels=pixels.to_dict(),
+            classes=classes,
+        )
+        encoder = cls(config)
+        encoder.model.load_state_dict(model.state_dict())
+        return encoder
+
+    @property
+    def pixels(self) -> PixelConfig:
+        return PixelConfig.from_dict(self.config.pixels)
+
+    def set_budgets(self, budgets: list[int]) -> "Encoder":
+        """Declares what it is trained for; the middle one becomes the default."""
+        choice = {"budgets": list(budgets), "budget": budgets[len(budgets) // 2]}
+        self.model.budgets, self.model.budget = tuple(choice["budgets"]), choice["budget"]
+        self.config.budgets = choice["budgets"]
+        self.config.model_args = {**self.config.model_args, **choice}
+        return self
+
+    def without_heads(self) -> "Encoder":
+        """The same encoder, its classification heads dropped: what a captioner needs."""
+        self.model.reset_classifier(0)
+        self.config.model_args = {**self.config.model_args, "num_classes": 0}
+        self.config.classes = []
+        return self
+
+    def freeze(self) -> "Encoder":
+        """No gradient, and eval mode that a parent's `.train()` doesn't end (LiT: locked)."""
+        self.requires_grad_(False)
+        self.frozen = True
+        return self.eval()
+
+    def train(self, mode: bool = True) -> "Encoder":
+        return super().train(mode and not self.frozen)
+
+    def forward(self, pixel_values: torch.Tensor, budget: int | None = None, **unused: Any) -> BaseModelOutput:
+        # `unused`: VisionEncoderDecoderModel passes what only other encoders know.
+        tokens = self.model.forward_tokens(pixel_values, budget=budget)
+        return BaseModelOutput(last_hidden_state=tokens.contiguous())  # GPT-2's Conv1D takes a view of it
+
+
+AutoConfig.register("vlcap-encoder", EncoderConfig)
+AutoModel.register(EncoderConfig, Encoder)

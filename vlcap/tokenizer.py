@@ -1,0 +1,51 @@
+"""The captions' tokenizer: SentencePiece, trained on training captions only, saved the Hugging Face way.
+
+The one place that knows the special token ids. The layout is T5's: its loader is the one that keeps SentencePiece's
+pieces, scores and normalisation exactly.
+"""
+
+import re
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Tokenizer
+
+PAD, EOS, UNK = 0, 1, 2
+START = EOS  # as BART and GPT-2 have it: a caption begins where another ended
+
+
+def normalise_caption(text: str) -> str:
+    """One line, lower case, no space before punctuation, no full stop at the end: nothing that CIDEr would see."""
+    text = re.sub(r"\s+([.,;:!?'])", r"\1", " ".join(text.lower().split()))
+    return text.rstrip(" .")
+
+
+def train_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
+    """A unigram SentencePiece tokenizer of these captions; smaller than asked where they don't give so many pieces."""
+    import sentencepiece
+
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder) / "captions.txt"
+        text.write_text("\n".join(normalise_caption(caption) for caption in captions), encoding="utf-8")
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(text),
+            model_prefix=str(Path(folder) / "spiece"),
+            vocab_size=vocab_size,
+            model_type="unigram",
+            normalization_rule_name="nmt_nfkc_cf",
+            pad_id=PAD,
+            eos_id=EOS,
+            unk_id=UNK,
+            bos_id=-1,
+            hard_vocab_limit=False,
+            num_threads=1,  # the result must not depend on the machine
+            minloglevel=2,
+        )
+        text.unlink()
+        # From the folder, not the file: given a file, T5Tokenizer makes an empty vocabulary without a word.
+        return T5Tokenizer.from_pretrained(folder, extra_ids=0)
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(folder)
