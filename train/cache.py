@@ -1,0 +1,148 @@
+"""The token cache: a frozen encoder's tokens, computed once, read by memory map ever after.
+
+LiT's appendix G: with the image tower locked, pre-computed embeddings pay off after one epoch. Tokens lie in a folder
+named by everything that they depend on - the encoder's weights, its preprocessing, the augmentation, the data's own
+content - so that a stale cache can't be mistaken for a fresh one.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from vlcap.captions import CaptionSet
+from vlcap.encoder import Encoder
+
+from .sampling import seed_all
+
+FORMAT = 1  # part of the key: raised when what the files hold changes
+CHUNK = 64  # photos encoded, and at most lost, at a time
+
+
+class CacheError(RuntimeError):
+    """Tokens that can't be cached: where and why."""
+
+
+class TokenCache:
+    """Tokens of one caption set, for some budgets and some views of each photo.
+
+    View 0 is the photo as evaluation sees it; the others are augmented, each by a seed of its own.
+
+    Args:
+        root: Folder of all caches.
+        encoder: The frozen encoder.
+        captions: The photos.
+        budgets: Sides of the compressed grid.
+        views: How many of each photo.
+        augmentation: `PixelConfig.train_transform`'s arguments for the views after the first.
+        seed: Of the augmentation.
+    """
+
+    def __init__(
+            self,
+            root: Path,
+            encoder: Encoder,
+            captions: CaptionSet,
+            budgets: Sequence[int],
+            views: int = 1,
+            augmentation: dict[str, Any] | None = None,
+            seed: int = 0,
+    ):
+        self.encoder, self.captions, self.budgets, self.views = encoder, captions, sorted(budgets), views
+        self.augmentation, self.seed = augmentation or {}, seed
+        self.folder = root / self.key()
+        self._maps: dict[tuple[int, int], np.memmap] = {}
+
+    def key(self) -> str:
+        """Digest of everything that the tokens depend on."""
+        weights = hashlib.sha256()
+        for name, tensor in sorted(self.encoder.state_dict().items()):
+            weights.update(name.encode())
+            weights.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        parts = {
+            "format": FORMAT,
+            "weights": weights.hexdigest(),
+            "architecture": self.encoder.config.architecture,
+            "pixels": self.encoder.pixels.to_dict(),
+            "data": self.captions.fingerprint(),
+            "budgets": self.budgets,
+            "views": self.views,
+            "augmentation": self.augmentation if self.views > 1 else {},
+            "seed": self.seed if self.views > 1 else 0,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+    def size(self) -> int:
+        """Bytes on disk when complete."""
+        tokens = sum(side * side for side in self.budgets)
+        return self.views * len(self.captions) * tokens * self.encoder.config.hidden_size * 2
+
+    def fill(self) -> "TokenCache":
+        """Computes what is missing; goes on where it was interrupted.
+
+        Raises:
+            CacheError: The disk is too small.
+            ImageError: A photo can't be read.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        progress = self.folder / "progress.json"
+        done = json.loads(progress.read_text()) if progress.exists() else 0  # photos, over all views
+        total = self.views * len(self.captions)
+        if done < total:
+            self._check_disk(started=done > 0)
+            what = f"caching tokens of {self.captions.name} {self.captions.split}, {self.size() / 1e6:.0f} MB"
+            console = Console(file=sys.stderr)
+            for start in track(range(done, total, CHUNK), description=what, console=console, transient=True):
+                self._encode(range(start, min(start + CHUNK, total)))
+                temporary = progress.with_suffix(".tmp")
+                temporary.write_text(json.dumps(min(start + CHUNK, total)))
+                os.replace(temporary, progress)
+        return self
+
+    def read(self, rows: Sequence[tuple[int, int]], budget: int) -> torch.Tensor:
+        """Tokens (B, M, D), float32, of (photo, view) pairs."""
+        return torch.from_numpy(np.stack([self._map(budget, view)[photo] for photo, view in rows])).float()
+
+    def _encode(self, rows: range) -> None:
+        pixels = self.encoder.pixels
+        plain, augment = pixels.eval_transform(), pixels.train_transform(**self.augmentation)
+        places = [divmod(row, len(self.captions)) for row in rows]  # (view, photo)
+        photos = []
+        for view, photo in places:
+            seed_all(self.seed, view, photo)
+            photos.append((augment if view else plain)(self.captions.image(photo)))
+        batch = pixels.normalize(torch.stack(photos).to(self.encoder.device))
+        with torch.inference_mode():
+            for budget in self.budgets:
+                tokens = self.encoder(batch, budget=budget).last_hidden_state.half().cpu().numpy()
+                for (view, photo), row in zip(places, tokens, strict=True):
+                    self._map(budget, view, write=True)[photo] = row
+                for view in {view for view, _ in places}:
+                    self._map(budget, view, write=True).flush()
+
+    def _map(self, budget: int, view: int, write: bool = False) -> np.memmap:
+        if (budget, view) not in self._maps:
+            path = self.folder / f"budget{budget}-view{view}.npy"
+            shape = (len(self.captions), budget * budget, self.encoder.config.hidden_size)
+            if write and not path.exists():
+                array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+            else:
+                array = np.load(path, mmap_mode="r+" if write else "r")
+            self._maps[budget, view] = array
+        return self._maps[budget, view]
+
+    def _check_disk(self, started: bool) -> None:
+        free = shutil.disk_usage(self.folder).free
+        if not started and self.size() > free:
+            raise CacheError(
+                f"{self.folder}: the tokens need {self.size() / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free: "
+                "fewer cache_views or budgets, or another disk")

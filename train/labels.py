@@ -1,0 +1,160 @@
+"""Labelled photos for the classification trainer.
+
+From a parquet folder, a folder of class folders, a Hugging Face data set by name, or captioned photos, whose labels are
+the words that people used for them.
+"""
+
+import io
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from vlcap.captions import read_captions
+from vlcap.images import load_image
+
+SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test")}
+
+
+class LabelError(ValueError):
+    """Labelled photos that can't be used: where, what is wrong, what is expected."""
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """Photos with one label each, or with a weight in 0 .. 1 for every class.
+
+    Args:
+        classes: Their names.
+        targets: (n,) class numbers, or (n, C) weights.
+        load: Row number -> photo.
+    """
+
+    classes: list[str]
+    targets: torch.Tensor
+    load: Callable[[int], Image.Image]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def multi_label(self) -> bool:
+        return self.targets.ndim == 2
+
+
+class LabelledPhotos(Dataset):
+    """(transformed photo, target) pairs of a `LabelledSet`."""
+
+    def __init__(
+            self, labelled: LabelledSet, transform: Callable[[Image.Image], torch.Tensor], limit: int | None = None,
+    ):
+        self.labelled, self.transform = labelled, transform
+        size = min(len(labelled), limit or len(labelled))
+        self.rows = [i * len(labelled) // size for i in range(size)]  # spread out: rows often lie class by class
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        row = self.rows[i]
+        return self.transform(self.labelled.load(row)), self.labelled.targets[row]
+
+
+def read_labelled(data: str, split: str) -> LabelledSet:
+    """Photos with one label each.
+
+    Args:
+        data: A folder with {split}*.parquet (columns image, label), a folder with {split}/{class}/photos, or the name
+            of a Hugging Face data set with columns image and label.
+        split: train or val.
+
+    Raises:
+        LabelError: None of these, or the split is missing.
+    """
+    folder = Path(data)
+    if not folder.exists():
+        return _read_hub(data, split)
+    for name in SPLIT_NAMES[split]:
+        if files := sorted(map(str, folder.glob(f"{name}[.-]*parquet"))):
+            return _from_datasets(_load_parquet(files), source=f"{folder}/{name}*.parquet")
+        if (folder / name).is_dir():
+            return _read_class_folders(folder / name)
+    raise LabelError(
+        f"{folder} has no {split} split: expected {split}*.parquet with columns image and label, "
+        f"or {split}/CLASS/photo.jpg")
+
+
+def read_words(data: list[str], split: str, words: int, vocabulary: list[str] | None = None) -> LabelledSet:
+    """Captioned photos labelled by words: a class's weight is the share of the photo's captions that use it.
+
+    Args:
+        data: Folders in any layout of `vlcap.captions`.
+        split: train or val.
+        words: Size of the vocabulary, the most frequent words of these captions.
+        vocabulary: The training split's words, for any other split.
+    """
+    sets = [read_captions(folder, split) for folder in data]
+    photos = [(captions, i) for captions in sets for i in range(len(captions))]
+    used = [[set(re.findall(r"[a-z]+", text.lower())) for text in captions.captions[i]] for captions, i in photos]
+    if vocabulary is None:
+        counts = Counter(word for captions in used for word in set().union(*captions))
+        vocabulary = sorted(counts, key=lambda word: (-counts[word], word))[:words]
+    number = {word: n for n, word in enumerate(vocabulary)}
+    targets = torch.zeros(len(photos), len(vocabulary))
+    for row, captions in zip(targets, used, strict=True):
+        for caption in captions:
+            for word in caption & number.keys():
+                row[number[word]] += 1 / len(captions)
+    return LabelledSet(vocabulary, targets, lambda i: photos[i][0].image(photos[i][1]))
+
+
+def _load_parquet(files: list[str]) -> Any:
+    from datasets import load_dataset
+
+    return load_dataset("parquet", data_files=files, split="train")
+
+
+def _read_hub(name: str, split: str) -> LabelledSet:
+    from datasets import load_dataset
+
+    for candidate in SPLIT_NAMES[split]:
+        try:
+            return _from_datasets(load_dataset(name, split=candidate), source=name)
+        except ValueError as error:  # datasets' answer to a split that it hasn't got
+            if "split" not in str(error).lower():
+                raise
+        except Exception as error:
+            raise LabelError(f"{name} is neither a folder here nor a data set that can be had: {error}") from None
+    raise LabelError(f"data set {name} has no {split} split")
+
+
+def _from_datasets(dataset: Any, source: str) -> LabelledSet:
+    from datasets import ClassLabel
+    from datasets import Image as ImageFeature
+
+    if missing := {"image", "label"} - set(dataset.column_names):
+        there = ", ".join(dataset.column_names)
+        raise LabelError(f"{source} has no column {', '.join(sorted(missing))}; it has {there}")
+    targets = torch.tensor(dataset["label"][:], dtype=torch.long)
+    feature = dataset.features["label"]
+    names = feature.names if isinstance(feature, ClassLabel) else [str(i) for i in range(int(targets.max()) + 1)]
+    photos = dataset.cast_column("image", ImageFeature(decode=False))
+    return LabelledSet(names, targets, lambda i: load_image(photos[i]["image"]["bytes"] or photos[i]["image"]["path"]))
+
+
+def _read_class_folders(folder: Path) -> LabelledSet:
+    from timm.data.readers import create_reader
+
+    try:
+        reader = create_reader("", root=str(folder))
+    except RuntimeError as error:
+        raise LabelError(f"{folder}: {error}") from None
+    names = sorted(reader.class_to_idx, key=reader.class_to_idx.get)
+    targets = torch.tensor([target for _, target in reader.samples])
+    return LabelledSet(names, targets, lambda i: load_image(io.BytesIO(reader[i][0].read())))

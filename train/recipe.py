@@ -1,0 +1,81 @@
+"""Recipes: everything a run depends on, in one checked object, from a YAML file and `--set key=value`."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class RecipeError(ValueError):
+    """A recipe that can't be used: which, what is wrong with it, what is allowed."""
+
+
+class Recipe(BaseModel):
+    """What both trainers share. Fields without a unit count steps or images."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    seed: int = 0
+    epochs: float = Field(10, gt=0, description="passes over the training images")
+    steps: int | None = Field(None, gt=0, description="length in steps, in place of epochs")
+    batch_size: int = Field(256, gt=0, description="global: over all processes")
+    lr: float = Field(1e-3, gt=0, description="peak of the cosine schedule")
+    min_lr: float = Field(0.0, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps that warm up linearly")
+    opt: str = Field("adamw", description="any optimiser of timm's")
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.1, ge=0, description="decoupled; matrices only")
+    layer_decay: float | None = Field(None, gt=0, le=1, description="learning rate's factor per block below the head")
+    clip_grad: float | None = Field(1.0, gt=0, description="global norm")
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="0 for none; evaluated and saved in place of the raw weights")
+    budgets: list[int] | None = Field(None, description="sides to draw one of per step; None: the encoder's default")
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = Field(False, description="torch.compile, worth it on a GPU")
+    workers: int = Field(2, ge=0, description="data loading processes")
+    evaluate_every: float = Field(1, gt=0, description="epochs between evaluations")
+    save_every: int = Field(500, gt=0, description="steps between checkpoints")
+    limit: int | None = Field(None, gt=0, description="no more images than this, of each split")
+
+    @classmethod
+    def load(cls, name: str | None, overrides: Sequence[str] = ()) -> Self:
+        """A recipe by the name of a file in `train/recipes` or by path, with `key=value` overrides (YAML values).
+
+        Raises:
+            RecipeError: No such recipe, unknown key, or a value that doesn't fit.
+        """
+        values = {} if name is None else cls._read(name)
+        for override in overrides:
+            key, equals, value = override.partition("=")
+            if not equals:
+                raise RecipeError(f"--set {override}: expected key=value")
+            values[key.strip()] = yaml.safe_load(value)
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise RecipeError(
+                f"recipe {name or '(defaults)'}: {problems}. Known keys: {', '.join(cls.model_fields)}") from None
+
+    @staticmethod
+    def _read(name: str) -> dict:
+        shipped = files("train") / "recipes"
+        path = Path(name) if name.endswith((".yaml", ".yml")) else shipped / f"{name}.yaml"
+        if not path.is_file():
+            known = sorted(p.name.removesuffix(".yaml") for p in shipped.iterdir() if p.name.endswith(".yaml"))
+            raise RecipeError(f"no recipe {name!r}: give a .yaml file or one of {', '.join(known)}")
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except yaml.YAMLError as error:
+            raise RecipeError(f"recipe {name}: not YAML: {error}") from None
+        if not isinstance(values, dict):
+            raise RecipeError(f"recipe {name}: expected key: value lines")
+        return values
+
+    def total_steps(self, images: int) -> int:
+        return self.steps or max(1, round(self.epochs * images / self.batch_size))
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
