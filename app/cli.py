@@ -1,0 +1,258 @@
+"""The `vlcap` command: every door to the rooms behind. Results on standard output, the rest on standard error.
+
+Exit status: 0, 1 (some input failed), 2 (usage). Heavy packages are imported by the command that needs them, so that
+`vlcap --help` answers at once.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Caption photos with few visual tokens; train, evaluate and compare captioners.")
+train = typer.Typer(no_args_is_help=True, help="Train a classifier (the encoder) or a captioner (the decoder).")
+app.add_typer(train, name="train")
+
+Item = TypeVar("Item")
+Model = Annotated[str | None, typer.Option("--model", help="Captioner folder or hub id; the bundled one if left out.")]
+Budget = Annotated[int | None, typer.Option("--budget", min=1, help="Side of the compressed grid: 5 is 25 tokens.")]
+Beams = Annotated[int | None, typer.Option("--beams", min=1, help="Beams of the search; 1 is greedy.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+Metrics = Annotated[list[str] | None, typer.Option(
+    "--metric", help="CIDEr, BLEU, ROUGE_L, METEOR or SPICE; may be repeated. The first three if left out.")]
+Data = Annotated[str, typer.Option("--data", help="Folder of captioned photos, in COCO's, Karpathy's or parquet form.")]
+TrainData = Annotated[list[str], typer.Option("--data", help="Folder of the data; repeat it to join several.")]
+RunFolder = Annotated[Path, typer.Option("--out", help="Folder of the run; the same command again resumes it.")]
+RecipeName = Annotated[str | None, typer.Option("--recipe", help="A recipe's name, or a .yaml file.")]
+Override = Annotated[list[str] | None, typer.Option("--set", help="key=value, over the recipe's; may be repeated.")]
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False) -> None:
+    if debug:
+        os.environ["VLCAP_DEBUG"] = "1"
+
+
+@app.command()
+def caption(
+        photos: Annotated[list[Path], typer.Argument(help="Files and folders.", show_default=False)],
+        model: Model = None,
+        budget: Budget = None,
+        beams: Beams = None,
+        as_json: AsJson = False,
+        batch_size: Annotated[int, typer.Option(min=1, help="Photos at a time.")] = 16,
+) -> None:
+    """Caption photos: one line each, in the order given. A photo that can't be read is reported and passed over."""
+    from vlcap.images import ImageError, find_images, load_image
+
+    captioner = _load(model)
+    budget = _known_budget(captioner, budget)
+    names: list[Path] = []
+    images: list[Any] = []
+    failed = False
+
+    def flush() -> None:
+        if not images:
+            return
+        found = captioner.caption_pixels(captioner.preprocess(images), budget=budget, **_generation(beams))
+        for name, result in zip(names, found, strict=True):
+            if as_json:
+                cost = {"budget": result.budget, "ms": round(result.ms, 1)}
+                print(json.dumps({"image": str(name), "caption": result.text, **cost}, ensure_ascii=False))
+            else:
+                print(f"{name}: {result.text}")
+        sys.stdout.flush()
+        names.clear(), images.clear()
+
+    for path in find_images(photos):
+        try:
+            images.append(load_image(path))
+        except ImageError as error:
+            _say(str(error))
+            failed = True
+            continue
+        names.append(path)
+        if len(images) == batch_size:
+            flush()
+    flush()
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def score(
+        predictions: Annotated[Path, typer.Argument(help="COCO result file: [{image_id, caption}, ...]")],
+        references: Annotated[Path, typer.Argument(help="COCO caption annotation file.")],
+        metric: Metrics = None,
+        as_json: AsJson = False,
+) -> None:
+    """Score any COCO result file against any COCO caption file."""
+    from vlcap.captions import read_coco_captions, read_coco_results
+    from vlcap.metrics import DEFAULT
+    from vlcap.metrics import score as compute
+
+    scores = compute(read_coco_results(predictions), read_coco_captions(references), metrics=metric or DEFAULT)
+    _print_scores(scores.to_dict(), as_json)
+
+
+@app.command()
+def evaluate(
+        data: Data,
+        model: Model = None,
+        split: Annotated[str, typer.Option(help="Which photos.")] = "test",
+        budget: Budget = None,
+        beams: Beams = None,
+        metric: Metrics = None,
+        out: Annotated[Path | None, typer.Option(help="Folder for predictions.json and metrics.json.")] = None,
+        limit: Annotated[int | None, typer.Option(min=2, help="The first photos only.")] = None,
+        as_json: AsJson = False,
+) -> None:
+    """Caption a split and score the captions against its references."""
+    from vlcap.captions import read_captions
+    from vlcap.evaluate import predict, write_results
+    from vlcap.metrics import DEFAULT, find_java
+    from vlcap.metrics import score as compute
+
+    find_java()  # before the photos are captioned, not after
+    captions = read_captions(data, split, limit=limit)
+    captioner = _load(model)
+    budget = _known_budget(captioner, budget)
+    found = predict(captioner, captions, budget=budget, **_generation(beams))
+    predictions = dict(_track(found, total=len(captions), what=f"captioning {captions.name} {split}"))
+    texts = {image_id: result.text for image_id, result in predictions.items()}
+    scores = compute(texts, captions.references(), metrics=metric or DEFAULT)
+    if out:
+        report = write_results(out, captioner, captions, predictions, scores, **_generation(beams))
+    else:
+        report = scores.to_dict()
+    _print_scores(report if as_json else scores.to_dict(), as_json)
+
+
+@app.command()
+def encoders(as_json: AsJson = False) -> None:
+    """List the encoders: token budgets, parameters, GFLOPs (2 x MACs) per photo at each budget."""
+    from encoders.registry import describe_encoders
+
+    rows = list(_track(describe_encoders(), total=None, what="counting"))
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    title = "GFLOPs = 2 x MACs per photo; a budget of 5 is a grid of 5 x 5 = 25 tokens"
+    table = Table(title=title, title_justify="left")
+    table.add_column("encoder", no_wrap=True)
+    table.add_column("pixels", justify="right")
+    table.add_column("parameters", justify="right")
+    table.add_column("budget: GFLOPs")
+    for row in sorted(rows, key=lambda row: row["params"]):
+        costs = "   ".join(f"{budget}: {gflops:.3g}" for budget, gflops in row["gflops"].items())
+        table.add_row(row["name"], str(row["image_size"]), f"{row['params'] / 1e6:.1f} M", costs)
+    Console().print(table)
+
+
+@train.command()
+def classifier(data: TrainData, out: RunFolder, recipe: RecipeName = None, set_: Override = None) -> None:
+    """Train an encoder to classify; OUT/encoder is what the captioner reads with."""
+    from train.classifier import ClassifierRecipe, train_classifier
+
+    train_classifier(_recipe(ClassifierRecipe, recipe, set_), data, out)
+
+
+@train.command()
+def captioner(
+        data: TrainData,
+        out: RunFolder,
+        encoder: Annotated[str | None, typer.Option(help="Folder of a trained encoder: RUN/encoder.")] = None,
+        recipe: RecipeName = None,
+        set_: Override = None,
+) -> None:
+    """Train a decoder on a frozen encoder's tokens; OUT/captioner is what `vlcap caption --model` takes."""
+    from train.captioner import CaptionerRecipe, train_captioner
+
+    overrides = [*(set_ or []), *([f"encoder={encoder}"] if encoder else [])]
+    train_captioner(_recipe(CaptionerRecipe, recipe, overrides), data, out)
+
+
+@app.command()
+def demo(
+        model: Model = None,
+        port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1; a free one from 7860 if left out.")] = None,
+) -> None:
+    """Open the web page: a photo in, a caption out."""
+    from app.demo import serve
+
+    serve(_load(model), port=port)
+
+
+def _load(model: str | None) -> Any:
+    from transformers.utils import logging
+
+    from vlcap.captioner import Captioner
+
+    logging.disable_progress_bar()  # the weights are read in a blink
+    return Captioner.from_pretrained(model)
+
+
+def _recipe(kind: type, name: str | None, overrides: list[str] | None) -> Any:
+    from train.recipe import RecipeError
+
+    try:
+        return kind.load(name, overrides or [])
+    except RecipeError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _known_budget(captioner: Any, budget: int | None) -> int | None:
+    if budget is not None and budget not in captioner.budgets:
+        trained = ", ".join(map(str, captioner.budgets))
+        _say(f"warning: {captioner.name} was trained for budgets {trained}, not {budget}: its captions will be worse")
+    return budget
+
+
+def _generation(beams: int | None) -> dict[str, int]:
+    return {} if beams is None else {"num_beams": beams}
+
+
+def _print_scores(scores: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(scores, indent=2))
+        return
+    for name, value in scores.items():
+        if name != "N":
+            print(f"{name:8} {value * 100:6.2f}   (x 100, N = {scores['N']})")
+
+
+def _track(items: Iterable[Item], total: int | None, what: str) -> Iterable[Item]:
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, description=what, total=total, console=Console(file=sys.stderr), transient=True)
+
+
+def _say(message: str) -> None:
+    print(f"vlcap: {message}", file=sys.stderr)
+
+
+def main() -> None:
+    """The entry point: an error is one line, unless --debug asks for all of it."""
+    try:
+        app()
+    except Exception as error:
+        if os.environ.get("VLCAP_DEBUG"):
+            raise
+        text = str(error).strip() or type(error).__name__
+        expected = isinstance(error, (ValueError, OSError)) or type(error).__module__.split(".")[0] in (
+            "vlcap", "train", "encoders")
+        _say(text if expected else f"{type(error).__name__}: {text} (--debug shows where)")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
