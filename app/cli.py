@@ -4,6 +4,7 @@ Exit status: 0, 1 (some input failed), 2 (usage). Heavy packages are imported by
 `vlcap --help` answers at once.
 """
 
+import itertools
 import json
 import os
 import sys
@@ -114,23 +115,21 @@ def evaluate(
 ) -> None:
     """Caption a split and score the captions against its references."""
     from vlcap.captions import read_captions
-    from vlcap.evaluate import predict, write_results
-    from vlcap.metrics import DEFAULT, find_java
-    from vlcap.metrics import score as compute
+    from vlcap.evaluate import evaluate as run
+    from vlcap.metrics import DEFAULT
 
-    find_java()  # before the photos are captioned, not after
     captions = read_captions(data, split, limit=limit)
     captioner = _load(model)
-    budget = _known_budget(captioner, budget)
-    found = predict(captioner, captions, budget=budget, **_generation(beams))
-    predictions = dict(_track(found, total=len(captions), what=f"captioning {captions.name} {split}"))
-    texts = {image_id: result.text for image_id, result in predictions.items()}
-    scores = compute(texts, captions.references(), metrics=metric or DEFAULT)
-    if out:
-        report = write_results(out, captioner, captions, predictions, scores, **_generation(beams))
-    else:
-        report = scores.to_dict()
-    _print_scores(report if as_json else scores.to_dict(), as_json)
+    report = run(
+        captioner,
+        captions,
+        budget=_known_budget(captioner, budget),
+        metrics=metric or DEFAULT,
+        out=out,
+        track=lambda found: _track(found, total=len(captions), what=f"captioning {captions.name} {split}"),
+        **_generation(beams),
+    )
+    _print_scores(report, as_json)
 
 
 @app.command()
@@ -220,13 +219,12 @@ def _generation(beams: int | None) -> dict[str, int]:
     return {} if beams is None else {"num_beams": beams}
 
 
-def _print_scores(scores: dict[str, Any], as_json: bool) -> None:
+def _print_scores(report: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(scores, indent=2))
+        print(json.dumps(report, indent=2))
         return
-    for name, value in scores.items():
-        if name != "N":
-            print(f"{name:8} {value * 100:6.2f}   (x 100, N = {scores['N']})")
+    for name in itertools.takewhile(lambda name: name != "N", report):  # the scores come before N
+        print(f"{name:8} {report[name] * 100:6.2f}   (x 100, N = {report['N']})")
 
 
 def _track(items: Iterable[Item], total: int | None, what: str) -> Iterable[Item]:

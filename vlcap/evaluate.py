@@ -4,14 +4,16 @@
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from .captioner import Caption, Captioner
 from .captions import CaptionSet, write_coco_results
-from .metrics import Scores
+from .metrics import DEFAULT, find_java, score
+
+Predictions = Iterable[tuple[int, Caption]]
 
 
 def predict(
@@ -36,23 +38,49 @@ def predict(
         yield from zip((captions.image_ids[i] for i in rows), found, strict=True)
 
 
-def write_results(
-        out: Path, captioner: Captioner, captions: CaptionSet, predictions: dict[int, Caption], scores: Scores,
+def evaluate(
+        captioner: Captioner,
+        captions: CaptionSet,
+        budget: int | None = None,
+        metrics: Sequence[str] = DEFAULT,
+        out: Path | None = None,
+        track: Callable[[Predictions], Predictions] = iter,
         **generation: Any,
 ) -> dict[str, Any]:
-    """Writes `out`/predictions.json and `out`/metrics.json; returns what the latter holds."""
+    """Captions a split and scores the captions against its references.
+
+    Args:
+        captioner: What is evaluated.
+        captions: The split.
+        budget: Side of the compressed grid; None for the captioner's own.
+        metrics: Names out of `vlcap.metrics.METRICS`.
+        out: Folder for predictions.json, written before it is scored, and metrics.json.
+        track: Wraps the predictions as they come, to show progress.
+        generation: As for `predict`.
+
+    Returns:
+        What metrics.json holds: raw scores by pycocoevalcap's names, N, and what they depend on.
+
+    Raises:
+        JavaError: No Java, before a photo is captioned.
+        ImageError: A photo can't be read.
+    """
+    find_java()
+    predictions = dict(track(predict(captioner, captions, budget=budget, **generation)))
+    texts = {image_id: caption.text for image_id, caption in predictions.items()}
+    if out:
+        write_coco_results(out / "predictions.json", texts)
     report = {
-        **scores.to_dict(),
+        **score(texts, captions.references(), metrics=metrics).to_dict(),
         "data": captions.name,
         "split": captions.split,
         "model": captioner.name,
-        "budget": next(iter(predictions.values())).budget,
+        "budget": budget or captioner.default_budget,
         "generation": captioner.generation(**generation),
-        "distinct": len({caption.text for caption in predictions.values()}) / len(predictions),
+        "distinct": len(set(texts.values())) / len(texts),
         "ms_per_photo": sum(caption.ms for caption in predictions.values()) / len(predictions),
         "versions": {name: version(name) for name in ("vlcap", "torch", "transformers", "timm", "pycocoevalcap")},
     }
-    out.mkdir(parents=True, exist_ok=True)
-    write_coco_results(out / "predictions.json", {i: caption.text for i, caption in predictions.items()})
-    (out / "metrics.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if out:
+        (out / "metrics.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
