@@ -336,7 +336,7 @@ def test_a_captioner_needs_something_to_read_with(captioned_folder, tmp_path):
         train_captioner(CaptionerRecipe.load(None), [str(captioned_folder)], tmp_path)
 
 
-def labelled_dataset(count, tmp_path):
+def labelled_dataset(count):
     """A Hugging Face data set of drawings, labelled by colour."""
     import datasets
 
@@ -349,7 +349,7 @@ def labelled_dataset(count, tmp_path):
 def test_labels_from_parquet(tmp_path):
     import datasets
 
-    rows = labelled_dataset(8, tmp_path).with_format("arrow")
+    rows = labelled_dataset(8).with_format("arrow")
     rows = rows.map(datasets.table.embed_table_storage, batched=True).with_format(None)
     rows.to_parquet(tmp_path / "train-00000-of-00001.parquet")
     labelled = read_labelled(str(tmp_path), "train")
@@ -368,7 +368,7 @@ def test_labels_from_the_hub(tmp_path, monkeypatch):
         assert name == "someone/colours"
         if split != "validation":
             raise ValueError(f'Unknown split "{split}". Should be one of [\'validation\'].')
-        return labelled_dataset(8, tmp_path)
+        return labelled_dataset(8)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert read_labelled("someone/colours", "val").targets.tolist() == [0, 1, 2, 3] * 2
