@@ -1,5 +1,8 @@
 """Images to tokens. Importing this package registers its encoders with timm: `timm.create_model("lookupvit_...")`."""
 
 from .lookupvit import LookupViT
+from .tokenlearner import TokenLearnerViT
+from .vit import create_encoder
+from .vittm import ViTTM
 
-__all__ = ["LookupViT"]
+__all__ = ["LookupViT", "TokenLearnerViT", "ViTTM", "create_encoder"]

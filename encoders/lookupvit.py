@@ -38,6 +38,7 @@ from timm.models import (
 from timm.models.vision_transformer import Block
 
 from .budget import check_budget
+from .preprocessing import augreg_cfg
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
@@ -375,26 +376,14 @@ def init_weights(module: nn.Module, name: str = "") -> None:
         nn.init.zeros_(module.bias)
 
 
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    """AugReg's preprocessing; there are no published weights, so no url."""
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": None,
-        "crop_pct": 0.9,
-        "interpolation": "bicubic",
-        "fixed_input_size": False,
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.5, 0.5, 0.5),
-        "first_conv": "patch_embed.proj",
-        "classifier": ("head", "head_lookup"),
-        "license": "apache-2.0",
-        "paper_ids": "arXiv:2407.12753",
-        "paper_name": "LookupViT: Compressing visual information to a limited number of tokens",
-        **kwargs,
-    }
-
+_cfg = partial(
+    augreg_cfg,
+    fixed_input_size=False,
+    first_conv="patch_embed.proj",
+    classifier=("head", "head_lookup"),
+    paper_ids="arXiv:2407.12753",
+    paper_name="LookupViT: Compressing visual information to a limited number of tokens",
+)
 
 # The small-image models see the whole picture, squeezed to a square, as caption data usually is.
 _small_image = {"input_size": (3, 96, 96), "crop_pct": 1.0, "crop_mode": "squash"}

@@ -7,13 +7,18 @@ import timm
 import torch
 
 from .cost import count_gflops
+from .vit import create_encoder
+
+# Ours, and of timm's many ViTs those that ours are measured against.
+FAMILIES = ["lookupvit_*", "tokenlearner*", "vittm_*", "vit_tiny_patch16_224", "vit_small_patch16_224",
+            "vit_base_patch16_224", "vit_large_patch16_224"]
 
 
 def describe_encoders() -> Iterator[dict[str, Any]]:
-    """Every encoder registered here: name, image_size, budgets, params (without heads), gflops per budget."""
-    for name in timm.list_models("lookupvit_*"):
+    """Name, image_size, budgets, params (without heads) and gflops per budget of every encoder there is."""
+    for name in timm.list_models(FAMILIES):
         with torch.device("meta"):  # shapes are enough to count
-            encoder = timm.create_model(name, num_classes=0)
+            encoder = create_encoder(name, num_classes=0)
         yield {
             "name": name,
             "image_size": encoder.pretrained_cfg["input_size"][-1],

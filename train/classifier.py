@@ -2,7 +2,7 @@
 
     vlcap train classifier --recipe tiny-imagenet --data DIR --out RUN
 
-Both streams are pooled and classified, the two losses averaged (LookupViT, section 3.4); augmentation, mixing and
+A LookupViT's two streams are pooled and classified, the two losses averaged (section 3.4); augmentation, mixing and
 schedule are AugReg's (arXiv 2106.10270) out of timm's parts. RUN/encoder is what the captioning trainer takes.
 """
 
@@ -67,10 +67,12 @@ class Classification:
                 num_classes=len(train.classes),
                 multi_label=self.multi_label,
             )
-        self.model.set_joint_training()
+        heads = self.model.get_classifier()
+        if isinstance(heads, tuple):
+            self.model.set_joint_training()
         if self.multi_label:  # AugReg's head bias, for words of known frequency: most are rare
             prior = train.targets.mean(dim=0).clamp(1e-4, 1 - 1e-4).logit()
-            for head in self.model.get_classifier():
+            for head in heads if isinstance(heads, tuple) else (heads,):
                 head.bias.data.copy_(prior)
 
     def _read(self, data: list[str]) -> tuple[LabelledSet, LabelledSet]:
@@ -112,8 +114,9 @@ class Classification:
         pixels = self.pixels.normalize(pixels)
         if self.mix:
             pixels, target = self.mix(pixels, target)
-        streams = model(pixels, budget=budget)
-        return torch.stack([self.criterion(logits.float(), target) for logits in streams]).mean()
+        logits = model(pixels, budget=budget)
+        streams = logits if isinstance(logits, tuple) else (logits,)
+        return torch.stack([self.criterion(each.float(), target) for each in streams]).mean()
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:

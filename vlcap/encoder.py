@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import timm
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-import encoders  # noqa: F401  (registers our architectures with timm)
+from encoders import LookupViT, create_encoder
 
 from .images import PixelConfig
 
@@ -55,7 +54,7 @@ class Encoder(PreTrainedModel):
 
     def __init__(self, config: EncoderConfig):
         super().__init__(config)
-        self.model = timm.create_model(config.architecture, **config.model_args)
+        self.model = create_encoder(config.architecture, **config.model_args)
         self.frozen = False
         self.post_init()
 
@@ -79,7 +78,7 @@ class Encoder(PreTrainedModel):
             model_args: Further arguments of the architecture.
         """
         model_args["num_classes"] = len(classes or [])
-        model = timm.create_model(architecture, **model_args)
+        model = create_encoder(architecture, **model_args)
         pixels = pixels or PixelConfig.from_pretrained_cfg(model.pretrained_cfg)
         config = EncoderConfig(
             architecture=architecture,
@@ -98,7 +97,15 @@ class Encoder(PreTrainedModel):
         return PixelConfig.from_dict(self.config.pixels)
 
     def set_budgets(self, budgets: list[int]) -> "Encoder":
-        """Declares what it is trained for; the middle one becomes the default."""
+        """Declares what it is trained for; the middle one becomes the default.
+
+        Raises:
+            ValueError: It has no choice, and this isn't its own.
+        """
+        if not isinstance(self.model, LookupViT):
+            if list(budgets) != list(self.model.budgets):
+                raise ValueError(f"{self.config.architecture} has no choice of budget: it is {self.model.budget}")
+            return self
         choice = {"budgets": list(budgets), "budget": budgets[len(budgets) // 2]}
         self.model.budgets, self.model.budget = tuple(choice["budgets"]), choice["budget"]
         self.config.budgets = choice["budgets"]

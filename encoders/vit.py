@@ -1,0 +1,62 @@
+"""ViT, the encoder that the others are measured against: any timm ViT by name, behind the interface of encoders.
+
+    encoder = create_encoder("vit_base_patch16_224.augreg_in21k", pretrained=True)
+    encoder.forward_tokens(pixels)            # (B, 197, 768): class token and 14 x 14 patches
+
+A. Dosovitskiy et al., "An image is worth 16x16 words", arXiv 2010.11929.
+"""
+
+from typing import Any
+
+import timm
+import torch
+import torch.nn as nn
+from timm.models.vision_transformer import VisionTransformer
+
+
+class FixedBudget:
+    """What a timm ViT lacks of an encoder's interface, for one that has no choice of budget.
+
+    To be named before `VisionTransformer` among the bases.
+    """
+
+    @property
+    def budget(self) -> int:
+        """The side of its grid of tokens."""
+        return self.patch_embed.grid_size[0]
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        return (self.budget,)
+
+    def check_budget(self, budget: int | None) -> None:
+        """Raises ValueError for a budget that is not its own."""
+        if budget not in (None, self.budget):
+            raise ValueError(f"{type(self).__name__} has no choice of budget: it is {self.budget}, not {budget!r}")
+
+    def forward_tokens(self, x: torch.Tensor, budget: int | None = None) -> torch.Tensor:
+        """Pixels (B, 3, H, W) -> normed tokens (B, M, D), class and register tokens included."""
+        self.check_budget(budget)
+        return self.fc_norm(self.forward_features(x))  # the identity where the norm comes before pooling
+
+    def forward(self, x: torch.Tensor, budget: int | None = None) -> torch.Tensor:
+        self.check_budget(budget)
+        return self.forward_head(self.forward_features(x))
+
+
+def create_encoder(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """An encoder by name: one of this package's, or any timm ViT.
+
+    Raises:
+        ValueError: It is neither.
+        RuntimeError: timm knows no such model, or has no weights for it.
+    """
+    model = timm.create_model(name, pretrained=pretrained, **kwargs)
+    if hasattr(model, "forward_tokens"):
+        return model
+    if not isinstance(model, VisionTransformer):
+        raise ValueError(f"{name} is a {type(model).__name__}; encoders are this package's own and timm's ViTs")
+    # The class is changed rather than the model wrapped: names of weights, groups and heads stay timm's.
+    kind = type(model)
+    model.__class__ = type(kind.__name__, (FixedBudget, kind), {"__module__": kind.__module__})
+    return model

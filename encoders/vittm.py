@@ -1,0 +1,120 @@
+"""ViTTM: few process tokens that a ViT works on, many memory tokens that they read and write.
+
+P. Jajal et al., "Token Turing Machines are Efficient Vision Models", arXiv 2409.07613: linear-attention heads with
+c = d / 4 (equations 5 to 9), add fusion, no MLP on the memory, process tokens by patches of their own.
+
+Legend of shapes
+    B: batch   T: memory tokens   K: process tokens   D: embed_dim   c: D / 4
+
+How the paper is read where it leaves a choice: the attention is Katharopoulos et al.'s (arXiv 2006.16236), whose
+weights sum to one, as equation 8 drops the normaliser that its source has; each head has an output projection, without
+which the published cost of a memory token is not met; what heads read is layer-normalised, which the paper finds to
+help. The last block writes too, as published, though nothing reads what it wrote.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.layers import PatchEmbed
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.vision_transformer import VisionTransformer
+
+from .preprocessing import augreg_cfg
+from .vit import FixedBudget
+
+
+class LinearAttention(nn.Module):
+    """A read or write head: what `target` takes from `source`, at a cost linear in both."""
+
+    def __init__(self, dim: int, latent_dim: int):
+        super().__init__()
+        self.norm_source = nn.LayerNorm(dim, eps=1e-6)
+        self.norm_target = nn.LayerNorm(dim, eps=1e-6)
+        self.q = nn.Linear(dim, latent_dim)
+        self.k = nn.Linear(dim, latent_dim)
+        self.v = nn.Linear(dim, dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        source, target = self.norm_source(source), self.norm_target(target)
+        q = 1 + F.elu(self.q(target))  # equation 9; (B, K, c) when process tokens read
+        k = 1 + F.elu(self.k(source))  # (B, T, c)
+        out = q @ (k.transpose(1, 2) @ self.v(source))  # equation 8; (B, K, D)
+        total = q @ k.sum(dim=1).unsqueeze(-1)  # (B, K, 1), positive
+        return self.proj(out / total)
+
+
+class ViTTM(FixedBudget, VisionTransformer):
+    """A ViT of large patches, the process tokens, with a memory of small ones.
+
+    Args:
+        patch_size: Of the memory tokens.
+        process_patch_size: Of the process tokens; the larger, the fewer.
+        img_size: Side of the image.
+        in_chans: Its channels.
+        kwargs: timm's for a ViT.
+    """
+
+    def __init__(
+            self,
+            patch_size: int = 16,
+            process_patch_size: int = 32,
+            img_size: int = 224,
+            in_chans: int = 3,
+            **kwargs: Any,
+    ):
+        super().__init__(
+            img_size=img_size,
+            patch_size=process_patch_size,
+            in_chans=in_chans,
+            class_token=False,
+            global_pool="avg",
+            fc_norm=False,
+            **kwargs,
+        )
+        dim = self.embed_dim
+        self.memory_embed = PatchEmbed(
+            img_size=img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=dim, strict_img_size=False)
+        self.memory_pos_embed = nn.Parameter(torch.randn(1, self.memory_embed.num_patches, dim) * 0.02)
+        self.read = nn.ModuleList(LinearAttention(dim, dim // 4) for _ in self.blocks)
+        self.write = nn.ModuleList(LinearAttention(dim, dim // 4) for _ in self.blocks)
+
+    def no_weight_decay(self) -> set[str]:
+        return {*super().no_weight_decay(), "memory_pos_embed"}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        return {
+            "stem": r"^pos_embed|^patch_embed|^memory_",
+            "blocks": [(r"^(?:blocks|read|write)\.(\d+)", None), (r"^norm", (99999,))],
+        }
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Pixels (B, 3, H, W) -> process tokens (B, K, D)."""
+        process = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
+        memory = self.memory_embed(x) + self.memory_pos_embed
+        for read, block, write in zip(self.read, self.blocks, self.write, strict=True):
+            process = block(process + read(source=memory, target=process))  # equations 1 and 2
+            memory = memory + write(source=process, target=memory)  # equations 3 and 4
+        return self.norm(process)
+
+
+default_cfgs = generate_default_cfgs({
+    f"vittm_{size}_patch16_224": augreg_cfg(first_conv=("patch_embed.proj", "memory_embed.proj"), classifier="head")
+    for size in ("small", "base")
+})
+
+
+@register_model
+def vittm_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> ViTTM:
+    """ViTTM-S: 49 process tokens, 196 memory tokens."""
+    model_args = dict(patch_size=16, process_patch_size=32, embed_dim=384, depth=12, num_heads=6)
+    return build_model_with_cfg(ViTTM, "vittm_small_patch16_224", pretrained, **{**model_args, **kwargs})
+
+
+@register_model
+def vittm_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> ViTTM:
+    """ViTTM-B: 49 process tokens, 196 memory tokens; 9.92 GMACs in the paper's Table 3."""
+    model_args = dict(patch_size=16, process_patch_size=32, embed_dim=768, depth=12, num_heads=12)
+    return build_model_with_cfg(ViTTM, "vittm_base_patch16_224", pretrained, **{**model_args, **kwargs})

@@ -1,0 +1,156 @@
+"""The encoders of the comparison: one interface, each at its paper's cost."""
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from timm.optim import create_optimizer_v2
+
+from encoders import create_encoder
+from encoders.cost import count_gflops
+from encoders.tokenlearner import TokenLearner
+from encoders.vittm import LinearAttention
+from vlcap.encoder import Encoder
+
+SMALL = {"img_size": 64, "embed_dim": 48, "depth": 4, "num_heads": 3, "num_classes": 5}
+OTHERS = {  # architecture: (arguments, tokens it gives)
+    "vit_tiny_patch16_224": ({**SMALL, "patch_size": 8}, 65),
+    "vit_base_patch16_siglip_224": ({**SMALL, "patch_size": 8}, 64),
+    "tokenlearner12_small_patch16_224": ({**SMALL, "patch_size": 8}, 16),
+    "tokenlearner34_small_patch16_224": ({**SMALL, "patch_size": 8}, 16),
+    "vittm_small_patch16_224": ({**SMALL, "patch_size": 8, "process_patch_size": 16}, 16),
+}
+
+
+@pytest.fixture(params=OTHERS)
+def small(request):
+    torch.manual_seed(0)
+    arguments, tokens = OTHERS[request.param]
+    return create_encoder(request.param, **arguments).eval(), tokens
+
+
+@pytest.mark.parametrize(("name", "gflops"), [
+    ("vit_base_patch16_224", 35.1),
+    ("vit_large_patch16_224", 123.5),
+    ("tokenlearner12_base_patch16_224", 19.1),
+    ("tokenlearner34_base_patch16_224", 27.1),
+    ("tokenlearner12_large_patch16_224", 66.5),
+    ("tokenlearner34_large_patch16_224", 94.6),
+    ("vittm_base_patch16_224", 2 * 9.92),
+])
+def test_each_at_its_papers_cost(name, gflops):
+    with torch.device("meta"):
+        assert count_gflops(create_encoder(name, num_classes=0)) == pytest.approx(gflops, rel=0.03)
+
+
+def test_tokens_and_budgets(small):
+    encoder, tokens = small
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        found = encoder.forward_tokens(x)
+        assert found.shape == (2, tokens, 48)
+        assert torch.equal(encoder.forward_tokens(x, budget=encoder.budget), found)
+        assert encoder(x, budget=None).shape == (2, 5)
+    assert list(encoder.budgets) == [encoder.budget]
+    for refused in (encoder.budget + 1, 0, "5"):
+        with pytest.raises(ValueError, match=f"it is {encoder.budget}"):
+            encoder.forward_tokens(x, budget=refused)
+        with pytest.raises(ValueError, match="no choice of budget"):
+            encoder(x, budget=refused)
+
+
+def test_tokens_are_normed(small):
+    encoder, _ = small
+    with torch.no_grad():
+        tokens = encoder.forward_tokens(torch.randn(2, 3, 64, 64))
+    assert tokens.mean(dim=-1).abs().max() < 1e-4
+    assert (tokens.std(dim=-1, unbiased=False) - 1).abs().max() < 1e-2
+
+
+def test_gradients_reach_every_weight_that_is_read(small):
+    encoder, _ = small
+    encoder.train()(torch.randn(2, 3, 64, 64)).square().sum().backward()
+    unread = {name for name, weight in encoder.named_parameters() if weight.grad is None}
+    assert all(name.startswith("write.3.") for name in unread)  # ViTTM's last block writes what nobody reads
+
+
+def test_timm_contract(small):
+    encoder, _ = small
+    assert encoder.num_features == 48
+    assert encoder.forward_head(encoder.forward_features(torch.randn(1, 3, 64, 64)), pre_logits=True).shape == (1, 48)
+    names = dict(encoder.named_parameters())
+    assert {"pos_embed"} <= set(encoder.no_weight_decay()) <= names.keys() | {"cls_token", "dist_token", "reg_token"}
+    groups = create_optimizer_v2(encoder, opt="adamw", lr=1e-3, layer_decay=0.5).param_groups
+    assert sum(len(group["params"]) for group in groups) == len(names)
+    encoder.reset_classifier(0)
+    assert encoder(torch.randn(1, 3, 64, 64)).shape == (1, 48)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_saved_and_loaded_as_hugging_face_does(name, tmp_path):
+    arguments, _ = OTHERS[name]
+    encoder = Encoder.create(name, classes=list("abcde"), **{k: v for k, v in arguments.items() if k != "num_classes"})
+    encoder.save_pretrained(tmp_path)
+    again = Encoder.from_pretrained(tmp_path)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x).last_hidden_state, encoder.eval()(x).last_hidden_state)
+    assert again.config.budgets == list(encoder.model.budgets)
+    with pytest.raises(ValueError, match="no choice of budget"):
+        again.set_budgets([2, 3])
+
+
+def test_a_vit_stays_timms(small):
+    encoder, _ = small
+    assert isinstance(encoder, VisionTransformer)
+    plain = timm.create_model("vit_tiny_patch16_224", **OTHERS["vit_tiny_patch16_224"][0])
+    ours = create_encoder("vit_tiny_patch16_224", **OTHERS["vit_tiny_patch16_224"][0])
+    assert ours.state_dict().keys() == plain.state_dict().keys()
+    ours.load_state_dict(plain.state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(ours.eval()(x), plain.eval()(x))
+    assert torch.equal(ours.forward_tokens(x), plain.forward_features(x))
+
+
+def test_what_is_no_encoder():
+    with pytest.raises(ValueError, match="resnet10t is a ResNet"):
+        create_encoder("resnet10t")
+    with pytest.raises(RuntimeError, match="no_such_model"):
+        create_encoder("no_such_model")
+
+
+def test_token_learner_by_hand():
+    """Each learned token is the mean of all tokens under the softmax, over tokens, of what the MLP says of each."""
+    torch.manual_seed(0)
+    learner, x = TokenLearner(8, num_tokens=3), torch.randn(2, 5, 8)
+    found = learner(x)
+    for b in range(2):
+        said = learner.mlp(F.layer_norm(x[b], (8,), learner.norm.weight, learner.norm.bias, eps=1e-6))
+        for s in range(3):
+            weight = said[:, s].exp() / said[:, s].exp().sum()
+            torch.testing.assert_close(found[b, s], sum(weight[n] * x[b, n] for n in range(5)))
+
+
+def test_linear_attention_by_hand():
+    """Equations 5 to 9 with Katharopoulos's normaliser, target by target: weights positive, their sum one."""
+    torch.manual_seed(0)
+    head, source, target = LinearAttention(8, 2), torch.randn(1, 6, 8), torch.randn(1, 4, 8)
+    found = head(source, target)
+    normed = head.norm_source(source)[0]
+    for k in range(4):
+        q = 1 + F.elu(head.q(head.norm_target(target)[0, k]))
+        weights = torch.stack([q @ (1 + F.elu(head.k(normed[t]))) for t in range(6)])
+        assert (weights > 0).all()
+        read = sum(weights[t] / weights.sum() * head.v(normed[t]) for t in range(6))
+        torch.testing.assert_close(found[0, k], head.proj(read))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "tokenlearner12_small_patch16_224"])
+def test_the_classifier_trains_them_too(name, class_folder, tmp_path):
+    from train.classifier import ClassifierRecipe, train_classifier
+
+    recipe = ClassifierRecipe.load(None, [f"encoder={name}", "steps=1", "batch_size=4", "limit=8", "workers=0"])
+    figures = train_classifier(recipe, [str(class_folder)], tmp_path)
+    assert any(figure.startswith("top1@") for figure in figures)
+    assert Encoder.from_pretrained(tmp_path / "encoder").config.architecture == name
