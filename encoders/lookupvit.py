@@ -117,11 +117,15 @@ class LookupViTBlock(nn.Module):
             proj_drop: float = 0.0,
             attn_drop: float = 0.0,
             drop_path: float = 0.0,
+            gather: bool = True,
+            infuse: bool = True,
     ):
         super().__init__()
-        self.norm_compressed = LayerNorm(dim)
-        self.norm_lookup = LayerNorm(dim)
-        self.gather = Gather(dim, num_heads, qkv_bias=qkv_bias, attn_drop=attn_drop, proj_drop=proj_drop)
+        self.gathers, self.infuses = gather, infuse
+        if gather:
+            self.norm_compressed = LayerNorm(dim)
+            self.norm_lookup = LayerNorm(dim)
+            self.gather = Gather(dim, num_heads, qkv_bias=qkv_bias, attn_drop=attn_drop, proj_drop=proj_drop)
         self.refine = Block(  # Algorithm 3 is timm's ViT block
             dim=dim,
             num_heads=num_heads,
@@ -132,15 +136,16 @@ class LookupViTBlock(nn.Module):
             drop_path=drop_path,
             norm_layer=LayerNorm,
         )
-        self.norm_infuse = LayerNorm(dim)
-        self.infuse = Infuse(dim, num_heads, qkv_bias=qkv_bias, proj_drop=proj_drop)
-        self.norm_mlp = LayerNorm(dim)
-        self.mlp = Mlp(in_features=dim, hidden_features=int(dim * lookup_mlp_ratio), drop=proj_drop)
+        if infuse:
+            self.norm_infuse = LayerNorm(dim)
+            self.infuse = Infuse(dim, num_heads, qkv_bias=qkv_bias, proj_drop=proj_drop)
+            self.norm_mlp = LayerNorm(dim)
+            self.mlp = Mlp(in_features=dim, hidden_features=int(dim * lookup_mlp_ratio), drop=proj_drop)
         self.drop_path = DropPath(drop_path)
 
     def forward(
             self, compressed: torch.Tensor, lookup: torch.Tensor, infuse: bool = True,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """One block.
 
         Args:
@@ -151,9 +156,12 @@ class LookupViTBlock(nn.Module):
         Returns:
             The compressed tokens (B, M, D), the lookup tokens (B, N, D) and the gather attention (B, K, M, N).
         """
-        gathered, attn = self.gather(self.norm_compressed(compressed), self.norm_lookup(lookup))
-        compressed = self.refine(compressed + self.drop_path(gathered))
-        if infuse:
+        attn = None
+        if self.gathers:
+            gathered, attn = self.gather(self.norm_compressed(compressed), self.norm_lookup(lookup))
+            compressed = compressed + self.drop_path(gathered)
+        compressed = self.refine(compressed)
+        if self.infuses and infuse:
             lookup = lookup + self.drop_path(self.infuse(self.norm_infuse(compressed), attn))
             lookup = lookup + self.drop_path(self.mlp(self.norm_mlp(lookup)))
         return compressed, lookup, attn
@@ -181,6 +189,15 @@ class LookupViT(nn.Module):
         proj_drop_rate: Dropout after projections and in MLPs.
         attn_drop_rate: Dropout on attention weights; what `Gather` drops, `Infuse` reuses dropped.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0.
+        lookup_tokens: False: the compressed tokens go through the ViT blocks alone (Table 5, "no lookup tokens").
+        infusion: False: the lookup tokens stay as they were embedded, MLP and all (Table 5, "no MHBC p->l").
+        learned_tokens: True: learned compressed tokens, of the default budget only, in place of resized ones
+            (Table 5, "random primary tokens").
+        streams: Which are classified: "compressed", "lookup" or both; with one, only its head exists (Table 5,
+            "no loss on ...").
+
+    Raises:
+        ValueError: Arguments that contradict each other.
     """
 
     def __init__(
@@ -203,10 +220,23 @@ class LookupViT(nn.Module):
             proj_drop_rate: float = 0.0,
             attn_drop_rate: float = 0.0,
             drop_path_rate: float = 0.0,
+            lookup_tokens: bool = True,
+            infusion: bool = True,
+            learned_tokens: bool = False,
+            streams: tuple[str, ...] = ("compressed", "lookup"),
     ):
         super().__init__()
         if embed_dim % num_heads:
             raise ValueError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}")
+        if not streams or not set(streams) <= {"compressed", "lookup"}:
+            raise ValueError(f'streams {streams!r}: name "compressed", "lookup" or both')
+        if learned_tokens and not lookup_tokens:
+            raise ValueError("learned compressed tokens without lookup tokens would never see the image")
+        infusion = infusion and lookup_tokens
+        if not infusion:  # lookup tokens that stay as they were embedded are not worth classifying
+            if "compressed" not in streams:
+                raise ValueError("without infusion there is nothing to classify the lookup tokens by")
+            streams = ("compressed",)
         self.num_classes = num_classes
         self.global_pool = global_pool
         self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
@@ -214,7 +244,7 @@ class LookupViT(nn.Module):
         self.grad_checkpointing = False
         self.joint_training = False  # see set_joint_training
         self.budget = budget
-        self.budgets = tuple(budgets)
+        self.budgets = (budget,) if learned_tokens else tuple(budgets)
 
         self.patch_embed = PatchEmbed(
             img_size=img_size,
@@ -226,6 +256,10 @@ class LookupViT(nn.Module):
             output_fmt="NHWC",
         )
         self.patch_size = patch_size
+        self.streams = tuple(streams)
+        self.learned_tokens = None
+        if learned_tokens:
+            self.learned_tokens = nn.Parameter(torch.randn(1, budget**2, embed_dim) * embed_dim**-0.5)
         self.feature_info = [
             {"module": f"blocks.{i}", "num_chs": embed_dim, "reduction": patch_size} for i in range(depth)
         ]
@@ -241,24 +275,25 @@ class LookupViT(nn.Module):
                 proj_drop=proj_drop_rate,
                 attn_drop=attn_drop_rate,
                 drop_path=rate,
+                gather=lookup_tokens,
+                infuse=infusion,
             )
             for rate in calculate_drop_path_rates(drop_path_rate, depth)
         )
         self.norm = LayerNorm(embed_dim)
         self.norm_lookup = LayerNorm(embed_dim)
         self.head_drop = nn.Dropout(drop_rate)
-        self.head = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
-        self.head_lookup = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
+        self.reset_classifier(num_classes)
         named_apply(init_weights, self)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        return {"pos_embed"}
+        return {"pos_embed"} if self.learned_tokens is None else {"pos_embed", "learned_tokens"}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         return {
-            "stem": r"^pos_embed|^patch_embed",
+            "stem": r"^pos_embed|^patch_embed|^learned_tokens",
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
         }
 
@@ -272,16 +307,18 @@ class LookupViT(nn.Module):
         self.joint_training = enable
 
     @torch.jit.ignore
-    def get_classifier(self) -> tuple[nn.Module, nn.Module]:
-        """The heads of the compressed and of the lookup tokens."""
-        return self.head, self.head_lookup
+    def get_classifier(self) -> tuple[nn.Module, ...]:
+        """The heads that there are, of the compressed and of the lookup tokens."""
+        heads = {"compressed": self.head, "lookup": self.head_lookup}
+        return tuple(heads[stream] for stream in self.streams)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         self.num_classes = num_classes
         if global_pool is not None:
             self.global_pool = global_pool
-        for name in ("head", "head_lookup"):
-            head = nn.Linear(self.embed_dim, num_classes) if num_classes else nn.Identity()
+        for stream, name in (("compressed", "head"), ("lookup", "head_lookup")):
+            wanted = num_classes and stream in self.streams
+            head = nn.Linear(self.embed_dim, num_classes) if wanted else nn.Identity()
             init_weights(head, name)
             setattr(self, name, head.to(self.pos_embed))
 
@@ -302,7 +339,12 @@ class LookupViT(nn.Module):
             pos = resample_abs_pos_embed(
                 pos, new_size=list(grid), old_size=list(self.patch_embed.grid_size), num_prefix_tokens=0)
         pos = pos.unflatten(1, grid)  # (1, h, w, D)
-        compressed = resize_grid(features, side) + resize_grid(pos, side)
+        if self.learned_tokens is None:
+            compressed = resize_grid(features, side) + resize_grid(pos, side)
+        elif side == self.budget:
+            compressed = self.learned_tokens.repeat(len(x), 1, 1)
+        else:
+            raise ValueError(f"learned compressed tokens have no choice of budget: it is {self.budget}, not {side}")
         lookup = (features + pos).flatten(1, 2)
         return self.pos_drop(compressed), self.pos_drop(lookup)
 
@@ -330,7 +372,7 @@ class LookupViT(nn.Module):
                 compressed, lookup, attn = checkpoint(block, compressed, lookup, infuse)
             else:
                 compressed, lookup, attn = block(compressed, lookup, infuse)
-            if intermediates is not None:
+            if intermediates is not None and attn is not None:
                 intermediates[f"blocks.{i}.attn"] = attn
         return compressed, lookup
 
@@ -345,18 +387,20 @@ class LookupViT(nn.Module):
         return self.norm(compressed), self.norm_lookup(lookup)
 
     def forward_head(self, features: tuple[torch.Tensor, torch.Tensor], pre_logits: bool = False) -> torch.Tensor:
-        """The two heads' average (B, C); before the heads if `pre_logits` or C = 0: the pooled streams' average (B, D).
+        """The classified streams' average: logits (B, C), or pooled tokens (B, D) if `pre_logits` or C = 0.
 
         With `global_pool=''` and no heads to reach: the compressed tokens (B, M, D).
         """
         if not self.global_pool and (pre_logits or not self.num_classes):
             return features[0]
-        pooled = [self.head_drop(tokens.mean(dim=1)) for tokens in features]
-        if not pre_logits:
-            pooled = [head(x) for head, x in zip((self.head, self.head_lookup), pooled, strict=True)]
+        outputs = []
+        for stream, tokens, head in zip(("compressed", "lookup"), features, (self.head, self.head_lookup), strict=True):
+            if stream in self.streams:
+                pooled = self.head_drop(tokens.mean(dim=1))
+                outputs.append(pooled if pre_logits else head(pooled))
         if self.joint_training and self.training and not pre_logits:
-            return tuple(pooled)
-        return (pooled[0] + pooled[1]) / 2
+            return tuple(outputs)
+        return sum(outputs) / len(outputs)
 
     def forward(self, x: torch.Tensor, budget: int | None = None) -> torch.Tensor:
         return self.forward_head(self.forward_features(x, budget))

@@ -102,7 +102,7 @@ class Encoder(PreTrainedModel):
         Raises:
             ValueError: It has no choice, and this isn't its own.
         """
-        if not isinstance(self.model, LookupViT):
+        if not isinstance(self.model, LookupViT) or self.model.learned_tokens is not None:
             if list(budgets) != list(self.model.budgets):
                 raise ValueError(f"{self.config.architecture} has no choice of budget: it is {self.model.budget}")
             return self
