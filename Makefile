@@ -1,0 +1,31 @@
+# Two commands for a fresh machine with Python 3.11 or newer:
+#   make caption PHOTOS="photo.jpg folder"    sets everything up and captions photos with the bundled model
+#   make test                                 sets everything up and runs the tests
+PYTHON ?= python3
+VENV ?= .venv
+
+# Without PHOTOS: sample pictures that come with gradio, one of our dependencies.
+SAMPLES = $(addprefix $(shell $(VENV)/bin/python -c 'import importlib.util as u, pathlib as p; \
+	print(p.Path(u.find_spec("gradio").origin).parent / "media_assets" / "images")')/,cheetah.jpg lion.jpg tower.jpg)
+
+.PHONY: caption demo test
+
+caption: $(VENV)/installed
+	$(VENV)/bin/vlcap caption $(or $(PHOTOS),$(SAMPLES))
+
+demo: $(VENV)/installed
+	$(VENV)/bin/vlcap demo
+
+test: $(VENV)/installed-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/python -m pytest
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-test: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --editable '.[test]'
+	touch $@ $(VENV)/installed
