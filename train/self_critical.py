@@ -17,13 +17,7 @@ from vlcap.tokenizer import EOS, PAD
 
 
 def self_critical_loss(
-        model: nn.Module,
-        sampler: nn.Module,
-        tokens: torch.Tensor,
-        images: Sequence[int],
-        reward: CiderD,
-        samples: int,
-        longest: int = 20,
+        model: nn.Module, sampler: nn.Module, tokens: torch.Tensor, images: Sequence[int], reward: CiderD, samples: int,
 ) -> torch.Tensor:
     """Policy gradient of the reward of sampled captions; its value says nothing, its gradient all.
 
@@ -34,18 +28,12 @@ def self_critical_loss(
         images: The photos' numbers in the reward's corpus.
         reward: CIDEr-D over pieces.
         samples: Captions per photo, at least 2.
-        longest: Pieces after which a sample is cut off, which costs it the reward of its end.
     """
     sampler.eval()  # sampled and differentiated without dropout: one policy, not two
     with torch.no_grad():
-        ids = sampler.generate(  # (B * samples, 1 + L), the start first
+        ids = sampler.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=tokens.clone()),
-            do_sample=True,
-            top_k=0,
-            num_beams=1,
-            num_return_sequences=samples,
-            max_new_tokens=min(longest, sampler.generation_config.max_new_tokens),
-        )
+            do_sample=True, top_k=0, num_beams=1, num_return_sequences=samples)  # (B * samples, 1 + L), the start first
     targets = ids[:, 1:]
     ended = (targets == EOS).cumsum(dim=1)
     mask = ended - (targets == EOS).long() == 0  # up to and with the end
