@@ -22,6 +22,8 @@ app.add_typer(train, name="train")
 
 Item = TypeVar("Item")
 Model = Annotated[str | None, typer.Option("--model", help="Captioner folder or hub id; the bundled one if left out.")]
+Models = Annotated[list[str] | None, typer.Option(
+    "--model", help="Captioner folder or hub id; repeated, the page lets choose. The bundled one if left out.")]
 Budget = Annotated[int | None, typer.Option("--budget", min=1, help="Side of the compressed grid: 5 is 25 tokens.")]
 Beams = Annotated[int | None, typer.Option("--beams", min=1, help="Beams of the search; 1 is greedy.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
@@ -181,13 +183,15 @@ def captioner(
 
 @app.command()
 def demo(
-        model: Model = None,
-        port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1; a free one from 7860 if left out.")] = None,
+        model: Models = None,
+        port: Annotated[int | None, typer.Option(help="Port; a free one from 7860 if left out.")] = None,
+        host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets the network in.")] = "127.0.0.1",
+        share: Annotated[bool, typer.Option("--share", help="A public link, through a server of Gradio's.")] = False,
 ) -> None:
-    """Open the web page: a photo in, a caption out."""
+    """Open the web page: a photo in, a caption out, and what lay behind it."""
     from app.demo import serve
 
-    serve(_load(model), port=port)
+    serve([_load(name) for name in model or [None]], port=port, host=host, share=share)
 
 
 def _load(model: str | None) -> Any:

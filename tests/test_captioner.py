@@ -1,6 +1,8 @@
 """The captioner: decoding, freezing, saving and loading."""
 
 import json
+import shutil
+import threading
 
 import drawings
 import pytest
@@ -136,3 +138,46 @@ def test_missing_weights_are_not_made_up(captioner, tmp_path):
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CaptionerError, match="c_fc"):
         Captioner.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("generation", [{"num_beams": 1}, {"num_beams": 3}])
+def test_stream_ends_with_the_caption(captioner, photos, generation):
+    pixels = captioner.preprocess(photos[:1])
+    [expected] = captioner.caption_pixels(pixels, budget=2, **generation)
+    steps = list(captioner.stream(pixels, budget=2, **generation))
+    assert (steps[-1].text, steps[-1].ids, steps[-1].budget) == (expected.text, expected.ids, 2)
+    if generation["num_beams"] == 1:
+        assert all(expected.ids[:len(step.ids)] == step.ids for step in steps)
+    assert [step.ms for step in steps] == sorted(step.ms for step in steps)
+
+
+def test_stream_stops_with_its_reader_and_reports_errors(captioner, photos):
+    pixels = captioner.preprocess(photos[:1])
+    threads = threading.active_count()
+    steps = captioner.stream(pixels, num_beams=1)
+    next(steps)
+    steps.close()
+    assert threading.active_count() == threads
+    with pytest.raises(ValueError, match="budget"):
+        list(captioner.stream(pixels, budget=99))
+    assert threading.active_count() == threads
+
+
+def test_ids_are_the_text(captioner, photos):
+    for caption in captioner.caption_pixels(captioner.preprocess(photos)):
+        assert captioner.text(caption.ids) == caption.text
+        assert not {PAD, START, EOS} & set(caption.ids)
+
+
+@pytest.mark.parametrize(("card", "expected"), [
+    ("---\ndatasets:\n- coco\n- flickr8k\n---\n# A captioner\n", "coco, flickr8k"),
+    ("---\ndatasets: coco\n---\n", "coco"),
+    ("# No head\n", ""),
+    ("---\ndatasets: [coco\n---\n", ""),
+    (None, ""),
+])
+def test_trained_on_is_the_cards(captioner_folder, tmp_path, card, expected):
+    folder = shutil.copytree(captioner_folder, tmp_path / "captioner")
+    if card is not None:
+        (folder / "README.md").write_text(card)
+    assert Captioner.from_pretrained(folder).trained_on == expected

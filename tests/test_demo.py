@@ -1,47 +1,30 @@
-"""The web demo, served with a tiny captioner of random weights: through its API, and in a real browser."""
+"""The web demo, served with a tiny captioner of random weights: through its API. In a browser: test_demo_browser.py."""
 
-import itertools
 import os
 import re
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from demo_captioner import photo, talking_captioner
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from app import demo
-from app.demo import start
+from app.demo import server, start
 from encoders.cost import count_gflops
-from vlcap.captioner import Captioner, build_model
-from vlcap.encoder import Encoder
-from vlcap.tokenizer import train_tokenizer
-
-LAPTOP = {"width": 1366, "height": 768}
+from vlcap.captioner import Captioner
 
 
 @pytest.fixture(scope="module")
 def captioner() -> Captioner:
-    """Writes nonsense, but another one for every photo and budget."""
-    words = (
-        ["a dog", "two cats", "a small boy", "an old woman", "three birds", "a red car", "the brown horse"],
-        ["runs", "sits", "jumps", "waits", "plays", "sleeps"],
-        ["on the grass", "near a tree", "in the snow", "under the bridge", "beside the blue water"],
-    )
-    tokenizer = train_tokenizer([" ".join(parts) for parts in itertools.product(*words)], vocab_size=100)
-    torch.manual_seed(2)
-    encoder = Encoder.create("lookupvit_test_patch8_48")
-    model = build_model(encoder, vocab_size=len(tokenizer), width=32, layers=1, heads=2, max_length=16)
-    for parameter in model.decoder.parameters():
-        if parameter.ndim > 1:  # new weights are so small that a decoder hardly notices what it reads
-            parameter.data *= 30
-    return Captioner(model, tokenizer, name="tiny_random")
+    return talking_captioner()
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +67,6 @@ def client(page):
         client = Client(page.local_url, verbose=False)
     yield client
     client.close()
-
-
-def photo(seed: int = 0) -> Image.Image:
-    """Blocks of random colours, upright."""
-    pixels = torch.randint(0, 256, (6, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-    return Image.fromarray(pixels.numpy()).resize((160, 240), Image.Resampling.NEAREST)
 
 
 def refused(client: Client, path: Path | str, budget: int = 3) -> str:
@@ -185,53 +162,6 @@ def test_taken_port_is_an_error(page, captioner):
         start(captioner, port=page.server_port)
 
 
-def test_in_a_browser(page, captioner, tmp_path):
-    name = next(filter(shutil.which, ("chromium", "chromium-browser", "google-chrome")), None)
-    if not name and "CI" not in os.environ:
-        pytest.skip("no Chromium on this machine")
-    assert name, "continuous integration has to have a Chromium"
-    from playwright.sync_api import expect, sync_playwright
-
-    photo().save(tmp_path / "photo.png")
-    (tmp_path / "text.jpg").write_text("This is no photo.")
-    few, many = (captioner.caption([tmp_path / "photo.png"], budget=budget)[0] for budget in (2, 3))
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which(name), args=flags)
-        tab = browser.new_page(viewport=LAPTOP)
-        requests, problems = [], []
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.on("pageerror", lambda error: problems.append(error))
-        tab.goto(page.local_url)
-        expect(tab.get_by_text("captions can be wrong")).to_be_visible()
-        expect(tab.get_by_text("tiny_random")).to_be_visible()
-        caption, gflops = tab.get_by_label("Caption"), tab.get_by_label("Encoder GFLOPs")
-        tokens, ms = tab.get_by_label("Tokens", exact=True), tab.get_by_label("Milliseconds")
-        expect(tokens).to_have_value("")
-
-        tab.set_input_files("input[type=file]", tmp_path / "photo.png")
-        expect(caption).to_have_value(many)
-        expect(tokens).to_have_value("9")
-        expect(ms).to_have_value(re.compile(r"^\d+$"))
-        costs = [float(gflops.input_value())]
-
-        tab.get_by_label("4", exact=True).check()
-        expect(caption).to_have_value(few)
-        expect(tokens).to_have_value("4")
-        costs.append(float(gflops.input_value()))
-        assert 0 < costs[1] < costs[0]
-        tab.screenshot(path=tmp_path / "demo.png")
-        assert Image.open(tmp_path / "demo.png").size == (LAPTOP["width"], LAPTOP["height"])
-        assert tab.evaluate("document.documentElement.scrollHeight <= window.innerHeight"), "it should fit a laptop"
-
-        tab.set_input_files("input[type=file]", tmp_path / "text.jpg")
-        expect(tab.get_by_text("text.jpg: not an image")).to_be_visible()
-        expect(caption).to_have_value("")
-        browser.close()
-    assert not problems
-    assert [url for url in requests if not url.startswith((page.local_url, "data:", "blob:"))] == []
-
-
 def test_ctrl_c_ends_it_cleanly(captioner, tmp_path, monkeypatch, capsys):
     photo().save(tmp_path / "photo.png")
     pages = []
@@ -247,16 +177,62 @@ def test_ctrl_c_ends_it_cleanly(captioner, tmp_path, monkeypatch, capsys):
         return pages[0]
 
     uploaded = set()
-    monkeypatch.setattr(demo, "start", start_and_interrupt)
+    monkeypatch.setattr(server, "start", start_and_interrupt)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to it
     try:
-        demo.serve(captioner)
+        server.serve(captioner)
     finally:
         signal.signal(signal.SIGINT, before)
     assert pages[0].local_url in capsys.readouterr().out
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", pages[0].server_port), timeout=5)
     assert not any(map(os.path.exists, uploaded))
+    assert "GRADIO_TEMP_DIR" not in os.environ
+
+
+def test_the_command(captioner_folder, tmp_path):
+    """Two models, a host, and an end by SIGTERM that leaves nothing behind."""
+    other = shutil.copytree(captioner_folder, tmp_path / "other")
+    (other / "README.md").write_text("---\ndatasets: drawn shapes\n---\n")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    photo().save(tmp_path / "photo.png")
+    command = [sys.executable, "-m", "app.cli", "demo", "--model", captioner_folder, "--model", other]
+    environment = os.environ | {"TMPDIR": str(temporary), "GRADIO_ANALYTICS_ENABLED": "False"}
+    process = subprocess.Popen(
+        [*map(str, command), "--host", "127.0.0.2"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True)
+    try:
+        said = process.stdout.readline()
+        client = Client(re.search(r"http://[^ ]+", said)[0], verbose=False)
+        texts = {
+            client.predict(handle_file(tmp_path / "photo.png"), 3, name, api_name="/caption")[0]
+            for name in ("small", "other")}
+        assert len(texts) == 1  # the same weights
+        client.close()
+        assert list(temporary.iterdir())
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert "warning: --host 127.0.0.2" in said and "Traceback" not in said
+    assert [path for path in temporary.rglob("*") if path.is_file()] == []
+
+
+def test_share_is_asked_for_and_warned_of(captioner, monkeypatch, capsys):
+    asked = []
+
+    def refuse(*arguments):
+        asked.append(arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server, "start", refuse)
+    server.serve(captioner, share=True)
+    assert asked == [(captioner, None, "127.0.0.1", True)]
+    assert "--share" in capsys.readouterr().err
+    server.serve(captioner)
+    assert asked[1][3] is False and "warning" not in capsys.readouterr().err
 
 
 def test_nobody_else_is_asked(client, hosts):

@@ -8,6 +8,8 @@ In the manner of LiT's locked-image tuning (arXiv 2111.07991) and LookupViT's se
 config.json, generation_config.json, model.safetensors and the tokenizer's two files, all of Hugging Face's making.
 """
 
+import queue
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,14 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCard
 from transformers import (
     GenerationConfig,
     GPT2Config,
     PreTrainedTokenizerBase,
+    StoppingCriteriaList,
     VisionEncoderDecoderConfig,
     VisionEncoderDecoderModel,
 )
 from transformers.modeling_outputs import BaseModelOutput
+from yaml import YAMLError
 
 from .encoder import Encoder
 from .images import PixelConfig, load_image
@@ -38,11 +43,19 @@ class CaptionerError(ValueError):
 
 @dataclass(frozen=True)
 class Caption:
-    """One photo's caption, the side of the compressed grid it was read from, and its share of the batch's time."""
+    """One photo's caption.
+
+    Attributes:
+        text: What it says.
+        budget: Side of the compressed grid that it was read from.
+        ms: Its share of the batch's time.
+        ids: The decoder's pieces, without start, end and padding.
+    """
 
     text: str
     budget: int
     ms: float
+    ids: tuple[int, ...] = ()
 
 
 def build_model(
@@ -104,12 +117,20 @@ class Captioner:
         model: What `build_model` makes.
         tokenizer: The decoder's.
         name: What to call it in messages and results.
+        trained_on: Names of the data it was trained on, "" where that isn't known.
     """
 
-    def __init__(self, model: VisionEncoderDecoderModel, tokenizer: PreTrainedTokenizerBase, name: str = "captioner"):
+    def __init__(
+            self,
+            model: VisionEncoderDecoderModel,
+            tokenizer: PreTrainedTokenizerBase,
+            name: str = "captioner",
+            trained_on: str = "",
+    ):
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.name = name
+        self.trained_on = trained_on
         self._transform = self.pixels.eval_transform()
 
     @classmethod
@@ -144,7 +165,8 @@ class Captioner:
             raise CaptionerError(f"{source} lacks {len(missing)} of its weights, the first is {missing[0]}")
         model.encoder.freeze()
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model.to(device), tokenizer, name="bundled" if name is None else Path(source).name)
+        name = "bundled" if name is None else Path(source).resolve().name
+        return cls(model.to(device), tokenizer, name=name, trained_on=_trained_on(Path(source)))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Writes the captioner folder; `dtype` casts the weights for it, bfloat16 halving its size."""
@@ -177,16 +199,26 @@ class Captioner:
     @torch.inference_mode()
     def encode(self, pixels: torch.Tensor, budget: int | None = None) -> torch.Tensor:
         """uint8 pixels (B, 3, S, S) -> compressed tokens (B, M, D)."""
-        pixels = self.pixels.normalize(pixels.to(self.model.device)).to(self.model.dtype)
-        return self.model.encoder(pixels, budget=budget).last_hidden_state
+        return self.model.encoder(self.normalize(pixels), budget=budget).last_hidden_state
 
-    @torch.inference_mode()
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 pixels (B, 3, S, S) -> what the encoder computes with, on its device."""
+        return self.pixels.normalize(pixels.to(self.model.device)).to(self.model.dtype)
+
     def decode(self, tokens: torch.Tensor, **generation: Any) -> list[str]:
         """Compressed tokens (B, M, D) -> captions; `generation` overrides the model's generation_config."""
+        return [self.text(ids) for ids in self.decode_ids(tokens, **generation)]
+
+    @torch.inference_mode()
+    def decode_ids(self, tokens: torch.Tensor, **generation: Any) -> list[tuple[int, ...]]:
+        """Compressed tokens (B, M, D) -> the pieces of their captions, without start, end and padding."""
         # Wrapped afresh each time: beam search expands what it is given in place.
         outputs = BaseModelOutput(last_hidden_state=tokens)
-        ids = self.model.generate(encoder_outputs=outputs, **generation)
-        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        found = self.model.generate(encoder_outputs=outputs, **generation).tolist()
+        return [tuple(piece for piece in ids if piece not in (PAD, START, EOS)) for ids in found]
+
+    def text(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
     def caption(
             self, photos: Sequence[Any], budget: int | None = None, batch_size: int = 32, **generation: Any,
@@ -213,7 +245,64 @@ class Captioner:
     def caption_pixels(self, pixels: torch.Tensor, budget: int | None = None, **generation: Any) -> Iterator[Caption]:
         """Captions of one batch of uint8 pixels (B, 3, S, S), with the time each took."""
         start = time.perf_counter()
-        texts = self.decode(self.encode(pixels, budget), **generation)
-        ms = (time.perf_counter() - start) * 1000 / len(texts)
-        for text in texts:
-            yield Caption(text, budget=budget or self.default_budget, ms=ms)
+        found = self.decode_ids(self.encode(pixels, budget), **generation)
+        ms = (time.perf_counter() - start) * 1000 / len(found)
+        for ids in found:
+            yield Caption(self.text(ids), budget=budget or self.default_budget, ms=ms, ids=ids)
+
+    def stream(self, pixels: torch.Tensor, budget: int | None = None, **generation: Any) -> Iterator[Caption]:
+        """One photo's caption as it grows: what leads the search so far, and last the finished one.
+
+        Decoding runs beside the reader and never waits for it: what a slow reader misses is left out. It ends when
+        the reader closes the iterator.
+
+        Args:
+            pixels: uint8 (1, 3, S, S).
+            budget: Side of the compressed grid; None for the model's own.
+            generation: As for `caption`.
+        """
+        steps = queue.SimpleQueue()  # of (caption or error, whether it is the last)
+        budget = budget or self.default_budget
+        start = time.perf_counter()
+        closed = threading.Event()
+
+        def found(ids: Sequence[int]) -> Caption:
+            kept = tuple(piece for piece in ids if piece not in (PAD, START, EOS))
+            return Caption(self.text(kept), budget=budget, ms=(time.perf_counter() - start) * 1000, ids=kept)
+
+        # Hugging Face's streamers refuse beams; a stopping criterion sees every step of every search, best beam first.
+        def watch(ids: torch.Tensor, scores: Any, **unused: Any) -> torch.Tensor:
+            steps.put((found(ids[0].tolist()), False))
+            return torch.full((len(ids),), closed.is_set(), dtype=torch.bool, device=ids.device)
+
+        def work() -> None:
+            try:
+                watching = StoppingCriteriaList([watch])
+                [ids] = self.decode_ids(self.encode(pixels, budget), stopping_criteria=watching, **generation)
+                steps.put((found(ids), True))
+            except Exception as error:
+                steps.put((error, True))
+
+        worker = threading.Thread(target=work, daemon=True)
+        worker.start()
+        try:
+            last = False
+            while not last:
+                step, last = steps.get()
+                while not steps.empty():
+                    step, last = steps.get()
+                if isinstance(step, Exception):
+                    raise step
+                yield step
+        finally:
+            closed.set()
+            worker.join()
+
+
+def _trained_on(folder: Path) -> str:
+    """The data sets that a folder's README.md names as the hub's model cards do: `datasets:` in its YAML head."""
+    try:
+        named = ModelCard.load(folder / "README.md").data.get("datasets") or []
+    except (OSError, ValueError, YAMLError):  # a captioner without a card, or with a broken one, is a captioner
+        return ""
+    return ", ".join(map(str, [named] if isinstance(named, str) else named))

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Tokenizer
 
 PAD, EOS, UNK = 0, 1, 2
 START = EOS  # as BART and GPT-2 have it: a caption begins where another ended
+WORD_MARK = "\u2581"  # SentencePiece's: the piece begins a word
 
 
 def normalise_caption(text: str) -> str:

@@ -1,0 +1,110 @@
+"""What stands behind the page: the captioners it may ask, and the settings that a visitor may choose."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from encoders.cost import count_gflops
+from vlcap.attention import Looks, has_maps, look, seen
+from vlcap.batch import Row, caption_batch
+from vlcap.captioner import Caption, Captioner
+
+from .parts import refusal
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one session's caption came from, kept while its words are clicked: the photo as seen, and the maps."""
+
+    photo: Image.Image
+    looks: Looks
+
+
+class Author:
+    """A captioner with all that the page says of it."""
+
+    def __init__(self, captioner: Captioner):
+        self.captioner = captioner
+        encoder, size = captioner.model.encoder.model, captioner.pixels.size
+        self.budgets = sorted({*captioner.budgets, captioner.default_budget})
+        self.gflops = {side: float(f"{count_gflops(encoder, side, size):.3g}") for side in self.budgets}
+        self.has_maps = has_maps(captioner)
+
+    @property
+    def default_budget(self) -> int:
+        return self.captioner.default_budget
+
+    @cached_property
+    def longest(self) -> int:
+        """Pieces that its decoder can write."""
+        return self.captioner.model.decoder.config.max_position_embeddings - 1
+
+    @cached_property
+    def description(self) -> str:
+        """Markdown: what it is and what it was trained on."""
+        captioner = self.captioner
+        config = captioner.model.encoder.config
+        size = captioner.pixels.size
+        parameters = sum(parameter.numel() for parameter in captioner.model.parameters()) / 1e6
+        trained = f"trained on {captioner.trained_on}" if captioner.trained_on else (
+            "its folder does not say what it was trained on")
+        return (
+            f"**{plain(captioner.name)}**: {plain(config.architecture)}, photos of {size} x {size} pixels, "
+            f"{parameters:.3g} M parameters; {plain(trained)}. **Its captions can be wrong.**"
+        )
+
+    def side(self, budget: int | None) -> int:
+        """The budget to use.
+
+        Raises:
+            gr.Error: It is none of the model's.
+        """
+        budget = budget or self.default_budget
+        if budget not in self.budgets:
+            raise refusal(f"The budget has to be one of {self.budgets} for {self.captioner.name}, not {budget}.")
+        return budget
+
+    def settings(self, beams: int, length: int, sampling: bool, temperature: float, top_p: float) -> dict[str, Any]:
+        """The page's advanced settings in Hugging Face's words. A slider's range is checked by Gradio, its step not."""
+        settings = {"max_new_tokens": min(int(length), self.longest), "num_beams": int(beams), "do_sample": False}
+        if sampling:
+            settings |= {"num_beams": 1, "do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+        return settings
+
+    def stream(self, photo: Image.Image, budget: int | None, settings: dict[str, Any]) -> Iterator[Caption]:
+        yield from self.captioner.stream(self.captioner.preprocess([photo]), budget=self.side(budget), **settings)
+
+    def caption(self, photo: Image.Image, budget: int | None, settings: dict[str, Any]) -> Caption:
+        [caption] = self.captioner.caption_pixels(
+            self.captioner.preprocess([photo]), budget=self.side(budget), **settings)
+        return caption
+
+    def look(self, photo: Image.Image, caption: Caption) -> Seen:
+        looks = look(self.captioner, self.captioner.preprocess([photo]), caption.ids, caption.budget)
+        return Seen(seen(photo, self.captioner.pixels), looks)
+
+    def batch(
+            self, files: Sequence[tuple[str, Path]], budget: int | None, settings: dict[str, Any],
+    ) -> Iterator[tuple[Row, int]]:
+        yield from caption_batch(self.captioner, files, budget=self.side(budget), **settings)
+
+
+def plain(text: str) -> str:
+    """Text that Markdown shows as it is: names of models come from folders, and what they say from their files."""
+    return "".join(f"&#{ord(letter)};" if letter in "\\`*_{}[]()#!|<>&~$:" else letter for letter in text)
+
+
+def by_name(captioners: Sequence[Captioner]) -> dict[str, Author]:
+    """Authors by names that are all different."""
+    authors = {}
+    for captioner in captioners:
+        name, number = captioner.name, 1
+        while name in authors:
+            number += 1
+            name = f"{captioner.name} ({number})"
+        authors[name] = Author(captioner)
+    return authors
