@@ -6,6 +6,7 @@ A LookupViT's two streams are pooled and classified, the two losses averaged (se
 schedule are AugReg's (arXiv 2106.10270) out of timm's parts. RUN/encoder is what the captioning trainer takes.
 """
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -48,6 +49,7 @@ class Classification:
     def __init__(self, recipe: ClassifierRecipe, data: list[str]):
         self.recipe = recipe
         train, self.val = self._read(data)
+        self.trained_heads = False
         encoder = self._encoder(train)
         pixels = replace(encoder.pixels, size=recipe.image_size) if recipe.image_size else encoder.pixels
         self.pixels = pixels
@@ -70,7 +72,7 @@ class Classification:
         heads = self.model.get_classifier()
         if isinstance(heads, tuple):
             self.model.set_joint_training()
-        if self.multi_label:  # AugReg's head bias, for words of known frequency: most are rare
+        if self.multi_label and not self.trained_heads:  # AugReg's head bias, for known frequencies: most are rare
             prior = train.targets.mean(dim=0).clamp(1e-4, 1 - 1e-4).logit()
             for head in heads if isinstance(heads, tuple) else (heads,):
                 head.bias.data.copy_(prior)
@@ -93,8 +95,12 @@ class Classification:
                 pixels=old.pixels,
                 **{**old.config.model_args, **model_args},
             )
-            trunk = {name: weight for name, weight in old.model.state_dict().items() if not name.startswith("head")}
-            encoder.model.load_state_dict(trunk, strict=False)
+            weights = old.model.state_dict()
+            if old.config.classes != train.classes:
+                weights = {name: weight for name, weight in weights.items() if not name.startswith("head")}
+            else:
+                self.trained_heads = True
+            encoder.model.load_state_dict(weights, strict=False)
         else:
             encoder = Encoder.create(self.recipe.encoder, classes=train.classes, **model_args)
         return encoder.set_budgets(self.recipe.budgets) if self.recipe.budgets else encoder
@@ -143,9 +149,10 @@ class Classification:
         return figures
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        self.encoder.model.load_state_dict(model.state_dict())
-        self.encoder.config.pixels = self.pixels.to_dict()
-        self.encoder.save_pretrained(folder / "encoder")
+        encoder = copy.deepcopy(self.encoder)  # its own model is the one in training, `model` perhaps an average of it
+        encoder.model.load_state_dict(model.state_dict())
+        encoder.config.pixels = self.pixels.to_dict()
+        encoder.save_pretrained(folder / "encoder")
 
 
 def mean_average_precision(scores: torch.Tensor, positive: torch.Tensor) -> float:

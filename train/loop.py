@@ -88,8 +88,10 @@ def fit(make_task: Callable[[], Task], recipe: Recipe, out: Path) -> dict[str, f
     )
     scheduler, _ = create_scheduler_v2(
         optimizer,
-        sched="cosine",
+        sched={"cosine": "cosine", "linear": "poly", "constant": "step"}[recipe.schedule],
         num_epochs=steps,
+        decay_epochs=steps + 1,  # of "step": never
+        decay_rate=1.0,  # of "poly": its power
         warmup_epochs=round(recipe.warmup * steps),
         warmup_lr=0.0,
         min_lr=recipe.min_lr,
@@ -154,13 +156,12 @@ def fit(make_task: Callable[[], Task], recipe: Recipe, out: Path) -> dict[str, f
                 averaged.eval()
                 with accelerator.autocast():
                     figures = task.evaluate(averaged)
+                task.save(averaged, out)
                 log.write(step=done, **figures)
                 progress.show(figures)
             if main and (last or done % recipe.save_every == 0):
                 state = {"model": task.model.state_dict(), "optimizer": optimizer.state_dict()}
                 save_checkpoint(out / "checkpoints", done, state | ({"ema": ema.module.state_dict()} if ema else {}))
-    if main:
-        task.save(averaged.eval(), out)
     accelerator.wait_for_everyone()
     return figures
 
@@ -169,12 +170,12 @@ def _claim(out: Path, recipe: Recipe) -> None:
     """Marks `out` as this recipe's; refuses a folder that another recipe's run has begun."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "recipe.yaml"
-    text = recipe.to_yaml()
-    if path.exists() and path.read_text(encoding="utf-8") != text:
-        old = set(path.read_text(encoding="utf-8").splitlines())
-        changed = ", ".join(line for line in text.splitlines() if line not in old)
-        raise TrainingError(f"{out} holds a run with other settings (now {changed}): choose another --out")
-    path.write_text(text, encoding="utf-8")
+    if path.exists():  # by value: a setting that came with a newer version has its default in an older run
+        old, new = type(recipe).load(str(path)).model_dump(), recipe.model_dump()
+        if changed := [f"{key}: {new[key]} (was {old[key]})" for key in new if new[key] != old[key]]:
+            raise TrainingError(
+                f"{out} holds a run with other settings (now {', '.join(changed)}): choose another --out")
+    path.write_text(recipe.to_yaml(), encoding="utf-8")
 
 
 class Log:
