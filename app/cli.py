@@ -33,6 +33,8 @@ Data = Annotated[str, typer.Option("--data", help="Folder of captioned photos, i
 TrainData = Annotated[list[str], typer.Option("--data", help="Folder of the data; repeat it to join several.")]
 RunFolder = Annotated[Path, typer.Option("--out", help="Folder of the run; the same command again resumes it.")]
 RecipeName = Annotated[str | None, typer.Option("--recipe", help="A recipe's name, or a .yaml file.")]
+Smoke = Annotated[bool, typer.Option(
+    "--smoke", help="Shrink the recipe to seconds, into OUT/../smoke: does the command go through?")]
 Override = Annotated[list[str] | None, typer.Option("--set", help="key=value, over the recipe's; may be repeated.")]
 
 
@@ -119,8 +121,10 @@ def evaluate(
     from vlcap.captions import read_captions
     from vlcap.evaluate import evaluate as run
     from vlcap.metrics import DEFAULT
+    from vlcap.processes import connect
 
     captions = read_captions(data, split, limit=limit)
+    first = connect()
     captioner = _load(model)
     report = run(
         captioner,
@@ -131,7 +135,8 @@ def evaluate(
         track=lambda found: _track(found, total=len(captions), what=f"captioning {captions.name} {split}"),
         **_generation(beams),
     )
-    _print_scores(report, as_json)
+    if first:
+        _print_scores(report, as_json)
 
 
 @app.command()
@@ -159,11 +164,20 @@ def encoders(as_json: AsJson = False) -> None:
 
 
 @train.command()
-def classifier(data: TrainData, out: RunFolder, recipe: RecipeName = None, set_: Override = None) -> None:
+def classifier(
+        data: TrainData,
+        out: RunFolder,
+        recipe: RecipeName = None,
+        set_: Override = None,
+        init_from: Annotated[str | None, typer.Option(
+            help="A timm ViT whose weights the ViT parts start from: its name, or local-dir:FOLDER.")] = None,
+        smoke: Smoke = False,
+) -> None:
     """Train an encoder to classify; OUT/encoder is what the captioner reads with."""
     from train.classifier import ClassifierRecipe, train_classifier
 
-    train_classifier(_recipe(ClassifierRecipe, recipe, set_), data, out)
+    overrides = [*(set_ or []), *([f"init_from={init_from}"] if init_from else [])]
+    train_classifier(*_run(ClassifierRecipe, recipe, overrides, data, out, smoke))
 
 
 @train.command()
@@ -173,12 +187,13 @@ def captioner(
         encoder: Annotated[str | None, typer.Option(help="Folder of a trained encoder: RUN/encoder.")] = None,
         recipe: RecipeName = None,
         set_: Override = None,
+        smoke: Smoke = False,
 ) -> None:
     """Train a decoder on a frozen encoder's tokens; OUT/captioner is what `vlcap caption --model` takes."""
     from train.captioner import CaptionerRecipe, train_captioner
 
     overrides = [*(set_ or []), *([f"encoder={encoder}"] if encoder else [])]
-    train_captioner(_recipe(CaptionerRecipe, recipe, overrides), data, out)
+    train_captioner(*_run(CaptionerRecipe, recipe, overrides, data, out, smoke))
 
 
 @app.command()
@@ -203,13 +218,17 @@ def _load(model: str | None) -> Any:
     return Captioner.from_pretrained(model)
 
 
-def _recipe(kind: type, name: str | None, overrides: list[str] | None) -> Any:
+def _run(kind: type, name: str | None, overrides: list[str], data: list[str], out: Path, small: bool) -> tuple:
     from train.recipe import RecipeError
+    from train.smoke import smoke
 
     try:
-        return kind.load(name, overrides or [])
+        recipe = kind.load(name, overrides)
     except RecipeError as error:
         raise typer.BadParameter(str(error)) from error
+    if small:
+        recipe, out = smoke(recipe, out)
+    return recipe, data, out
 
 
 def _known_budget(captioner: Any, budget: int | None) -> int | None:
@@ -253,7 +272,7 @@ def main() -> None:
         expected = isinstance(error, (ValueError, OSError)) or type(error).__module__.split(".")[0] in (
             "vlcap", "train", "encoders")
         _say(text if expected else f"{type(error).__name__}: {text} (--debug shows where)")
-        sys.exit(1)
+        sys.exit(getattr(error, "exit_status", 1))
 
 
 if __name__ == "__main__":

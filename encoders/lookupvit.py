@@ -45,9 +45,10 @@ LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 def resize_grid(grid: torch.Tensor, side: int) -> torch.Tensor:
     """T of equation 1: (B, h, w, D) -> (B, side * side, D), flattened row by row (equation 3)."""
-    size = (side, side)
-    grid = F.interpolate(grid.permute(0, 3, 1, 2), size=size, mode="bilinear", align_corners=False, antialias=True)
-    return grid.flatten(2).transpose(1, 2)
+    wide = grid.float() if grid.dtype.itemsize < 4 else grid  # 16 bits are not antialiased on every device
+    resized = F.interpolate(
+        wide.permute(0, 3, 1, 2), size=(side, side), mode="bilinear", align_corners=False, antialias=True)
+    return resized.flatten(2).transpose(1, 2).to(grid.dtype)
 
 
 class Gather(nn.Module):

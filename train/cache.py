@@ -22,6 +22,7 @@ from rich.progress import track
 from vlcap.captions import CaptionSet
 from vlcap.encoder import Encoder
 
+from .checkpoint import replacing
 from .sampling import seed_all
 
 FORMAT = 1  # part of the key: raised when what the files hold changes
@@ -75,7 +76,6 @@ class TokenCache:
             "pixels": self.encoder.pixels.to_dict(),
             "data": self.captions.fingerprint(),
             "budgets": self.budgets,
-            "views": self.views,
             "augmentation": self.augmentation if self.views > 1 else {},
             "seed": self.seed if self.views > 1 else 0,
         }
@@ -98,19 +98,19 @@ class TokenCache:
         done = json.loads(progress.read_text()) if progress.exists() else 0  # photos, over all views
         total = self.views * len(self.captions)
         if done < total:
-            self._check_disk(started=done > 0)
+            self._check_disk()
             what = f"caching tokens of {self.captions.name} {self.captions.split}, {self.size() / 1e6:.0f} MB"
             console = Console(file=sys.stderr)
+            console.print(f"{what}, {total - done} of {total} photos to encode, in {self.folder}", highlight=False)
             for start in track(range(done, total, CHUNK), description=what, console=console, transient=True):
                 self._encode(range(start, min(start + CHUNK, total)))
-                temporary = progress.with_suffix(".tmp")
-                temporary.write_text(json.dumps(min(start + CHUNK, total)))
-                os.replace(temporary, progress)
+                with replacing(progress) as file:
+                    json.dump(min(start + CHUNK, total), file)
         return self
 
-    def read(self, rows: Sequence[tuple[int, int]], budget: int) -> torch.Tensor:
-        """Tokens (B, M, D), float32, of (photo, view) pairs."""
-        return torch.from_numpy(np.stack([self._map(budget, view)[photo] for photo, view in rows])).float()
+    def read(self, photos: Sequence[int], view: int, budget: int) -> torch.Tensor:
+        """Tokens (B, M, D), float32, of some photos."""
+        return torch.from_numpy(self._map(budget, view)[list(photos)]).float()
 
     def _encode(self, rows: range) -> None:
         pixels = self.encoder.pixels
@@ -134,15 +134,29 @@ class TokenCache:
             path = self.folder / f"budget{budget}-view{view}.npy"
             shape = (len(self.captions), budget * budget, self.encoder.config.hidden_size)
             if write and not path.exists():
-                array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-            else:
-                array = np.load(path, mmap_mode="r+" if write else "r")
-            self._maps[budget, view] = array
+                self._allocate(path, shape)
+            self._maps[budget, view] = np.load(path, mmap_mode="r+" if write else "r")
         return self._maps[budget, view]
 
-    def _check_disk(self, started: bool) -> None:
-        free = shutil.disk_usage(self.folder).free
-        if not started and self.size() > free:
-            raise CacheError(
-                f"{self.folder}: the tokens need {self.size() / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free: "
-                "fewer cache_views or budgets, or another disk")
+    def _allocate(self, path: Path, shape: tuple[int, ...]) -> None:
+        """Makes an array's file with its place on the disk reserved: a full disk would kill whoever writes to a map."""
+        temporary = path.with_suffix(".tmp")
+        try:
+            np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape).flush()
+            with open(temporary, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise self._too_small(shutil.disk_usage(self.folder).free) from error
+        os.replace(temporary, path)
+
+    def _check_disk(self) -> None:
+        """Before the first photo is encoded: is there room for what isn't reserved yet?"""
+        there = sum(path.stat().st_size for path in self.folder.glob("*.npy"))
+        if self.size() - there > (free := shutil.disk_usage(self.folder).free):
+            raise self._too_small(free)
+
+    def _too_small(self, free: int) -> CacheError:
+        return CacheError(
+            f"{self.folder}: the tokens need {self.size() / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free: "
+            "fewer cache_views or budgets, or another disk")

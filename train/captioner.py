@@ -7,6 +7,7 @@ from random weights, one of a photo's captions is drawn per step. RUN2/captioner
 """
 
 import random
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from pydantic import Field
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -23,14 +24,19 @@ from vlcap.captions import CaptionSet, read_captions
 from vlcap.cider import CiderD
 from vlcap.encoder import Encoder
 from vlcap.metrics import find_java, score
+from vlcap.processes import join, share
 from vlcap.tokenizer import PAD, START, load_tokenizer, normalise_caption, train_tokenizer
 
 from .cache import TokenCache
-from .loop import TrainingError, fit
+from .checkpoint import written_whole
+from .loop import Evaluation, Loss, TrainingError, fit
 from .recipe import Recipe
+from .sampling import in_worker
 from .self_critical import self_critical_loss
 
 IGNORE = -100  # cross-entropy's word for "no target here"
+SAMPLES = 3  # captions of each validation set shown at an evaluation
+COLLAPSE = 0.05  # share of distinct captions below which something is wrong
 
 
 class CaptionerRecipe(Recipe):
@@ -97,11 +103,17 @@ class CachedPhotos(CaptionedPhotos):
 
     def tokens(self, batch: Batch, budget: int) -> torch.Tensor:
         """(B, M, D)."""
-        places = (self.places[i] for i in batch.rows)
-        return torch.cat([
-            cache.read([(row, view)], budget)
-            for (cache, row), view in zip(places, batch.photos.tolist(), strict=True)
-        ])
+        together: dict[tuple[TokenCache, int], list[tuple[int, int]]] = {}  # read at once: (place in the batch, row)
+        for place, (i, view) in enumerate(zip(batch.rows, batch.photos.tolist(), strict=True)):
+            cache, row = self.places[i]
+            together.setdefault((cache, view), []).append((place, row))
+        tokens = None
+        for (cache, view), pairs in together.items():
+            places, rows = zip(*pairs, strict=True)
+            read = cache.read(rows, view, budget)
+            tokens = read.new_empty(len(batch.rows), *read.shape[1:]) if tokens is None else tokens
+            tokens[list(places)] = read
+        return tokens
 
 
 class Captioning:
@@ -186,41 +198,56 @@ class Captioning:
         pixels = self.pixels.normalize(batch.photos.to(encoder.device, non_blocking=True))
         return encoder(pixels, budget=budget).last_hidden_state
 
-    def cross_entropy(self, model: nn.Module, tokens: torch.Tensor, batch: Batch, smoothing: float) -> torch.Tensor:
+    def cross_entropy(self, model: nn.Module, tokens: torch.Tensor, batch: Batch, smoothing: float) -> Loss:
+        """Mean over the pieces of the batch's captions."""
         inputs, targets = batch.inputs.to(tokens.device), batch.targets.to(tokens.device)
         logits = model(encoder_outputs=BaseModelOutput(last_hidden_state=tokens), decoder_input_ids=inputs).logits
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), label_smoothing=smoothing)
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), label_smoothing=smoothing)
+        return Loss(loss, count=int((batch.targets != IGNORE).sum()))
 
-    def loss(self, model: nn.Module, batch: Batch, budget: int | None) -> torch.Tensor:
+    def loss(self, model: nn.Module, batch: Batch, budget: int | None) -> Loss:
         tokens = self.tokens(batch, self.train_set, budget)
         if self.reward:
             return self_critical_loss(model, self.model, tokens, batch.rows, self.reward, self.recipe.self_critical)
         return self.cross_entropy(model, tokens, batch, self.recipe.smoothing)
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: nn.Module) -> Evaluation:
         """Cross-entropy of a caption of each photo and, unless cider is off, CIDEr of greedy captions per data set."""
         loader = DataLoader(
-            self.val_set, batch_size=self.recipe.batch_size, collate_fn=self.collate, num_workers=self.recipe.workers)
-        losses, texts = [], []
+            Subset(self.val_set, share(len(self.val_set))), batch_size=self.recipe.batch_size, collate_fn=self.collate,
+            num_workers=self.recipe.workers, worker_init_fn=in_worker)
+        total, pieces, texts = 0.0, 0, []
         captioner = Captioner(model, self.tokenizer)
         for batch in loader:
             tokens = self.tokens(batch, self.val_set, None)
-            losses.append(self.cross_entropy(model, tokens, batch, smoothing=0.0) * len(batch.rows))
+            loss, count = self.cross_entropy(model, tokens, batch, smoothing=0.0)
+            total, pieces = total + loss.item() * count, pieces + count
             if self.recipe.cider:
                 texts += captioner.decode(tokens, num_beams=1)
-        figures = {"val_loss": (torch.stack(losses).sum() / len(self.val_set)).item()}
+        figures = {"val_loss": sum(join([total])) / sum(join([pieces]))}
         if not self.recipe.cider:
-            return figures
+            return Evaluation(figures)
+        texts, samples, warnings = join(texts), [], []
         for captions in self.val:
             mine, texts = texts[:len(captions)], texts[len(captions):]
             scores = score(dict(zip(captions.image_ids, mine, strict=True)), captions.references(), metrics=("CIDEr",))
             figures[f"CIDEr {captions.name}"] = scores.values["CIDEr"] * 100
             figures[f"distinct {captions.name}"] = len(set(mine)) / len(mine)
-        return figures
+            samples += [
+                f"{captions.image_ids[i]}: {mine[i]}   (a person: {captions.captions[i][0]})"
+                for i in range(0, len(mine), -(-len(mine) // SAMPLES))
+            ]
+            text, times = Counter(mine).most_common(1)[0]
+            if len(mine) >= 1 / COLLAPSE and len(set(mine)) < max(2, COLLAPSE * len(mine)):
+                warnings.append(
+                    f"captions of {captions.name} collapse: {len(set(mine))} distinct ones for {len(mine)} photos, "
+                    f"{times} times {text!r}. Normal in a run's first minutes; later, try a lower lr")
+        return Evaluation(figures, samples, warning="; ".join(warnings) or None)
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        Captioner(model, self.tokenizer).save_pretrained(folder / "captioner")
+        with written_whole(folder / "captioner") as new:
+            Captioner(model, self.tokenizer).save_pretrained(new)
 
 
 def train_captioner(recipe: CaptionerRecipe, data: list[str], out: Path) -> dict[str, float]:

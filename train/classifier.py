@@ -3,7 +3,8 @@
     vlcap train classifier --recipe tiny-imagenet --data DIR --out RUN
 
 A LookupViT's two streams are pooled and classified, the two losses averaged (section 3.4); augmentation, mixing and
-schedule are AugReg's (arXiv 2106.10270) out of timm's parts. RUN/encoder is what the captioning trainer takes.
+schedule are AugReg's (arXiv 2106.10270) out of timm's parts. It may start from a plain ViT's weights, and learn from
+one. RUN/encoder is what the captioning trainer takes.
 """
 
 import copy
@@ -16,19 +17,33 @@ import torch.nn as nn
 import torch.nn.functional as F
 from pydantic import Field
 from timm.data import Mixup
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from vlcap.encoder import Encoder
+from vlcap.processes import join, share
 
+from .checkpoint import written_whole
 from .labels import LabelError, LabelledPhotos, LabelledSet, read_labelled, read_words
-from .loop import fit
+from .loop import Evaluation, Loss, fit
 from .recipe import Recipe
+from .sampling import in_worker
+from .streaming import LabelledStream, StreamedPhotos, read_stream
+from .teacher import Teacher, start_from_vit
 
 
 class ClassifierRecipe(Recipe):
     """A classification run."""
 
     encoder: str = Field("lookupvit_mini_patch8_96", description="architecture, or the folder of a trained encoder")
+    init_from: str | None = Field(None, description="a timm ViT whose weights the ViT parts start from, by name")
+    teacher: str | None = Field(None, description="a timm ViT, trained for the same classes, to learn from too")
+    teacher_weight: float = Field(0.5, gt=0, le=1, description="its share of the loss")
+    temperature: float = Field(2.0, gt=0, description="of the teacher's and the pupil's distributions")
+    stream: bool = Field(False, description="read the training photos as a stream; takes steps in place of epochs")
+    shuffle_buffer: int = Field(10_000, gt=0, description="photos of a stream that are shuffled at a time")
+    classes: int | None = Field(None, gt=0, description="their number, for a stream that doesn't name them")
+    criterion: Literal["softmax", "sigmoid"] = Field(
+        "softmax", description="of labels; sigmoid is AugReg's for ImageNet-21k, one decision per class")
     image_size: int | None = Field(None, gt=0, description="side in pixels; None: the encoder's own")
     target: Literal["label", "words"] = Field("label", description="words: those of the photos' captions")
     words: int = Field(1000, gt=0, description="size of the vocabulary for target: words")
@@ -48,111 +63,133 @@ class Classification:
 
     def __init__(self, recipe: ClassifierRecipe, data: list[str]):
         self.recipe = recipe
-        train, self.val = self._read(data)
-        self.trained_heads = False
-        encoder = self._encoder(train)
-        pixels = replace(encoder.pixels, size=recipe.image_size) if recipe.image_size else encoder.pixels
-        self.pixels = pixels
-        self.encoder = encoder
-        self.model = encoder.model
-        self.multi_label = train.multi_label
-        augment = pixels.train_transform(
+        train, val = self._read(data)
+        self.multi_label = isinstance(train, LabelledSet) and train.multi_label
+        self.binary = self.multi_label or recipe.criterion == "sigmoid"
+        self.encoder, fresh = self._encoder(train.classes)
+        self.model = self.encoder.model
+        self.pixels = self.encoder.pixels
+        if recipe.image_size:
+            self.pixels = replace(self.pixels, size=recipe.image_size)
+        augment = self.pixels.train_transform(
             scale=recipe.scale, hflip=recipe.hflip, auto_augment=recipe.auto_augment, color_jitter=recipe.color_jitter)
-        self.train_set = LabelledPhotos(train, augment, limit=recipe.limit)
-        self.val_set = LabelledPhotos(self.val, pixels.eval_transform(), limit=recipe.limit)
+        if isinstance(train, LabelledStream):
+            self.train_set = StreamedPhotos(train, augment, recipe.shuffle_buffer)
+        else:
+            self.train_set = LabelledPhotos(train, augment, limit=recipe.limit)
+        self.val_set = LabelledPhotos(val, self.pixels.eval_transform(), limit=recipe.limit)
         self.mix = None
         if recipe.mixup or recipe.cutmix:
             self.mix = Mixup(
                 mixup_alpha=recipe.mixup,
                 cutmix_alpha=recipe.cutmix,
-                label_smoothing=0.0 if self.multi_label else recipe.smoothing,
+                label_smoothing=0.0 if self.binary else recipe.smoothing,
                 num_classes=len(train.classes),
                 multi_label=self.multi_label,
             )
+        self.teacher = Teacher(recipe.teacher, len(train.classes), pupil=self.pixels) if recipe.teacher else None
         heads = self.model.get_classifier()
         if isinstance(heads, tuple):
             self.model.set_joint_training()
-        if self.multi_label and not self.trained_heads:  # AugReg's head bias, for known frequencies: most are rare
-            prior = train.targets.mean(dim=0).clamp(1e-4, 1 - 1e-4).logit()
+        if self.binary and fresh:  # AugReg's head bias: most classes are absent from most photos
+            prior = torch.full((len(train.classes),), 1 / len(train.classes))
+            if self.multi_label:
+                prior = train.targets.mean(dim=0)
             for head in heads if isinstance(heads, tuple) else (heads,):
-                head.bias.data.copy_(prior)
+                head.bias.data.copy_(prior.clamp(1e-4, 1 - 1e-4).logit())
 
-    def _read(self, data: list[str]) -> tuple[LabelledSet, LabelledSet]:
+    def _read(self, data: list[str]) -> tuple[LabelledSet | LabelledStream, LabelledSet]:
         if self.recipe.target == "words":
             train = read_words(data, "train", self.recipe.words)
             return train, read_words(data, "val", self.recipe.words, vocabulary=train.classes)
         if len(data) != 1:
             raise LabelError(f"target: label takes one --data, not {len(data)}")
-        return read_labelled(data[0], "train"), read_labelled(data[0], "val")
+        val = read_labelled(data[0], "val")
+        if self.recipe.stream:
+            return read_stream(data[0], "train", self.recipe.classes), val
+        return read_labelled(data[0], "train"), val
 
-    def _encoder(self, train: LabelledSet) -> Encoder:
+    def _encoder(self, classes: list[str]) -> tuple[Encoder, bool]:
+        """The encoder to train, and whether its heads are new."""
         model_args = {"proj_drop_rate": self.recipe.dropout, "drop_path_rate": self.recipe.drop_path}
+        fresh = True
         if Path(self.recipe.encoder).is_dir():
             old = Encoder.from_pretrained(self.recipe.encoder)
             encoder = Encoder.create(
-                old.config.architecture,
-                classes=train.classes,
-                pixels=old.pixels,
-                **{**old.config.model_args, **model_args},
-            )
+                old.config.architecture, classes=classes, pixels=old.pixels, **{**old.config.model_args, **model_args})
+            fresh = old.config.classes != classes
             weights = old.model.state_dict()
-            if old.config.classes != train.classes:
+            if fresh:
                 weights = {name: weight for name, weight in weights.items() if not name.startswith("head")}
-            else:
-                self.trained_heads = True
             encoder.model.load_state_dict(weights, strict=False)
         else:
-            encoder = Encoder.create(self.recipe.encoder, classes=train.classes, **model_args)
-        return encoder.set_budgets(self.recipe.budgets) if self.recipe.budgets else encoder
+            encoder = Encoder.create(self.recipe.encoder, classes=classes, **model_args)
+        if self.recipe.init_from:
+            start_from_vit(encoder, self.recipe.init_from)
+        return (encoder.set_budgets(self.recipe.budgets) if self.recipe.budgets else encoder), fresh
 
     def collate(self, items: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
         pixels, targets = zip(*items, strict=True)
         return torch.stack(pixels), torch.stack(targets)
 
-    def criterion(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        if self.multi_label:  # summed over the words: a photo counts once, however many words there are
+    def criterion(self, logits: torch.Tensor, target: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+        """Mean loss of a batch; targets are class numbers (B,) or weights per class (B, C)."""
+        if self.binary:  # summed over the classes: a photo counts once, however many there are
+            if target.ndim == 1:
+                target = F.one_hot(target, logits.shape[1]).to(logits)
             return F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(dim=-1).mean()
-        return F.cross_entropy(logits, target, label_smoothing=0.0 if target.ndim == 2 else self.recipe.smoothing)
+        return F.cross_entropy(logits, target, label_smoothing=0.0 if target.ndim == 2 else smoothing)
 
-    def loss(self, model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor], budget: int | None) -> torch.Tensor:
+    def loss(self, model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor], budget: int | None) -> Loss:
         device = next(model.parameters()).device
         pixels, target = (tensor.to(device, non_blocking=True) for tensor in batch)
         pixels = self.pixels.normalize(pixels)
         if self.mix:
             pixels, target = self.mix(pixels, target)
         logits = model(pixels, budget=budget)
-        streams = logits if isinstance(logits, tuple) else (logits,)
-        return torch.stack([self.criterion(each.float(), target) for each in streams]).mean()
+        streams = [each.float() for each in (logits if isinstance(logits, tuple) else (logits,))]
+        loss = torch.stack([self.criterion(each, target, self.recipe.smoothing) for each in streams]).mean()
+        if self.teacher:
+            lesson = self.teacher.loss(pixels, streams, self.recipe.temperature)
+            loss = torch.lerp(loss, lesson, self.recipe.teacher_weight)
+        return Loss(loss, count=len(pixels))
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: nn.Module) -> Evaluation:
         """Loss, and top-1 accuracy or (words) mean average precision, at each of the encoder's budgets."""
         device = next(model.parameters()).device
         loader = DataLoader(
-            self.val_set, batch_size=self.recipe.batch_size, collate_fn=self.collate, num_workers=self.recipe.workers)
-        outputs: dict[int, list[torch.Tensor]] = {budget: [] for budget in self.encoder.config.budgets}
+            Subset(self.val_set, share(len(self.val_set))), batch_size=self.recipe.batch_size, collate_fn=self.collate,
+            num_workers=self.recipe.workers, worker_init_fn=in_worker)
+        budgets = self.encoder.config.budgets
+        losses: dict[int, list[float]] = {budget: [] for budget in budgets}
+        answers: dict[int, list[torch.Tensor]] = {budget: [] for budget in budgets}  # right or not; or all the scores
         targets = []
         for pixels, target in loader:
             pixels = self.pixels.normalize(pixels.to(device))
-            for budget, logits in outputs.items():
-                logits.append(model(pixels, budget=budget).float().cpu())
-            targets.append(target)
-        target = torch.cat(targets)
+            targets += target
+            for budget in budgets:
+                logits = model(pixels, budget=budget).float().cpu()
+                losses[budget].append(self.criterion(logits, target).item() * len(target))
+                answers[budget] += logits if self.multi_label else (logits.argmax(dim=1) == target).float()
+        if self.multi_label:
+            positive = torch.stack(join(targets)) > 0
         figures = {}
-        for budget, logits in outputs.items():
-            logits = torch.cat(logits)
-            figures[f"val_loss@{budget}"] = self.criterion(logits, target).item()
+        for budget in budgets:
+            figures[f"val_loss@{budget}"] = sum(join(losses[budget])) / len(self.val_set)
+            everyones = torch.stack(join(answers[budget]))
             if self.multi_label:
-                figures[f"mAP@{budget}"] = mean_average_precision(logits, target > 0)
+                figures[f"mAP@{budget}"] = mean_average_precision(everyones, positive)
             else:
-                figures[f"top1@{budget}"] = (logits.argmax(dim=1) == target).float().mean().item()
-        return figures
+                figures[f"top1@{budget}"] = everyones.mean().item()
+        return Evaluation(figures)
 
     def save(self, model: nn.Module, folder: Path) -> None:
         encoder = copy.deepcopy(self.encoder)  # its own model is the one in training, `model` perhaps an average of it
         encoder.model.load_state_dict(model.state_dict())
         encoder.config.pixels = self.pixels.to_dict()
-        encoder.save_pretrained(folder / "encoder")
+        with written_whole(folder / "encoder") as new:
+            encoder.save_pretrained(new)
 
 
 def mean_average_precision(scores: torch.Tensor, positive: torch.Tensor) -> float:

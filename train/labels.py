@@ -1,13 +1,13 @@
 """Labelled photos for the classification trainer.
 
-From a parquet folder, a folder of class folders, a Hugging Face data set by name, or captioned photos, whose labels are
-the words that people used for them.
+From parquet files, webdataset archives, a folder of class folders, a Hugging Face data set by name, or captioned
+photos, whose labels are the words that people used for them.
 """
 
 import io
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,8 @@ def read_labelled(data: str, split: str) -> LabelledSet:
     """Photos with one label each.
 
     Args:
-        data: A folder with {split}*.parquet (columns image, label), a folder with {split}/{class}/photos, or the name
-            of a Hugging Face data set with columns image and label.
+        data: A folder with {split}*.parquet (columns image, label) or {split}*.tar (webdataset: jpg or png, and cls), a
+            folder with {split}/{class}/photos, or the name of a Hugging Face data set.
         split: train or val.
 
     Raises:
@@ -80,14 +80,51 @@ def read_labelled(data: str, split: str) -> LabelledSet:
     folder = Path(data)
     if not folder.exists():
         return _read_hub(data, split)
+    if files := split_files(folder, split):
+        return _from_datasets(_load_files(files), source=files[0], folder=folder)
     for name in SPLIT_NAMES[split]:
-        if files := sorted(map(str, folder.glob(f"{name}[.-]*parquet"))):
-            return _from_datasets(_load_parquet(files), source=f"{folder}/{name}*.parquet")
         if (folder / name).is_dir():
             return _read_class_folders(folder / name)
     raise LabelError(
-        f"{folder} has no {split} split: expected {split}*.parquet with columns image and label, "
+        f"{folder} has no {split} split: expected {split}*.parquet with columns image and label, {split}*.tar, "
         f"or {split}/CLASS/photo.jpg")
+
+
+def split_files(folder: Path, split: str) -> list[str]:
+    """The parquet files, or else webdataset archives, of a split."""
+    for name in SPLIT_NAMES[split]:
+        for ending in ("parquet", "tar"):
+            if files := sorted(map(str, folder.glob(f"{name}[.-]*{ending}"))):
+                return files
+    return []
+
+
+def file_kind(files: list[str]) -> str:
+    """The builder of Hugging Face datasets that reads them."""
+    return "webdataset" if files[0].endswith(".tar") else "parquet"
+
+
+def image_and_label(columns: Mapping[str, Any], source: str) -> tuple[str, str]:
+    """The names of the image and of the label column: image and label, or webdataset's endings.
+
+    Raises:
+        LabelError: One of them is missing.
+    """
+    images = [name for name in ("image", "jpg", "jpeg", "png", "webp") if name in columns]
+    labels = [name for name in ("label", "cls", "json") if name in columns]
+    if images and labels:
+        return images[0], labels[0]
+    missing = ("" if images else "image") + ("" if images or labels else ", ") + ("" if labels else "label")
+    raise LabelError(f"{source} has no column {missing}; it has {', '.join(columns)}")
+
+
+def class_names(feature: Any, folder: Path | None, number: int | None = None) -> list[str] | None:
+    """The classes' names: the feature's own, else the lines of `folder`/classes.txt, else numbers; None if unknown."""
+    if names := getattr(feature, "names", None):
+        return names
+    if folder and (folder / "classes.txt").is_file():
+        return (folder / "classes.txt").read_text(encoding="utf-8").splitlines()
+    return None if number is None else [str(i) for i in range(number)]
 
 
 def read_words(data: list[str], split: str, words: int, vocabulary: list[str] | None = None) -> LabelledSet:
@@ -114,10 +151,10 @@ def read_words(data: list[str], split: str, words: int, vocabulary: list[str] | 
     return LabelledSet(vocabulary, targets, lambda i: photos[i][0].image(photos[i][1]))
 
 
-def _load_parquet(files: list[str]) -> Any:
+def _load_files(files: list[str]) -> Any:
     from datasets import load_dataset
 
-    return load_dataset("parquet", data_files=files, split="train")
+    return load_dataset(file_kind(files), data_files=files, split="train")
 
 
 def _read_hub(name: str, split: str) -> LabelledSet:
@@ -134,18 +171,15 @@ def _read_hub(name: str, split: str) -> LabelledSet:
     raise LabelError(f"data set {name} has no {split} split")
 
 
-def _from_datasets(dataset: Any, source: str) -> LabelledSet:
-    from datasets import ClassLabel
+def _from_datasets(dataset: Any, source: str, folder: Path | None = None) -> LabelledSet:
     from datasets import Image as ImageFeature
 
-    if missing := {"image", "label"} - set(dataset.column_names):
-        there = ", ".join(dataset.column_names)
-        raise LabelError(f"{source} has no column {', '.join(sorted(missing))}; it has {there}")
-    targets = torch.tensor(dataset["label"][:], dtype=torch.long)
-    feature = dataset.features["label"]
-    names = feature.names if isinstance(feature, ClassLabel) else [str(i) for i in range(int(targets.max()) + 1)]
-    photos = dataset.cast_column("image", ImageFeature(decode=False))
-    return LabelledSet(names, targets, lambda i: load_image(photos[i]["image"]["bytes"] or photos[i]["image"]["path"]))
+    image, label = image_and_label(dataset.features, source)
+    labels = dataset[label][:]
+    targets = torch.tensor([each["label"] for each in labels] if label == "json" else labels, dtype=torch.long)
+    names = class_names(dataset.features[label], folder, int(targets.max()) + 1)
+    photos = dataset.cast_column(image, ImageFeature(decode=False))
+    return LabelledSet(names, targets, lambda i: load_image(photos[i][image]["bytes"] or photos[i][image]["path"]))
 
 
 def _read_class_folders(folder: Path) -> LabelledSet:

@@ -3,47 +3,72 @@
 Distribution and mixed precision are accelerate's, optimiser, schedule and weight averaging are timm's.
 """
 
-import json
+import contextlib
 import math
-import sys
-import time
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from types import FrameType
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 import torch.nn as nn
 from accelerate import Accelerator
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from accelerate.utils import gather_object
+from filelock import FileLock, Timeout
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch.utils.data import DataLoader, Dataset
 
-from .checkpoint import load_checkpoint, save_checkpoint
+from vlcap import processes
+
+from .checkpoint import load_checkpoint, replacing, save_checkpoint
+from .progress import Log
 from .recipe import Recipe
-from .sampling import SeededDataset, StepBatches, draw_budget, seed_all
+from .sampling import SeededDataset, StepBatches, draw_budget, in_worker, seed_all
+from .streaming import Places, StreamedPhotos
 
 
 class TrainingError(RuntimeError):
     """A run that can't go on: why, and where what it has reached lies."""
 
 
+class Stopped(TrainingError):
+    """A run that was asked to stop, and has saved where it was."""
+
+    exit_status = 128 + signal.SIGTERM
+
+
+class Loss(NamedTuple):
+    """A mean, a scalar tensor, and over how many it was taken: images, words."""
+
+    mean: torch.Tensor
+    count: int
+
+
+class Evaluation(NamedTuple):
+    """Figures of merit, a few lines to look at, and what is wrong with them, if anything."""
+
+    figures: dict[str, float]
+    samples: list[str] = []  # noqa: RUF012 - never changed
+    warning: str | None = None
+
+
 class Task(Protocol):
     """What a trainer adds to the loop."""
 
     model: nn.Module
-    train_set: Dataset
+    train_set: Dataset | StreamedPhotos
 
     def collate(self, items: list) -> Any:
         """A batch of the training set's items."""
 
-    def loss(self, model: nn.Module, batch: Any, budget: int | None) -> torch.Tensor:
-        """The loss of one batch, a scalar; under autocast."""
+    def loss(self, model: nn.Module, batch: Any, budget: int | None) -> Loss:
+        """The loss of one batch; under autocast."""
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Figures of merit on the validation split."""
+    def evaluate(self, model: nn.Module) -> Evaluation:
+        """How good it is on the validation split. Every process is asked, for its `processes.share` of the photos."""
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """What the run is for, in the form that others load."""
@@ -52,7 +77,8 @@ class Task(Protocol):
 def fit(make_task: Callable[[], Task], recipe: Recipe, out: Path) -> dict[str, float]:
     """Trains a task's model as the recipe says; goes on from the newest checkpoint in `out` if there is one.
 
-    Writes into `out`: recipe.yaml, log.jsonl, checkpoints/, and what `task.save` writes at the end.
+    Writes into `out`: recipe.yaml, log.jsonl, tensorboard/, checkpoints/, and at each evaluation curves.png and what
+    `task.save` writes. SIGTERM and Ctrl-C are answered after the step in hand, by a checkpoint.
 
     Args:
         make_task: Reads the data and makes the model; what it writes on the way, the first process writes for all.
@@ -63,19 +89,30 @@ def fit(make_task: Callable[[], Task], recipe: Recipe, out: Path) -> dict[str, f
         The last evaluation's figures.
 
     Raises:
-        TrainingError: `out` holds a run of another recipe, or the loss is not finite.
+        TrainingError: `out` holds a run of another recipe, or one that is going on; or the loss is not finite.
+        Stopped: By a signal.
     """
-    # Without cpu=True accelerate takes processes on a machine without a GPU for so many single runs.
-    accelerator = Accelerator(
-        mixed_precision="bf16" if recipe.precision == "bfloat16" else "no", cpu=not torch.cuda.is_available())
-    device, main = accelerator.device, accelerator.is_main_process
-    if main:
-        _claim(out, recipe)
-    seed_all(recipe.seed)  # the weights that a run starts from are its own too
-    with accelerator.main_process_first():
-        task = make_task()
+    processes.connect()
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    main = accelerator.is_main_process
+    lock = _claim(out, recipe) if main else None
+    try:
+        seed_all(recipe.seed)  # the weights that a run starts from are its own too
+        with accelerator.main_process_first():
+            task = make_task()
+        with Stop() as stop:
+            return _train(task, recipe, out, accelerator, stop)
+    finally:
+        if lock:
+            lock.release()
 
-    images = len(task.train_set)
+
+def _train(task: Task, recipe: Recipe, out: Path, accelerator: Accelerator, stop: "Stop") -> dict[str, float]:
+    device, main, world = accelerator.device, accelerator.is_main_process, accelerator.num_processes
+    streamed = isinstance(task.train_set, StreamedPhotos)
+    images = task.train_set.stream.images if streamed else len(task.train_set)
+    if images is None and not recipe.steps:
+        raise TrainingError("nobody has said how many photos this stream has: set steps, in place of epochs")
     steps = recipe.total_steps(images)
     task.model.to(device)
     optimizer = create_optimizer_v2(
@@ -101,38 +138,40 @@ def fit(make_task: Callable[[], Task], recipe: Recipe, out: Path) -> dict[str, f
     ema = ModelEmaV3(task.model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
 
     start = 0
+    figures: dict[str, float] = {}
+    places: list[Places] = [{} for _ in range(world)]  # of a stream, per process
     if state := load_checkpoint(out / "checkpoints"):
-        start = state["step"]
+        start, figures = state["step"], state["figures"]
         task.model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         if ema:
             ema.module.load_state_dict(state["ema"])
+        if streamed:
+            if len(state["places"]) != world:
+                raise TrainingError(
+                    f"{out} was streamed by {len(state['places'])} processes, now there are {world}: "
+                    "start as many, or choose another --out")
+            places = state["places"]
     scheduler.step_update(start)
     averaged = ema.module if ema else task.model
     model, optimizer = accelerator.prepare(task.model, optimizer)
     run = torch.compile(model) if recipe.compile else model
+    # Not accelerate's: its precision is one for the whole process, whatever runs come after.
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
 
-    loader = DataLoader(
-        SeededDataset(task.train_set, recipe.seed),
-        batch_sampler=StepBatches(
-            images, recipe.batch_size, recipe.seed, start, steps,
-            rank=accelerator.process_index, world=accelerator.num_processes),
-        collate_fn=task.collate,
-        num_workers=recipe.workers,
-        pin_memory=device.type == "cuda",
-        persistent_workers=False,
-        prefetch_factor=4 if recipe.workers else None,
-    )
-    evaluate_every = max(1, round(recipe.evaluate_every * images / recipe.batch_size))
-    figures: dict[str, float] = {}
-    log = Log(out, recipe, enabled=main)
-    with log.progress(start, steps) as progress:
-        for step, batch in enumerate(loader, start=start):
+    mine = places[accelerator.process_index]
+    batches = _batches(task, recipe, start, steps, accelerator, mine)
+    evaluate_every = max(1, round(recipe.evaluate_every * images / recipe.batch_size)) if images else steps
+    with Log(out, start, steps, recipe.batch_size, enabled=main) as log:
+        for step, batch in enumerate(batches, start=start):
             seed_all(recipe.seed, step, accelerator.process_index)
             budget = draw_budget(recipe.budgets, recipe.seed, step)
             model.train()
-            with accelerator.autocast():
-                loss = task.loss(run, batch, budget)
+            with autocast:
+                loss, count = task.loss(run, batch, budget)
+            if world > 1:  # gradients are averaged over processes: each counts for as much as it has seen
+                total = accelerator.reduce(torch.tensor(float(count), device=device), reduction="sum")
+                loss = loss * (count * world / total)
             accelerator.backward(loss)
             if recipe.clip_grad:
                 accelerator.clip_grad_norm_(model.parameters(), recipe.clip_grad)
@@ -142,101 +181,122 @@ def fit(make_task: Callable[[], Task], recipe: Recipe, out: Path) -> dict[str, f
             scheduler.step_update(done)
             if ema:
                 ema.update(task.model, step=done)
-            progress.advance(loss)
+            log.advance(loss)
 
-            last = done == steps
-            if last or done % log.EVERY == 0:
-                value = progress.mean_loss()
+            stopping = stop.asked(accelerator)
+            evaluating = done == steps or done % evaluate_every == 0
+            saving = done == steps or stopping or done % recipe.save_every == 0
+            if evaluating or saving or done % log.EVERY == 0:  # no weights are kept whose loss nobody has looked at
+                value = accelerator.reduce(log.mean_loss(), reduction="mean").item()
                 if not math.isfinite(value):
                     raise TrainingError(
                         f"the loss is {value} at step {done}: lower lr or raise warmup. "
                         f"The last good weights are in {out / 'checkpoints'}")
-                log.write(step=done, loss=value, lr=optimizer.param_groups[0]["lr"])
-            if main and (last or done % evaluate_every == 0):  # the other processes wait at their next gradient
+                log.note(done, loss=value, lr=optimizer.param_groups[0]["lr"])
+            if evaluating:
                 averaged.eval()
-                with accelerator.autocast():
-                    figures = task.evaluate(averaged)
-                task.save(averaged, out)
-                log.write(step=done, **figures)
-                progress.show(figures)
-            if main and (last or done % recipe.save_every == 0):
-                state = {"model": task.model.state_dict(), "optimizer": optimizer.state_dict()}
-                save_checkpoint(out / "checkpoints", done, state | ({"ema": ema.module.state_dict()} if ema else {}))
+                with autocast:
+                    figures, samples, warning = task.evaluate(averaged)
+                if main:
+                    task.save(averaged, out)
+                log.show(done, figures, samples)
+                if warning:
+                    log.say(f"warning: {warning}", style="bold yellow")
+            if saving:
+                everywhere = gather_object([mine]) if streamed else places
+                if main:
+                    state = {
+                        "model": task.model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "figures": figures,
+                        "places": everywhere,
+                    }
+                    path = save_checkpoint(
+                        out / "checkpoints", done, state | ({"ema": ema.module.state_dict()} if ema else {}))
+            if stopping and done < steps:
+                at = f"stopped by {stop.name} after step {done} of {steps}"
+                raise Stopped(f"{at}, saved as {path}: the same command goes on from there" if main else at)
     accelerator.wait_for_everyone()
     return figures
 
 
-def _claim(out: Path, recipe: Recipe) -> None:
-    """Marks `out` as this recipe's; refuses a folder that another recipe's run has begun."""
+def _batches(
+        task: Task, recipe: Recipe, start: int, steps: int, accelerator: Accelerator, places: Places) -> Iterator[Any]:
+    """This process's batches of the steps from `start` on; keeps `places` at those of the last one given."""
+    rank, world = accelerator.process_index, accelerator.num_processes
+    pin = accelerator.device.type == "cuda"
+    if isinstance(task.train_set, StreamedPhotos):
+        loader = task.train_set.loader(
+            task.collate, seed=recipe.seed, batch_size=recipe.batch_size, start=start, stop=steps, places=dict(places),
+            rank=rank, world=world, workers=recipe.workers, pin_memory=pin)
+        for item in loader:
+            if item is not None:
+                batch, (stream, place) = item
+                places[stream] = tuple(place)
+                yield batch
+        return
+    yield from DataLoader(
+        SeededDataset(task.train_set, recipe.seed),
+        batch_sampler=StepBatches(
+            len(task.train_set), recipe.batch_size, recipe.seed, start, steps, rank=rank, world=world),
+        collate_fn=task.collate,
+        num_workers=recipe.workers,
+        worker_init_fn=in_worker,
+        pin_memory=pin,
+        prefetch_factor=4 if recipe.workers else None,
+    )
+
+
+class Stop:
+    """Takes SIGTERM and Ctrl-C as a request, to be answered between steps; a second one is not kept waiting."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self):
+        self.name: str | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        with contextlib.suppress(ValueError):  # not in the main thread: signals are somebody else's
+            self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._restore()
+
+    def asked(self, accelerator: Accelerator) -> bool:
+        """Whether to stop after this step; the same answer in every process."""
+        if accelerator.num_processes == 1:
+            return self.name is not None
+        if self.name:
+            accelerator.set_trigger()
+        return accelerator.check_trigger()
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.name = signal.Signals(number).name
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+def _claim(out: Path, recipe: Recipe) -> FileLock:
+    """Marks `out` as this recipe's and takes its lock; refuses a folder of another recipe's run or of one going on."""
     out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise TrainingError(f"{out} is being written by another run: wait for it, or choose another --out") from None
     path = out / "recipe.yaml"
     if path.exists():  # by value: a setting that came with a newer version has its default in an older run
         old, new = type(recipe).load(str(path)).model_dump(), recipe.model_dump()
         if changed := [f"{key}: {new[key]} (was {old[key]})" for key in new if new[key] != old[key]]:
+            lock.release()
             raise TrainingError(
                 f"{out} holds a run with other settings (now {', '.join(changed)}): choose another --out")
-    path.write_text(recipe.to_yaml(), encoding="utf-8")
-
-
-class Log:
-    """log.jsonl for programs, a progress bar on standard error for people."""
-
-    EVERY = 20
-
-    def __init__(self, out: Path, recipe: Recipe, enabled: bool = True):
-        self.path, self.batch_size, self.enabled = out / "log.jsonl", recipe.batch_size, enabled
-
-    def write(self, **figures: float) -> None:
-        if self.enabled:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"time": round(time.time(), 1), **figures}) + "\n")
-
-    def progress(self, start: int, steps: int) -> "Bar":
-        return Bar(start, steps, self.batch_size, self.enabled)
-
-
-class Bar:
-    """Steps done, loss, images per second, time left; the last evaluation's figures in a line of their own."""
-
-    def __init__(self, start: int, steps: int, batch_size: int, enabled: bool):
-        self.console = Console(file=sys.stderr)
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:.0f} images/s"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not enabled,
-        )
-        self.task = self.bar.add_task("loss -", total=steps, completed=start, rate=0)
-        self.batch_size, self.enabled = batch_size, enabled
-        self.losses: list[torch.Tensor] = []
-        self.since = time.perf_counter()
-
-    def __enter__(self) -> "Bar":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.bar.stop()
-
-    def advance(self, loss: torch.Tensor) -> None:
-        self.losses.append(loss.detach())  # read later: reading now would make a GPU wait
-        self.bar.advance(self.task)
-
-    def mean_loss(self) -> float:
-        """Mean of the losses since the last call; what the bar shows from here on."""
-        value = torch.stack(self.losses).float().mean().item()
-        now = time.perf_counter()
-        rate = len(self.losses) * self.batch_size / (now - self.since)
-        self.bar.update(self.task, description=f"loss {value:.4f}", rate=rate)
-        self.losses, self.since = [], now
-        return value
-
-    def show(self, figures: dict[str, float]) -> None:
-        if self.enabled:
-            text = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
-            self.console.print(f"step {int(self.bar.tasks[0].completed)}: {text}")
-        self.since = time.perf_counter()
+    with replacing(path) as file:
+        file.write(recipe.to_yaml())
+    return lock

@@ -75,7 +75,7 @@ class Recipe(BaseModel):
             raise RecipeError(f"recipe {name}: expected key: value lines")
         return values
 
-    def total_steps(self, images: int) -> int:
+    def total_steps(self, images: int | None) -> int:
         return self.steps or max(1, round(self.epochs * images / self.batch_size))
 
     def to_yaml(self) -> str:

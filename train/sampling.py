@@ -5,6 +5,7 @@ every dropout mask follow from the seed and the step's number alone, so there is
 """
 
 import random
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -67,3 +68,9 @@ class SeededDataset(Dataset):
         draw, index = key
         seed_all(self.seed, draw)
         return self.dataset[index]
+
+
+def in_worker(number: int) -> None:
+    """What a data loading process does first: Ctrl-C is the training process's to answer, SIGTERM ends this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -15,6 +15,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from vlcap.cider import CiderD
 from vlcap.tokenizer import EOS, PAD
 
+from .loop import Loss
+
 
 def self_critical_loss(
         model: nn.Module,
@@ -24,7 +26,7 @@ def self_critical_loss(
         reward: CiderD,
         samples: int,
         longest: int = 20,
-) -> torch.Tensor:
+) -> Loss:
     """Policy gradient of the reward of sampled captions; its value says nothing, its gradient all.
 
     Args:
@@ -59,4 +61,4 @@ def self_critical_loss(
     states = BaseModelOutput(last_hidden_state=tokens.repeat_interleave(samples, dim=0))
     logits = model(encoder_outputs=states, decoder_input_ids=ids[:, :-1]).logits.float()
     log_probability = -F.cross_entropy(logits.transpose(1, 2), targets.masked_fill(~mask, PAD), reduction="none")
-    return -(advantage * log_probability * mask).sum() / mask.sum()
+    return Loss(-(advantage * log_probability * mask).sum() / mask.sum(), count=int(mask.sum()))

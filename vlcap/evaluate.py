@@ -1,6 +1,7 @@
 """A captioner against a split: predictions as a COCO result file, scores beside them with all that they depend on.
 
     vlcap evaluate --data DIR --split test --out RESULTS
+    torchrun --nproc_per_node 2 -m app.cli evaluate ...        # the photos shared out among processes
 """
 
 import json
@@ -9,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from . import processes
 from .captioner import Caption, Captioner
 from .captions import CaptionSet, write_coco_results
 from .metrics import DEFAULT, find_java, score
@@ -19,7 +21,7 @@ Predictions = Iterable[tuple[int, Caption]]
 def predict(
         captioner: Captioner, captions: CaptionSet, budget: int | None = None, batch_size: int = 32, **generation: Any,
 ) -> Iterator[tuple[int, Caption]]:
-    """image_id and caption of every photo of a split, in its order.
+    """image_id and caption of every photo of this process's share of a split, in its order.
 
     Args:
         captioner: What captions.
@@ -31,8 +33,9 @@ def predict(
     Raises:
         ImageError: A photo can't be read: a score of fewer photos would not be the split's.
     """
-    for start in range(0, len(captions), batch_size):
-        rows = range(start, min(start + batch_size, len(captions)))
+    mine = processes.share(len(captions))
+    for start in range(0, len(mine), batch_size):
+        rows = mine[start:start + batch_size]
         pixels = captioner.preprocess([captions.image(i) for i in rows])
         found = captioner.caption_pixels(pixels, budget=budget, **generation)
         yield from zip((captions.image_ids[i] for i in rows), found, strict=True)
@@ -59,14 +62,18 @@ def evaluate(
         generation: As for `predict`.
 
     Returns:
-        What metrics.json holds: raw scores by pycocoevalcap's names, N, and what they depend on.
+        What metrics.json holds: raw scores by pycocoevalcap's names, N, and what they depend on. Empty in all but the
+        first of several processes.
 
     Raises:
         JavaError: No Java, before a photo is captioned.
         ImageError: A photo can't be read.
     """
     find_java()
-    predictions = dict(track(predict(captioner, captions, budget=budget, **generation)))
+    first = processes.connect()
+    predictions = dict(processes.join(list(track(predict(captioner, captions, budget=budget, **generation)))))
+    if not first:
+        return {}
     texts = {image_id: caption.text for image_id, caption in predictions.items()}
     if out:
         write_coco_results(out / "predictions.json", texts)

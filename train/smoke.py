@@ -1,0 +1,57 @@
+"""`--smoke`: any recipe in seconds, to see that its command goes through from beginning to end.
+
+A smoke run of RUNS/NAME lies in RUNS/smoke/NAME, beside the real one and never in its way; where a recipe builds on
+RUNS/OTHER, the smoke run builds on RUNS/smoke/OTHER if that is there.
+"""
+
+import shutil
+from pathlib import Path
+from typing import TypeVar
+
+from accelerate import PartialState
+
+from vlcap.encoder import Encoder
+from vlcap.processes import connect
+
+from .recipe import Recipe
+
+ARCHITECTURE = "lookupvit_test_patch8_48"
+SMALL = {
+    "image_size": 48, "words": 20, "init_from": None, "teacher": None, "stream": False,
+    "vocab_size": 100, "width": 32, "layers": 1, "heads": 2, "cider": True,
+    "steps": 2, "batch_size": 4, "limit": 24, "workers": 0, "save_every": 1, "evaluate_every": 1, "compile": False,
+}
+
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+
+
+def smoke(recipe: AnyRecipe, out: Path) -> tuple[AnyRecipe, Path]:
+    """The same recipe made small, and an empty folder for it. Pretrained weights aren't fetched."""
+    out = _beside(out)
+    if connect():
+        shutil.rmtree(out, ignore_errors=True)
+        Encoder.create(ARCHITECTURE).save_pretrained(out / "untrained")
+    PartialState().wait_for_everyone()
+    small = {key: value for key, value in SMALL.items() if key in type(recipe).model_fields}
+    small["budgets"] = [2, 3] if recipe.budgets else None
+    if "start_from" not in type(recipe).model_fields:
+        small["encoder"] = _smoked(recipe.encoder) or ARCHITECTURE
+    else:
+        small["cache_views"] = min(recipe.cache_views, 2)
+        small["start_from"] = _smoked(recipe.start_from)
+        small["encoder"] = None if small["start_from"] else _smoked(recipe.encoder) or str(out / "untrained")
+    return recipe.model_copy(update=small), out
+
+
+def _beside(run: Path) -> Path:
+    return run.parent / "smoke" / run.name
+
+
+def _smoked(folder: str | None) -> str | None:
+    """RUNS/smoke/NAME/encoder for RUNS/NAME/encoder, if it is there."""
+    if folder is None:
+        return None
+    path = Path(folder)
+    beside = _beside(path.parent) / path.name
+    return str(beside) if beside.is_dir() else None
+
