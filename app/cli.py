@@ -219,9 +219,12 @@ def _load(model: str | None) -> Any:
 
 
 def _run(kind: type, name: str | None, overrides: list[str], data: list[str], out: Path, small: bool) -> tuple:
+    from transformers.utils import logging
+
     from train.recipe import RecipeError
     from train.smoke import smoke
 
+    logging.disable_progress_bar()
     try:
         recipe = kind.load(name, overrides)
     except RecipeError as error:

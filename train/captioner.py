@@ -233,7 +233,7 @@ class Captioning:
             mine, texts = texts[:len(captions)], texts[len(captions):]
             scores = score(dict(zip(captions.image_ids, mine, strict=True)), captions.references(), metrics=("CIDEr",))
             figures[f"CIDEr {captions.name}"] = scores.values["CIDEr"] * 100
-            figures[f"distinct {captions.name}"] = len(set(mine)) / len(mine)
+            figures[f"distinct % {captions.name}"] = 100 * len(set(mine)) / len(mine)
             samples += [
                 f"{captions.image_ids[i]}: {mine[i]}   (a person: {captions.captions[i][0]})"
                 for i in range(0, len(mine), -(-len(mine) // SAMPLES))

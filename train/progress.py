@@ -84,7 +84,7 @@ class Log:
 
     def say(self, message: str, style: str | None = None) -> None:
         if self.enabled:
-            self.console.print(message, style=style, highlight=False, markup=False)
+            self.console.print(message, style=style, highlight=False, markup=False, soft_wrap=True)
 
     def show(self, step: int, figures: dict[str, float], samples: list[str]) -> None:
         """An evaluation, to everybody."""
