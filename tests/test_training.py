@@ -356,6 +356,20 @@ def test_self_critical_run_starts_from_a_captioner(captioner_run, captioned_fold
     assert figures["CIDEr " + captioned_folder.name] > 50  # what it knew is not lost
 
 
+def test_an_evaluation_shows_captions_and_warns_of_collapse(captioner_run, captioned_folder, tmp_path, monkeypatch):
+    from vlcap import Captioner
+
+    recipe = CaptionerRecipe.load(None, [f"start_from={captioner_run[0] / 'captioner'}", "workers=0"])
+    task = Captioning(recipe, [str(captioned_folder)], tmp_path)
+    figures, samples, warning = task.evaluate(task.model)
+    assert warning is None
+    assert figures[f"distinct % {captioned_folder.name}"] > 20
+    assert [sample.split(":")[0] for sample in samples] == ["240", "248", "256"]
+    assert all(drawings.kind(i)[0] in sample for i, sample in zip((240, 248, 256), samples, strict=True))
+    monkeypatch.setattr(Captioner, "decode", lambda self, tokens, **generation: ["a dog"] * len(tokens))
+    assert "1 distinct ones for 24 photos, 24 times 'a dog'" in task.evaluate(task.model).warning
+
+
 def test_a_captioner_needs_something_to_read_with(captioned_folder, tmp_path):
     with pytest.raises(TrainingError, match="--encoder"):
         train_captioner(CaptionerRecipe.load(None), [str(captioned_folder)], tmp_path)
@@ -424,3 +438,8 @@ def test_a_run_saves_its_recipe_and_log(encoder_run):
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert {"step", "loss", "lr"} <= lines[0].keys()
     assert lines[-1]["top1@3"] > 0
+    assert (out / "curves.png").stat().st_size > 5000
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(out / "tensorboard")).Reload()
+    assert {"loss", "lr", "top1/budget 3"} <= set(board.Tags()["scalars"])
