@@ -151,14 +151,18 @@ def encoders(as_json: AsJson = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    title = "GFLOPs = 2 x MACs per photo; a budget of 5 is a grid of 5 x 5 = 25 tokens"
+    title = ("GFLOPs = 2 x MACs per photo; a budget of 5 is a grid of 5 x 5 = 25 tokens; "
+             "in parentheses, products in the paper's order")
     table = Table(title=title, title_justify="left")
     table.add_column("encoder", no_wrap=True)
     table.add_column("pixels", justify="right")
     table.add_column("parameters", justify="right")
     table.add_column("budget: GFLOPs")
     for row in sorted(rows, key=lambda row: row["params"]):
-        costs = "   ".join(f"{budget}: {gflops:.3g}" for budget, gflops in row["gflops"].items())
+        paper = row.get("gflops_paper_order", {})
+        costs = "   ".join(
+            f"{budget}: {gflops:.3g}" + (f" ({paper[budget]:.3g})" if budget in paper else "")
+            for budget, gflops in row["gflops"].items())
         table.add_row(row["name"], str(row["image_size"]), f"{row['params'] / 1e6:.1f} M", costs)
     Console().print(table)
 

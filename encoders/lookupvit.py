@@ -18,6 +18,8 @@ How the pseudo-code is read, where it leaves a choice:
 - Algorithm 1 adds AV to its own, already normalised input, and line 3 of Algorithm 4 adds to z_l what Algorithm 2 has
   added already. We read each step as what ViT does: one residual, around the normalised branch, on the stream itself.
   LN(z_l) of that line then reaches nothing (V comes of z_p, A is given), so it does not exist here.
+- Products are taken in the cheaper of two orders that give the same (cross_attention.py); `set_reassociation(False)`
+  keeps to the paper's, for counting what it counted.
 - T resizes like the authors' framework does: bilinear, antialiased when it shrinks.
 """
 
@@ -38,71 +40,16 @@ from timm.models import (
 from timm.models.vision_transformer import Block
 
 from .budget import check_budget
+from .cross_attention import Gather, Infuse, LayerNorm
 from .preprocessing import augreg_cfg
-
-LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
 def resize_grid(grid: torch.Tensor, side: int) -> torch.Tensor:
     """T of equation 1: (B, h, w, D) -> (B, side * side, D), flattened row by row (equation 3)."""
-    wide = grid.float() if grid.dtype.itemsize < 4 else grid  # 16 bits are not antialiased on every device
-    resized = F.interpolate(
-        wide.permute(0, 3, 1, 2), size=(side, side), mode="bilinear", align_corners=False, antialias=True)
-    return resized.flatten(2).transpose(1, 2).to(grid.dtype)
-
-
-class Gather(nn.Module):
-    """MHBC from lookup to compressed tokens (Algorithm 1), without its residual. Keeps its attention for `Infuse`."""
-
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True, attn_drop: float = 0.0, proj_drop: float = 0.0):
-        super().__init__()
-        self.num_heads = num_heads
-        self.scale = (dim // num_heads) ** -0.5
-        self.q = nn.Linear(dim, dim, bias=qkv_bias)
-        self.k = nn.Linear(dim, dim, bias=qkv_bias)
-        self.v = nn.Linear(dim, dim, bias=qkv_bias)
-        self.q_norm = LayerNorm(dim)
-        self.k_norm = LayerNorm(dim)
-        self.attn_drop = nn.Dropout(attn_drop)
-        self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(proj_drop)
-
-    def forward(self, compressed: torch.Tensor, lookup: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        q = split_heads(self.q_norm(self.q(compressed)), self.num_heads)  # (B, K, M, d)
-        k = split_heads(self.k_norm(self.k(lookup)), self.num_heads)  # (B, K, N, d)
-        v = split_heads(self.v(lookup), self.num_heads)  # (B, K, N, d)
-        attn = ((q * self.scale) @ k.transpose(-2, -1)).softmax(dim=-1)  # (B, K, M, N)
-        attn = self.attn_drop(attn)
-        return self.proj_drop(self.proj(merge_heads(attn @ v))), attn  # (B, M, D)
-
-
-class Infuse(nn.Module):
-    """MHBC from compressed to lookup tokens (Algorithm 2), without its residual: `Gather`'s attention, transposed.
-
-    The transposed matrix is used as it is, its rows not normalised anew, head by head.
-    """
-
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True, proj_drop: float = 0.0):
-        super().__init__()
-        self.num_heads = num_heads
-        self.v = nn.Linear(dim, dim, bias=qkv_bias)
-        self.v_norm = LayerNorm(dim)
-        self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(proj_drop)
-
-    def forward(self, compressed: torch.Tensor, attn: torch.Tensor) -> torch.Tensor:
-        v = split_heads(self.v_norm(self.v(compressed)), self.num_heads)  # (B, K, M, d)
-        return self.proj_drop(self.proj(merge_heads(attn.transpose(-2, -1) @ v)))  # (B, N, D)
-
-
-def split_heads(x: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """(B, L, D) -> (B, K, L, d)."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
-
-
-def merge_heads(x: torch.Tensor) -> torch.Tensor:
-    """(B, K, L, d) -> (B, L, D)."""
-    return x.transpose(1, 2).flatten(2)
+    size = (side, side)
+    wide = grid.permute(0, 3, 1, 2).to(torch.promote_types(grid.dtype, torch.float32))  # CPUs resize no bfloat16
+    wide = F.interpolate(wide, size=size, mode="bilinear", align_corners=False, antialias=True)
+    return wide.flatten(2).transpose(1, 2).to(grid.dtype)
 
 
 class LookupViTBlock(nn.Module):
@@ -308,6 +255,14 @@ class LookupViT(nn.Module):
         self.joint_training = enable
 
     @torch.jit.ignore
+    def set_reassociation(self, enable: bool = True) -> None:
+        """Without it, products are taken in the paper's order, whatever they cost."""
+        for block in self.blocks:
+            for name in ("gather", "infuse"):
+                if hasattr(block, name):
+                    getattr(block, name).reassociate = enable
+
+    @torch.jit.ignore
     def get_classifier(self) -> tuple[nn.Module, ...]:
         """The heads that there are, of the compressed and of the lookup tokens."""
         heads = {"compressed": self.head, "lookup": self.head_lookup}
@@ -332,7 +287,7 @@ class LookupViT(nn.Module):
         height, width = x.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
             raise ValueError(f"image {height}x{width} is not a multiple of the patch size {self.patch_size}")
-        features = self.patch_embed(x)  # (B, h, w, D)
+        features = self.patch_embed(x).contiguous()  # (B, h, w, D); strided, the stream would slow every layer
         grid = features.shape[1:3]
         side = check_budget(self.budget if budget is None else budget, grid)
         pos = self.pos_embed

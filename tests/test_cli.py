@@ -188,7 +188,8 @@ def test_encoders():
     rows = {row["name"]: row for row in json.loads(vlcap("encoders", "--json").stdout)}
     base = rows["lookupvit_base_patch16_224"]
     assert base["budgets"] == [3, 5, 7, 10]
-    assert base["gflops"]["5"] == pytest.approx(16.5, rel=0.01)
+    assert base["gflops_paper_order"]["5"] == pytest.approx(16.5, rel=0.01)
+    assert base["gflops"]["5"] < 13.8
     assert base["params"] == pytest.approx(135.5e6, rel=0.01)
     table = vlcap("encoders").stdout
     assert all(name in table for name in rows)
