@@ -23,13 +23,13 @@ from transformers import (
     GenerationConfig,
     GPT2Config,
     PreTrainedTokenizerBase,
-    StoppingCriteriaList,
     VisionEncoderDecoderConfig,
     VisionEncoderDecoderModel,
 )
 from transformers.modeling_outputs import BaseModelOutput
 from yaml import YAMLError
 
+from .decode import Search, Watch, find_captions
 from .encoder import Encoder
 from .images import PixelConfig, load_image
 from .tokenizer import EOS, PAD, START, load_tokenizer
@@ -209,13 +209,34 @@ class Captioner:
         """Compressed tokens (B, M, D) -> captions; `generation` overrides the model's generation_config."""
         return [self.text(ids) for ids in self.decode_ids(tokens, **generation)]
 
+    def decode_ids(
+            self, tokens: torch.Tensor, watch: Watch | None = None, **generation: Any,
+    ) -> list[tuple[int, ...]]:
+        """Compressed tokens (B, M, D) -> the pieces of their captions, without start, end and padding.
+
+        Args:
+            tokens: (B, M, D).
+            watch: Is shown the first photo's leading pieces after each step, and ends the search by giving True.
+            generation: As for `caption`. What `decode.Search` doesn't know is left to Hugging Face's `generate`.
+        """
+        search = Search.of(self.model, **generation)
+        if search is not None:
+            found = find_captions(self.model, tokens, search, watch)
+        else:
+            found = self._generate(tokens, watch, **generation)
+        return [_without_marks(ids) for ids in found]
+
     @torch.inference_mode()
-    def decode_ids(self, tokens: torch.Tensor, **generation: Any) -> list[tuple[int, ...]]:
-        """Compressed tokens (B, M, D) -> the pieces of their captions, without start, end and padding."""
+    def _generate(self, tokens: torch.Tensor, watch: Watch | None, **generation: Any) -> list[list[int]]:
+        # Hugging Face's streamers refuse beams; a stopping criterion sees every step of every search, best beam first.
+        def look(ids: torch.Tensor, scores: Any, **unused: Any) -> torch.Tensor:
+            return torch.full((len(ids),), watch(ids[0].tolist()), dtype=torch.bool, device=ids.device)
+
+        if watch is not None:
+            generation["stopping_criteria"] = [look]
         # Wrapped afresh each time: beam search expands what it is given in place.
         outputs = BaseModelOutput(last_hidden_state=tokens)
-        found = self.model.generate(encoder_outputs=outputs, **generation).tolist()
-        return [tuple(piece for piece in ids if piece not in (PAD, START, EOS)) for ids in found]
+        return self.model.generate(encoder_outputs=outputs, **generation).tolist()
 
     def text(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
@@ -267,18 +288,16 @@ class Captioner:
         closed = threading.Event()
 
         def found(ids: Sequence[int]) -> Caption:
-            kept = tuple(piece for piece in ids if piece not in (PAD, START, EOS))
+            kept = _without_marks(ids)
             return Caption(self.text(kept), budget=budget, ms=(time.perf_counter() - start) * 1000, ids=kept)
 
-        # Hugging Face's streamers refuse beams; a stopping criterion sees every step of every search, best beam first.
-        def watch(ids: torch.Tensor, scores: Any, **unused: Any) -> torch.Tensor:
-            steps.put((found(ids[0].tolist()), False))
-            return torch.full((len(ids),), closed.is_set(), dtype=torch.bool, device=ids.device)
+        def watch(ids: Sequence[int]) -> bool:
+            steps.put((found(ids), False))
+            return closed.is_set()
 
         def work() -> None:
             try:
-                watching = StoppingCriteriaList([watch])
-                [ids] = self.decode_ids(self.encode(pixels, budget), stopping_criteria=watching, **generation)
+                [ids] = self.decode_ids(self.encode(pixels, budget), watch=watch, **generation)
                 steps.put((found(ids), True))
             except Exception as error:
                 steps.put((error, True))
@@ -297,6 +316,10 @@ class Captioner:
         finally:
             closed.set()
             worker.join()
+
+
+def _without_marks(ids: Sequence[int]) -> tuple[int, ...]:
+    return tuple(piece for piece in ids if piece not in (PAD, START, EOS))
 
 
 def _trained_on(folder: Path) -> str:
