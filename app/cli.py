@@ -19,6 +19,8 @@ app = typer.Typer(
     help="Caption photos with few visual tokens; train, evaluate and compare captioners.")
 train = typer.Typer(no_args_is_help=True, help="Train a classifier (the encoder) or a captioner (the decoder).")
 app.add_typer(train, name="train")
+bench = typer.Typer(invoke_without_command=True, help="Measure speed against peers, side by side; without a name, all.")
+app.add_typer(bench, name="bench")
 
 Item = TypeVar("Item")
 Model = Annotated[str | None, typer.Option("--model", help="Captioner folder or hub id; the bundled one if left out.")]
@@ -26,6 +28,7 @@ Models = Annotated[list[str] | None, typer.Option(
     "--model", help="Captioner folder or hub id; repeated, the page lets choose. The bundled one if left out.")]
 Budget = Annotated[int | None, typer.Option("--budget", min=1, help="Side of the compressed grid: 5 is 25 tokens.")]
 Beams = Annotated[int | None, typer.Option("--beams", min=1, help="Beams of the search; 1 is greedy.")]
+Int8 = Annotated[bool, typer.Option("--int8", help="8-bit weights: faster on a CPU, a little less exact.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Metrics = Annotated[list[str] | None, typer.Option(
     "--metric", help="CIDEr, BLEU, ROUGE_L, METEOR or SPICE; may be repeated. The first three if left out.")]
@@ -50,13 +53,17 @@ def caption(
         model: Model = None,
         budget: Budget = None,
         beams: Beams = None,
+        int8: Int8 = False,
         as_json: AsJson = False,
         batch_size: Annotated[int, typer.Option(min=1, help="Photos at a time.")] = 16,
 ) -> None:
     """Caption photos: one line each, in the order given. A photo that can't be read is reported and passed over."""
-    from vlcap.images import ImageError, find_images, load_image
+    from torch import stack
 
-    captioner = _load(model)
+    from vlcap.images import ImageError, find_images
+    from vlcap.reading import read_ahead
+
+    captioner = _load(model, int8)
     budget = _known_budget(captioner, budget)
     names: list[Path] = []
     images: list[Any] = []
@@ -65,7 +72,7 @@ def caption(
     def flush() -> None:
         if not images:
             return
-        found = captioner.caption_pixels(captioner.preprocess(images), budget=budget, **_generation(beams))
+        found = captioner.caption_pixels(stack(images), budget=budget, **_generation(beams))
         for name, result in zip(names, found, strict=True):
             if as_json:
                 cost = {"budget": result.budget, "ms": round(result.ms, 1)}
@@ -75,14 +82,13 @@ def caption(
         sys.stdout.flush()
         names.clear(), images.clear()
 
-    for path in find_images(photos):
-        try:
-            images.append(load_image(path))
-        except ImageError as error:
-            _say(str(error))
+    for path, pixels in read_ahead(find_images(photos), captioner.read, ahead=2 * batch_size):
+        if isinstance(pixels, ImageError):
+            _say(str(pixels))
             failed = True
             continue
         names.append(path)
+        images.append(pixels)
         if len(images) == batch_size:
             flush()
     flush()
@@ -112,6 +118,7 @@ def evaluate(
         split: Annotated[str, typer.Option(help="Which photos.")] = "test",
         budget: Budget = None,
         beams: Beams = None,
+        int8: Int8 = False,
         metric: Metrics = None,
         out: Annotated[Path | None, typer.Option(help="Folder for predictions.json and metrics.json.")] = None,
         limit: Annotated[int | None, typer.Option(min=2, help="The first photos only.")] = None,
@@ -125,7 +132,7 @@ def evaluate(
 
     captions = read_captions(data, split, limit=limit)
     first = connect()
-    captioner = _load(model)
+    captioner = _load(model, int8)
     report = run(
         captioner,
         captions,
@@ -165,6 +172,85 @@ def encoders(as_json: AsJson = False) -> None:
             for budget, gflops in row["gflops"].items())
         table.add_row(row["name"], str(row["image_size"]), f"{row['params'] / 1e6:.1f} M", costs)
     Console().print(table)
+
+
+Quick = Annotated[bool, typer.Option("--quick", help="Fewer rounds and cases: a look, no figure to quote.")]
+BenchOut = Annotated[Path | None, typer.Option("--out", help="Folder for bench.json and sizes.png.")]
+
+
+@bench.callback()
+def bench_all(context: typer.Context, quick: Quick = False, out: BenchOut = None, as_json: AsJson = False) -> None:
+    if context.invoked_subcommand is None:
+        _bench(["encoder", "decoder", "caption", "folder", "sizes"], quick, out, as_json)
+
+
+@bench.command("encoder")
+def bench_encoder(quick: Quick = False, out: BenchOut = None, as_json: AsJson = False) -> None:
+    """Encoders against ViT-B/16, float32 and int8."""
+    _bench(["encoder"], quick, out, as_json)
+
+
+@bench.command("decoder")
+def bench_decoder(quick: Quick = False, out: BenchOut = None, as_json: AsJson = False) -> None:
+    """Decoding against Hugging Face's generate, and the limit that memory sets."""
+    _bench(["decoder"], quick, out, as_json)
+
+
+@bench.command("caption")
+def bench_caption(quick: Quick = False, out: BenchOut = None, as_json: AsJson = False) -> None:
+    """Whole captions against ViT-B/16 with GPT-2."""
+    _bench(["caption"], quick, out, as_json)
+
+
+@bench.command("folder")
+def bench_folder(quick: Quick = False, out: BenchOut = None, as_json: AsJson = False) -> None:
+    """A folder of photos in batches, read ahead, against one by one."""
+    _bench(["folder"], quick, out, as_json)
+
+
+@bench.command("sizes")
+def bench_sizes(quick: Quick = False, out: BenchOut = None, as_json: AsJson = False) -> None:
+    """Time and memory as images grow, against ViT-B/16."""
+    _bench(["sizes"], quick, out, as_json)
+
+
+def _bench(parts: list[str], quick: bool, out: Path | None, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from vlcap.benchmark import machine, plot_sizes, run
+
+    report: dict[str, Any] = {"machine": machine()}
+    for part in _track(parts, total=len(parts), what="measuring"):
+        report[part] = run(part, quick)
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "bench.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        if "sizes" in report:
+            plot_sizes(report["sizes"], out / "sizes.png")
+    if as_json:
+        print(json.dumps(report, indent=2))
+        return
+    for part in parts:
+        table = Table(title=part, title_justify="left")
+        for column in report[part][0]:
+            if column != "against":
+                table.add_column(column.replace("_", " "), justify="left" if column == "what" else "right")
+        for row in report[part]:
+            table.add_row(*(_cell(column, value) for column, value in row.items() if column != "against"))
+        Console().print(table)
+    print(", ".join(f"{name} {value:.0f}" if isinstance(value, float) else f"{name} {value}"
+                    for name, value in report["machine"].items()))
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if column.startswith("of_"):
+        return f"{value:.0%}"
+    if isinstance(value, float):
+        return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+    return str(value)
 
 
 @train.command()
@@ -213,13 +299,13 @@ def demo(
     serve([_load(name) for name in model or [None]], port=port, host=host, share=share)
 
 
-def _load(model: str | None) -> Any:
+def _load(model: str | None, int8: bool = False) -> Any:
     from transformers.utils import logging
 
     from vlcap.captioner import Captioner
 
     logging.disable_progress_bar()  # the weights are read in a blink
-    return Captioner.from_pretrained(model)
+    return Captioner.from_pretrained(model, int8=int8)
 
 
 def _run(kind: type, name: str | None, overrides: list[str], data: list[str], out: Path, small: bool) -> tuple:

@@ -1,0 +1,47 @@
+"""Photos read ahead of who needs them: files are decoded and cut to size by threads while the model works.
+
+Used by `vlcap caption`.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from .images import ImageError
+
+Read = TypeVar("Read")
+
+
+def read_ahead(
+        paths: Iterable[Path], read: Callable[[Path], Read], ahead: int, workers: int | None = None,
+) -> Iterator[tuple[Path, Read | ImageError]]:
+    """Each path with what was read, or the error that it was, in the paths' order.
+
+    Args:
+        paths: Of photos.
+        read: Reads one; called in threads.
+        ahead: Most that are read and not yet asked for: what bounds the memory.
+        workers: Threads; None for one per core, at most 8.
+    """
+    def attempt(path: Path) -> Read | ImageError:
+        try:
+            return read(path)
+        except ImageError as error:
+            return error
+
+    pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1), thread_name_prefix="read-ahead")
+    waiting: deque[tuple[Path, Future]] = deque()
+    try:
+        for path in paths:
+            if len(waiting) == ahead:
+                first, found = waiting.popleft()
+                yield first, found.result()
+            waiting.append((path, pool.submit(attempt, path)))
+        while waiting:
+            first, found = waiting.popleft()
+            yield first, found.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
