@@ -10,7 +10,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutput
 
 from vlcap import Captioner
-from vlcap.captioner import build_model
+from vlcap.captioner import build_model, fastest_dtype
 from vlcap.captions import read_captions
 from vlcap.decode import Search, find_captions
 from vlcap.encoder import Encoder
@@ -109,3 +109,21 @@ def test_watching_sees_every_step_and_can_end_it(captioner, beams):
     assert len(seen) > 1
     captioner.decode_ids(tokens, num_beams=beams, watch=lambda ids: seen.append(0) is None)
     assert seen[-1] == 0 and seen.count(0) == 1
+
+
+def test_lower_precision_writes_captions_too():
+    """bfloat16 rounds to three digits: near ties fall otherwise, most captions stay."""
+    whole, short = Captioner.from_pretrained(), Captioner.from_pretrained(dtype=torch.bfloat16)
+    pixels = whole.preprocess([drawings.draw(number) for number in range(8)])
+    expected = whole.decode_ids(whole.encode(pixels), num_beams=2)
+    ours = short.decode_ids(short.encode(pixels), num_beams=2)
+    assert short.model.dtype == torch.bfloat16
+    assert sum(a == b for a, b in zip(ours, expected, strict=True)) >= 4
+
+
+@pytest.mark.parametrize(("able", "dtype"), [
+    ({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16),
+    ({"avx512_vnni": True, "avx512_bf16": False}, torch.float32), ({}, torch.float32)])
+def test_the_fastest_numbers_of_a_cpu(monkeypatch, able, dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert fastest_dtype("cpu") == dtype

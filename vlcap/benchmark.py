@@ -89,11 +89,11 @@ def bench_encoder(quick: bool = False) -> list[Row]:
     for batch in (8,) if quick else (1, 8):
         pixels = torch.randn(batch, 3, 224, 224)
         models = {name: (model, None) for name, model in peers.items()}
-        models |= {f"{BASE} {side}x{side}": (ours, side) for side in budgets}
-        models |= {f"{BASE} {side}x{side} int8": (small, side) for side in (3, 5)}
+        models |= {f"LookupViT-B/16 {side}x{side}": (ours, side) for side in budgets}
+        models |= {f"LookupViT-B/16 {side}x{side} int8": (small, side) for side in (3, 5)}
         functions = {name: partial(model.forward_tokens, pixels, budget=side)
                      for name, (model, side) in models.items()}
-        for row in compared(paired_times(functions, 3 if quick else 7), against=VIT):
+        for row in compared(paired_times(functions, 2 if quick else 5), against=VIT):
             model, side = models[row["what"]]
             gflops = None if model is small else batch * count_gflops(model, side)
             rows.append({**row, "batch": batch, "against": VIT, "gflops": gflops,
@@ -109,9 +109,9 @@ def bench_sizes(quick: bool = False) -> list[Row]:
         pixels = torch.randn(1, 3, size, size)
         vit = _encoder(VIT, img_size=size)
         functions = {VIT: partial(vit.forward_tokens, pixels),
-                     f"{BASE} 5x5": partial(ours.forward_tokens, pixels, budget=5)}
+                     "LookupViT-B/16 5x5": partial(ours.forward_tokens, pixels, budget=5)}
         memory = {name: activation_megabytes(function) for name, function in functions.items()}
-        for row, model in zip(compared(paired_times(functions, 2 if quick else 5), VIT), (vit, ours), strict=True):
+        for row, model in zip(compared(paired_times(functions, 1 if quick else 3), VIT), (vit, ours), strict=True):
             name = row["what"]
             gflops = count_gflops(model, size=size)
             rows.append({**row, "size": size, "against": VIT, "gflops": gflops,
@@ -135,7 +135,7 @@ def bench_decoder(quick: bool = False) -> list[Row]:
             "ours": partial(find_captions, whole, tokens, search),
             "ours int8": partial(find_captions, small, tokens, search),
         }
-        for row in compared(paired_times(functions, 3 if quick else 7), against="generate"):
+        for row in compared(paired_times(functions, 2 if quick else 5), against="generate"):
             read = weight_bytes(small if "int8" in row["what"] else whole)
             seconds = read / (memory_bandwidth() * 1e9)
             # The limit counts the weights alone, once for each piece: no search of any kind can read less.
@@ -159,7 +159,7 @@ def bench_caption(quick: bool = False) -> list[Row]:
             functions[f"LookupViT-B/16 5x5 + 6 x 512{label}"] = lambda pixels=pixels, model=model: find_captions(
                 model, model.encoder(pixels, budget=5).last_hidden_state, search)
         rows += [{**row, "batch": batch, "against": name}
-                 for row in compared(paired_times(functions, 2 if quick else 5), against=name)]
+                 for row in compared(paired_times(functions, 1 if quick else 5), against=name)]
     return rows
 
 

@@ -138,7 +138,7 @@ class Captioner:
             cls,
             name: str | Path | None = None,
             device: str | None = None,
-            dtype: torch.dtype = torch.float32,
+            dtype: torch.dtype | None = torch.float32,
             int8: bool = False,
     ) -> "Captioner":
         """A captioner out of a folder or, by its id, the Hugging Face hub; the bundled one for None.
@@ -148,7 +148,7 @@ class Captioner:
         Args:
             name: Folder, hub id, or None.
             device: None for a GPU if there is one and int8 doesn't rule it out.
-            dtype: Of the weights in memory, whatever they were saved in.
+            dtype: Of the weights in memory, whatever they were saved in; None for what the device is fastest with.
             int8: Linear layers with 8-bit weights (quantize.py): faster on a CPU, a little less exact.
 
         Raises:
@@ -157,6 +157,8 @@ class Captioner:
         device = device or ("cpu" if int8 or not torch.cuda.is_available() else "cuda")
         if int8 and torch.device(device).type != "cpu":
             raise CaptionerError(f"int8 weights are for CPUs, not for {device}: there, use dtype=torch.bfloat16")
+        if dtype is None:
+            dtype = torch.float32 if int8 else fastest_dtype(device)
         source = str(BUNDLED) if name is None else str(name)
         if name is None and not (BUNDLED / "config.json").is_file():
             raise CaptionerError("no bundled captioner in this installation: name one with --model FOLDER")
@@ -337,6 +339,14 @@ class Captioner:
         finally:
             closed.set()
             worker.join()
+
+
+def fastest_dtype(device: str) -> torch.dtype:
+    """bfloat16 where a device multiplies matrices in it, float32 elsewhere: emulated, it is far slower."""
+    if torch.device(device).type == "cpu":
+        able = torch.cpu.get_capabilities()
+        return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
 
 
 def _without_marks(ids: Sequence[int]) -> tuple[int, ...]:
