@@ -73,7 +73,7 @@ def test_album(album, captioner_folder):
 
 def test_json_lines(album, captioner_folder):
     photos = sorted(album.iterdir())[:3]
-    done = vlcap("caption", *photos, "--model", captioner_folder, "--json", "--budget", 2, "--beams", 2)
+    done = vlcap("caption", *photos, "--model", captioner_folder, "--json", "--budget", 2, "--beams", 2, "--int8")
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert [record["image"] for record in records] == [str(path) for path in photos]

@@ -135,7 +135,7 @@ def bench_decoder(quick: bool = False) -> list[Row]:
             "ours": partial(find_captions, whole, tokens, search),
             "ours int8": partial(find_captions, small, tokens, search),
         }
-        for row in compared(paired_times(functions, 2 if quick else 5), against="generate"):
+        for row in compared(paired_times(functions, 3 if quick else 5), against="generate"):
             read = weight_bytes(small if "int8" in row["what"] else whole)
             seconds = read / (memory_bandwidth() * 1e9)
             # The limit counts the weights alone, once for each piece: no search of any kind can read less.
@@ -159,7 +159,7 @@ def bench_caption(quick: bool = False) -> list[Row]:
             functions[f"LookupViT-B/16 5x5 + 6 x 512{label}"] = lambda pixels=pixels, model=model: find_captions(
                 model, model.encoder(pixels, budget=5).last_hidden_state, search)
         rows += [{**row, "batch": batch, "against": name}
-                 for row in compared(paired_times(functions, 1 if quick else 5), against=name)]
+                 for row in compared(paired_times(functions, 2 if quick else 5), against=name)]
     return rows
 
 

@@ -4,7 +4,7 @@
 
 Weights are rounded to 8 bits with a scale for each output channel; what they are multiplied with is rounded at each
 call, with one scale for the whole batch. So a caption may depend, by rounding, on which photos it shares a batch with.
-Norms, attention, embeddings and the products that the encoder re-associates stay as they are.
+Norms, attention and embeddings stay as they are.
 """
 
 import warnings
@@ -13,8 +13,6 @@ import torch
 import torch.nn as nn
 from transformers import VisionEncoderDecoderModel
 from transformers.pytorch_utils import Conv1D
-
-from encoders.cross_attention import Gather, Infuse
 
 # The faster first: a decoder multiplies few rows at a time, an encoder many.
 DECODER_ENGINES, ENCODER_ENGINES = ("fbgemm", "onednn", "qnnpack"), ("onednn", "fbgemm", "qnnpack")
@@ -64,6 +62,9 @@ def quantize(model: VisionEncoderDecoderModel) -> None:
 
 def quantize_encoder(encoder: nn.Module) -> None:
     """The same for an encoder alone."""
+    for module in encoder.modules():
+        if hasattr(module, "set_reassociation"):  # which takes float weights apart; int8, the plain order is as cheap
+            module.set_reassociation(False)
     _replace(encoder, ENCODER_ENGINES)
 
 
@@ -72,12 +73,6 @@ def _replace(parent: nn.Module, engines: tuple[str, ...]) -> None:
         if isinstance(child, Conv1D):
             setattr(parent, name, Int8Linear(child.weight.t(), child.bias, engines))
         elif isinstance(child, nn.Linear):
-            if not _is_reassociated(parent, name):
-                setattr(parent, name, Int8Linear(child.weight, child.bias, engines))
+            setattr(parent, name, Int8Linear(child.weight, child.bias, engines))
         else:
             _replace(child, engines)
-
-
-def _is_reassociated(parent: nn.Module, name: str) -> bool:
-    """Whether a LookupViT takes this layer's weight apart by heads (cross_attention.py)."""
-    return (isinstance(parent, Gather) and name == "v") or (isinstance(parent, Infuse) and name == "proj")
