@@ -14,12 +14,13 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from .bench import bench
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="Caption photos with few visual tokens; train, evaluate and compare captioners.")
 train = typer.Typer(no_args_is_help=True, help="Train a classifier (the encoder) or a captioner (the decoder).")
 app.add_typer(train, name="train")
-bench = typer.Typer(invoke_without_command=True, help="Measure speed against peers, side by side; without a name, all.")
 app.add_typer(bench, name="bench")
 
 Item = TypeVar("Item")
@@ -172,85 +173,6 @@ def encoders(as_json: AsJson = False) -> None:
             for budget, gflops in row["gflops"].items())
         table.add_row(row["name"], str(row["image_size"]), f"{row['params'] / 1e6:.1f} M", costs)
     Console().print(table)
-
-
-Quick = Annotated[bool, typer.Option("--quick", help="Fewer rounds and cases: a look, no figure to quote.")]
-BenchOut = Annotated[Path | None, typer.Option("--out", help="Folder for bench.json and sizes.png.")]
-
-
-@bench.callback()
-def bench_all(context: typer.Context, quick: Quick = False, out: BenchOut = None, as_json: AsJson = False) -> None:
-    if context.invoked_subcommand is None:
-        _bench(["encoder", "decoder", "caption", "folder", "sizes"], quick, out, as_json)
-
-
-@bench.command("encoder")
-def bench_encoder(quick: Quick = False, out: BenchOut = None, as_json: AsJson = False) -> None:
-    """Encoders against ViT-B/16, float32 and int8."""
-    _bench(["encoder"], quick, out, as_json)
-
-
-@bench.command("decoder")
-def bench_decoder(quick: Quick = False, out: BenchOut = None, as_json: AsJson = False) -> None:
-    """Decoding against Hugging Face's generate, and the limit that memory sets."""
-    _bench(["decoder"], quick, out, as_json)
-
-
-@bench.command("caption")
-def bench_caption(quick: Quick = False, out: BenchOut = None, as_json: AsJson = False) -> None:
-    """Whole captions against ViT-B/16 with GPT-2."""
-    _bench(["caption"], quick, out, as_json)
-
-
-@bench.command("folder")
-def bench_folder(quick: Quick = False, out: BenchOut = None, as_json: AsJson = False) -> None:
-    """A folder of photos in batches, read ahead, against one by one."""
-    _bench(["folder"], quick, out, as_json)
-
-
-@bench.command("sizes")
-def bench_sizes(quick: Quick = False, out: BenchOut = None, as_json: AsJson = False) -> None:
-    """Time and memory as images grow, against ViT-B/16."""
-    _bench(["sizes"], quick, out, as_json)
-
-
-def _bench(parts: list[str], quick: bool, out: Path | None, as_json: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from vlcap.benchmark import machine, plot_sizes, run
-
-    report: dict[str, Any] = {"machine": machine()}
-    for part in _track(parts, total=len(parts), what="measuring"):
-        report[part] = run(part, quick)
-    if out:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "bench.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        if "sizes" in report:
-            plot_sizes(report["sizes"], out / "sizes.png")
-    if as_json:
-        print(json.dumps(report, indent=2))
-        return
-    for part in parts:
-        table = Table(title=part, title_justify="left")
-        for column in report[part][0]:
-            if column != "against":
-                table.add_column(column.replace("_", " "), justify="left" if column == "what" else "right")
-        for row in report[part]:
-            table.add_row(*(_cell(column, value) for column, value in row.items() if column != "against"))
-        Console().print(table)
-    print(", ".join(f"{name} {value:.0f}" if isinstance(value, float) else f"{name} {value}"
-                    for name, value in report["machine"].items()))
-
-
-def _cell(column: str, value: Any) -> str:
-    if value is None:
-        return ""
-    if column.startswith("of_"):
-        return f"{value:.0%}"
-    if isinstance(value, float):
-        return f"{value:.3g}" if value < 100 else f"{value:.0f}"
-    return str(value)
 
 
 @train.command()

@@ -146,7 +146,7 @@ def test_what_a_stream_must_say(parquet_folder, webdataset_folder, tmp_path):
     with pytest.raises(LabelError, match=r"classes\.txt in it, or set classes=N"):
         read_stream(str(tmp_path), "train")
     assert len(read_stream(str(tmp_path), "train", classes=7).classes) == 7
-    with pytest.raises(LabelError, match="label [23] in a stream of 2 classes"):
+    with pytest.raises(LabelError, match=r"label [23] in a stream of 2 classes"):
         numbers(read_stream(str(tmp_path), "train", classes=2))
     with pytest.raises(LabelError, match="no/such-data-set is neither a folder here"):
         read_stream("no/such-data-set", "train")

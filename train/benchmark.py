@@ -19,8 +19,8 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
-from vlcap.benchmark import Row, compared, paired_times
 
+from vlcap.benchmark import Row, compared, paired_times
 from vlcap.captions import read_captions
 from vlcap.encoder import Encoder
 
@@ -32,6 +32,7 @@ from .progress import Log, read_log
 from .recipe import Recipe
 
 RECIPES = ("tiny-imagenet", "captioner-mini")
+CACHED = "lookupvit_base_patch16_224"
 PHOTOS, CLASSES, CAPTIONS = 256, 4, 5
 
 
@@ -64,7 +65,7 @@ def bench_cache(rounds: int = 40, batch_size: int = 64) -> list[Row]:
     """Training steps of a 6-layer, 512-wide decoder on B/16's tokens at 5x5, read from the cache and held in memory."""
     with TemporaryDirectory() as folder:
         data = _captioned(Path(folder) / "data", side=32, photos=1024)
-        Encoder.create("lookupvit_base_patch16_224").save_pretrained(Path(folder) / "encoder")
+        Encoder.create(CACHED).save_pretrained(Path(folder) / "encoder")
         recipe = CaptionerRecipe(
             encoder=str(Path(folder) / "encoder"), vocab_size=400, width=512, layers=6, heads=8, budgets=[5],
             cider=False)

@@ -100,8 +100,9 @@ class TokenCache:
         if done < total:
             self._check_disk()
             what = f"caching tokens of {self.captions.name} {self.captions.split}, {self.size() / 1e6:.0f} MB"
+            todo = f"{total - done} of {total} photos to encode, in {self.folder}"
             console = Console(file=sys.stderr)
-            console.print(f"{what}, {total - done} of {total} photos to encode, in {self.folder}", highlight=False, soft_wrap=True)
+            console.print(f"{what}, {todo}", highlight=False, soft_wrap=True)
             for start in track(range(done, total, CHUNK), description=what, console=console, transient=True):
                 self._encode(range(start, min(start + CHUNK, total)))
                 with replacing(progress) as file:

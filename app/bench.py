@@ -1,0 +1,122 @@
+"""`vlcap bench`: speed side by side, as tables on standard output and as JSON and a plot in a folder."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+bench = typer.Typer(
+    invoke_without_command=True,
+    help="Measure speed against peers, side by side; without a name, all but training.")
+
+Quick = Annotated[bool, typer.Option("--quick", help="Fewer rounds and cases: a look, no figure to quote.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder for bench.json and sizes.png.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+
+
+@bench.callback()
+def everything(context: typer.Context, quick: Quick = False, out: Out = None, as_json: AsJson = False) -> None:
+    if context.invoked_subcommand is None:
+        from vlcap.benchmark import PARTS
+
+        _measure(list(PARTS), quick, out, as_json)
+
+
+@bench.command()
+def encoder(quick: Quick = False, out: Out = None, as_json: AsJson = False) -> None:
+    """Encoders against ViT-B/16, float32 and int8."""
+    _measure(["encoder"], quick, out, as_json)
+
+
+@bench.command()
+def decoder(quick: Quick = False, out: Out = None, as_json: AsJson = False) -> None:
+    """Decoding against Hugging Face's generate, and the limit that memory sets."""
+    _measure(["decoder"], quick, out, as_json)
+
+
+@bench.command()
+def caption(quick: Quick = False, out: Out = None, as_json: AsJson = False) -> None:
+    """Whole captions against ViT-B/16 with GPT-2."""
+    _measure(["caption"], quick, out, as_json)
+
+
+@bench.command()
+def folder(quick: Quick = False, out: Out = None, as_json: AsJson = False) -> None:
+    """A folder of photos in batches, read ahead, against one by one."""
+    _measure(["folder"], quick, out, as_json)
+
+
+@bench.command()
+def sizes(quick: Quick = False, out: Out = None, as_json: AsJson = False) -> None:
+    """Time and memory as images grow, against ViT-B/16."""
+    _measure(["sizes"], quick, out, as_json)
+
+
+@bench.command()
+def train(
+        recipe: Annotated[list[str] | None, typer.Option(
+            help="A recipe's name, or a .yaml file; may be repeated. The bundled model's if left out.")] = None,
+        processes: Annotated[list[int] | None, typer.Option(
+            min=1, help="How many processes; may be repeated. 1 and 2 if left out.")] = None,
+        batch_size: Annotated[int | None, typer.Option(
+            min=1, help="Over all processes, in place of the recipe's.")] = None,
+        steps: Annotated[int, typer.Option(min=21, help="Of each run; the first 20 aren't counted.")] = 60,
+        out: Out = None,
+        as_json: AsJson = False,
+) -> None:
+    """Both trainers on 1 and more processes, and the token cache against memory."""
+    from train.benchmark import RECIPES, bench_cache, bench_training
+    from vlcap.benchmark import machine
+
+    runs = bench_training(recipe or list(RECIPES), processes or [1, 2], batch_size, steps)
+    _show({"machine": machine(), "trainers": runs, "token cache": bench_cache()}, out, as_json)
+
+
+def _measure(parts: list[str], quick: bool, out: Path | None, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.progress import track
+
+    from vlcap.benchmark import machine, plot_sizes, run
+
+    report: dict[str, Any] = {"machine": machine()}
+    for part in track(parts, description="measuring", console=Console(stderr=True), transient=True):
+        report[part] = run(part, quick)
+    if out and "sizes" in report:
+        out.mkdir(parents=True, exist_ok=True)
+        plot_sizes(report["sizes"], out / "sizes.png")
+    _show(report, out, as_json)
+
+
+def _show(report: dict[str, Any], out: Path | None, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "bench.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        print(json.dumps(report, indent=2))
+        return
+    for part, rows in report.items():
+        if part == "machine":
+            continue
+        table = Table(title=part, title_justify="left")
+        for column in rows[0]:
+            if column != "against":
+                table.add_column(column.replace("_", " "), justify="left" if column == "what" else "right")
+        for row in rows:
+            table.add_row(*(_cell(column, value) for column, value in row.items() if column != "against"))
+        Console().print(table)
+    print(", ".join(f"{name} {value:.0f}" if isinstance(value, float) else f"{name} {value}"
+                    for name, value in report["machine"].items()))
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if column.startswith("of_"):
+        return f"{value:.0%}"
+    if isinstance(value, float):
+        return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+    return str(value)

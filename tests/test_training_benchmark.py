@@ -1,0 +1,38 @@
+"""`vlcap bench train`: that it measures real runs of both trainers; how fast they are is asserted nowhere."""
+
+import pytest
+import yaml
+
+from train import benchmark
+from train.loop import TrainingError
+
+SMALL = {"encoder": "lookupvit_test_patch8_48", "budgets": [2], "batch_size": 8, "workers": 0}
+
+
+def test_rates_of_both_trainers_over_processes(tmp_path):
+    classifier = tmp_path / "classifier.yaml"
+    classifier.write_text(yaml.safe_dump({**SMALL, "image_size": 32}))
+    captioner = tmp_path / "captioner.yaml"
+    captioner.write_text(yaml.safe_dump(
+        {**SMALL, "encoder": "runs/elsewhere/encoder", "vocab_size": 300, "width": 32, "layers": 1, "heads": 2}))
+    one, two = benchmark.bench_training([str(classifier)], [1, 2], steps=22)
+    assert (one["processes"], one["times_faster"], two["processes"]) == (1, 1.0, 2)
+    assert two["times_faster"] == two["photos_per_s"] / one["photos_per_s"]
+    assert min(one["MB_per_process"], two["MB_per_process"]) > 100  # PyTorch alone takes more
+    [row] = benchmark.bench_training([str(captioner)], [1], batch_size=4, steps=22)
+    assert row["batch"] == 4
+    assert row["photos_per_s"] > 0
+
+
+def test_a_run_that_fails_says_why(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({**SMALL, "encoder": "no_such_encoder"}))
+    with pytest.raises(TrainingError, match="no_such_encoder"):
+        benchmark.bench_training([str(recipe)], [1], steps=22)
+
+
+def test_cache_is_measured_against_memory(monkeypatch):
+    monkeypatch.setattr(benchmark, "CACHED", "lookupvit_test_patch8_48")
+    memory, cached = benchmark.bench_cache(rounds=2, batch_size=4)
+    assert (memory["what"], cached["what"], memory["times_faster"]) == ("memory", "cache", 1.0)
+    assert cached["ms"] > 0
