@@ -115,7 +115,7 @@ def start(out, data, *settings):
     return subprocess.Popen(
         [sys.executable, "-m", "app.cli", "train", "classifier", "--data", str(data), "--out", str(out),
          *(part for setting in settings for part in ("--set", setting))],
-        stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True)
 
 
 def wait_for_steps(out, process):
@@ -128,13 +128,13 @@ def wait_for_steps(out, process):
 
 
 def test_sigterm_saves_and_says_so(class_folder, tmp_path):
-    """And while it runs, the folder is its own."""
+    """Sent to all of the run's processes, as those who stop jobs do. And while it runs, the folder is its own."""
     out = tmp_path / "run"
     process = start(out, class_folder, "save_every=100000")
     wait_for_steps(out, process)
     with pytest.raises(TrainingError, match="being written by another run"):
         train_classifier(ClassifierRecipe.load(None, ["steps=1"]), [str(class_folder)], out)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 143
     last = said.strip().replace("\n", "")  # the console wraps its lines

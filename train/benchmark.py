@@ -134,7 +134,9 @@ def _measure(kind: str, recipe: Recipe, processes: int, batch_size: int, steps: 
             env={**os.environ, "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // processes))},
             stderr=subprocess.PIPE, text=True)
         if ran.returncode:
-            raise TrainingError(f"{kind} on {processes} processes failed: {ran.stderr.strip()[-500:]}")
+            failure = folder / "error"
+            reason = failure.read_text() if failure.exists() else ran.stderr.strip()[-500:]
+            raise TrainingError(f"{kind} on {processes} processes failed: {reason}")
         log = [line for line in read_log(folder / "run" / "log.jsonl") if "loss" in line]
         begin, end = (next(line for line in log if line["step"] == step) for step in (Log.EVERY, steps))
         memory = max(json.loads(path.read_text()) for path in folder.glob("memory-*.json"))
@@ -149,7 +151,11 @@ def _run(kind: str, folder: Path, data: str) -> None:
     from .classifier import train_classifier
 
     recipe = {"classifier": ClassifierRecipe, "captioner": CaptionerRecipe}[kind].load(str(folder / "recipe.yaml"))
-    {"classifier": train_classifier, "captioner": train_captioner}[kind](recipe, [data], folder / "run")
+    try:
+        {"classifier": train_classifier, "captioner": train_captioner}[kind](recipe, [data], folder / "run")
+    except Exception as error:
+        (folder / "error").write_text(str(error))  # torchrun's own report leaves it out
+        raise
     if torch.cuda.is_available():
         memory = torch.cuda.max_memory_allocated() / 1e6
     else:

@@ -71,6 +71,9 @@ class SeededDataset(Dataset):
 
 
 def in_worker(number: int) -> None:
-    """What a data loading process does first: Ctrl-C is the training process's to answer, SIGTERM ends this one."""
+    """What a data loading process does first: to leave Ctrl-C and SIGTERM to the training process, which answers them.
+
+    Whoever stops a job sends them to all of its processes at once. A second SIGTERM is PyTorch's own and ends this one.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
