@@ -24,6 +24,12 @@ def everything(context: typer.Context, quick: Quick = False, out: Out = None, as
 
 
 @bench.command()
+def startup(quick: Quick = False, out: Out = None, as_json: AsJson = False) -> None:
+    """From the shell to a caption, against importing the libraries."""
+    _measure(["startup"], quick, out, as_json)
+
+
+@bench.command()
 def encoder(quick: Quick = False, out: Out = None, as_json: AsJson = False) -> None:
     """Encoders against ViT-B/16, float32 and int8."""
     _measure(["encoder"], quick, out, as_json)

@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from vlcap import Captioner
 from vlcap.captioner import build_model, fastest_dtype
 from vlcap.captions import read_captions
-from vlcap.decode import Search, find_captions
+from vlcap.decode import find_captions, search_for
 from vlcap.encoder import Encoder
 from vlcap.tokenizer import EOS, PAD, START
 
@@ -46,7 +46,7 @@ def by_hugging_face(model, tokens, **settings):
 
 
 def by_us(model, tokens, **settings):
-    search = Search.of(model, **settings)
+    search = search_for(model, **settings)
     assert search is not None
     return [[piece for piece in ids if piece not in (PAD, START, EOS)] for ids in find_captions(model, tokens, search)]
 
@@ -82,14 +82,14 @@ def test_bundled_captioner_over_photos(real_data, settings):
     {"do_sample": True}, {"num_return_sequences": 2, "num_beams": 2}, {"no_repeat_ngram_size": 2}, {"min_length": 3},
     {"max_new_tokens": 10_000}, {"num_beams": 30}, {"eos_token_id": 5}, {"repetition_penalty": 2}])
 def test_the_rest_is_left_to_hugging_face(settings):
-    assert Search.of(random_model(0, 64), **{"max_new_tokens": 5, **settings}) is None
+    assert search_for(random_model(0, 64), **{"max_new_tokens": 5, **settings}) is None
 
 
 def test_other_attention_is_left_to_hugging_face():
     model = random_model(0, 64)
-    assert Search.of(model) is not None
+    assert search_for(model) is not None
     model.decoder.config.scale_attn_by_inverse_layer_idx = True
-    assert Search.of(model) is None
+    assert search_for(model) is None
 
 
 def test_unknown_settings_reach_hugging_face(captioner):

@@ -9,6 +9,8 @@ in the same process: the best rate of a large float32 matrix product, the best r
 """
 
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import cache, partial
@@ -25,11 +27,12 @@ from encoders import create_encoder
 from encoders.cost import count_gflops
 
 from .captioner import Captioner, build_model
-from .decode import Search, find_captions
+from .decode import find_captions
 from .encoder import Encoder
 from .images import find_images
 from .quantize import Int8Linear, quantize, quantize_encoder
 from .reading import read_ahead
+from .search import Search
 from .tokenizer import EOS
 
 BASE, VIT = "lookupvit_base_patch16_224", "vit_base_patch16_224"
@@ -199,8 +202,25 @@ def bench_folder(quick: bool = False) -> list[Row]:
     return [{**row, "photos": count, "against": "one by one"} for row in rows]
 
 
-PARTS = {"encoder": bench_encoder, "decoder": bench_decoder, "caption": bench_caption, "folder": bench_folder,
-         "sizes": bench_sizes}
+def bench_startup(quick: bool = False) -> list[Row]:
+    """From the shell to the caption of one photo, against a Python that imports the libraries and ends."""
+    with TemporaryDirectory() as folder:
+        photo = Path(folder) / "photo.jpg"
+        Image.linear_gradient("L").convert("RGB").save(photo)
+        commands = {
+            "python -c 'import torch, transformers, timm'": ["-c", "import torch, transformers, timm"],
+            "vlcap caption photo.jpg": ["-m", "app.cli", "caption", str(photo)],
+        }
+        functions = {
+            name: partial(subprocess.run, [sys.executable, *command], check=True, capture_output=True)
+            for name, command in commands.items()}
+        against = next(iter(commands))
+        return [{**row, "against": against}
+                for row in compared(paired_times(functions, 2 if quick else 7), against=against)]
+
+
+PARTS = {"startup": bench_startup, "encoder": bench_encoder, "decoder": bench_decoder, "caption": bench_caption,
+         "folder": bench_folder, "sizes": bench_sizes}
 
 
 @torch.inference_mode()

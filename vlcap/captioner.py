@@ -29,7 +29,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 from yaml import YAMLError
 
-from .decode import Search, Watch, find_captions
+from .decode import Watch, find_captions, search_for
 from .encoder import Encoder
 from .images import PixelConfig, load_image
 from .tokenizer import EOS, PAD, START, load_tokenizer
@@ -240,9 +240,9 @@ class Captioner:
         Args:
             tokens: (B, M, D).
             watch: Is shown the first photo's leading pieces after each step, and ends the search by giving True.
-            generation: As for `caption`. What `decode.Search` doesn't know is left to Hugging Face's `generate`.
+            generation: As for `caption`. What `decode.search_for` doesn't know is left to Hugging Face's `generate`.
         """
-        search = Search.of(self.model, **generation)
+        search = search_for(self.model, **generation)
         if search is not None:
             found = find_captions(self.model, tokens, search, watch)
         else:

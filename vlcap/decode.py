@@ -5,14 +5,13 @@ Finds what Hugging Face's `generate` finds, from the same modules. What it saves
 - Beams share one cache of keys and values, too. Which of its slots are a beam's own past is a mask: when beams fork or
   die, rows of the mask move, and the cache stays where it is.
 - Photos whose search has ended leave the batch.
-- Which beams go on is decided in plain Python: a few numbers, for which tensor operations would take longer.
+- Which beams go on is decided in plain Python (search.py): for a few numbers, tensor operations take longer.
 
 Letters: B photos   G beams of each, 1 in the first step   R = B * G rows   D width   K heads   d = D / K
     M compressed tokens   S slots of the cache, those in use: one, then G for each piece   V pieces of the vocabulary
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,44 +19,33 @@ import torch
 import torch.nn.functional as F
 from transformers import GPT2LMHeadModel, VisionEncoderDecoderModel
 
+from .search import Search
 from .tokenizer import EOS, PAD, START
 
 Watch = Callable[[Sequence[int]], bool]  # is shown the leading caption's pieces after each step; True ends the search
 COMPACT_AT = 0.75  # the batch is packed anew when so few of its photos are still searched: packing copies the cache
 
 
-@dataclass(frozen=True)
-class Search:
-    """What is searched for, by Hugging Face's names and with its meaning."""
-
-    max_new_tokens: int
-    num_beams: int = 1
-    length_penalty: float = 1.0
-    early_stopping: bool | str = False
-    repetition_penalty: float = 1.0
-
-    @classmethod
-    def of(cls, model: VisionEncoderDecoderModel, **changes: Any) -> "Search | None":
-        """A captioner's own generation settings with changes; None where more is asked for than is done here."""
-        config, decoder = model.generation_config, model.decoder
-        own = {name: value for name, value in config.to_diff_dict().items()
-               if not name.endswith(("_token_id", "_version"))}
-        settings = {name: value for name, value in {**own, **changes}.items()
-                    if value is not None and (name, value) not in _DEFAULTS}
-        plain = (
-            isinstance(decoder, GPT2LMHeadModel)
-            and decoder.config.scale_attn_weights
-            and not decoder.config.scale_attn_by_inverse_layer_idx
-            and not decoder.config.reorder_and_upcast_attn
-            and (config.decoder_start_token_id, config.eos_token_id, config.pad_token_id) == (START, EOS, PAD)
-            and settings.keys() <= cls.__dataclass_fields__.keys()
-            and 1 <= settings.get("max_new_tokens", 0) < decoder.config.n_positions + 1
-            and isinstance(settings.get("num_beams", 1), int)
-            and 1 <= settings.get("num_beams", 1) <= decoder.config.vocab_size // 2
-            and isinstance(settings.get("repetition_penalty", 1.0), float)
-            and settings.get("repetition_penalty", 1.0) > 0
-        )
-        return cls(**settings) if plain else None
+def search_for(model: VisionEncoderDecoderModel, **changes: Any) -> Search | None:
+    """A captioner's own generation settings with changes; None where more is asked for than is done here."""
+    config, decoder = model.generation_config, model.decoder
+    own = {name: value for name, value in config.to_diff_dict().items() if not name.endswith(("_token_id", "_version"))}
+    settings = {name: value for name, value in {**own, **changes}.items()
+                if value is not None and (name, value) not in _DEFAULTS}
+    plain = (
+        isinstance(decoder, GPT2LMHeadModel)
+        and decoder.config.scale_attn_weights
+        and not decoder.config.scale_attn_by_inverse_layer_idx
+        and not decoder.config.reorder_and_upcast_attn
+        and (config.decoder_start_token_id, config.eos_token_id, config.pad_token_id) == (START, EOS, PAD)
+        and settings.keys() <= Search.__dataclass_fields__.keys()
+        and 1 <= settings.get("max_new_tokens", 0) < decoder.config.n_positions + 1
+        and isinstance(settings.get("num_beams", 1), int)
+        and 1 <= settings.get("num_beams", 1) <= decoder.config.vocab_size // 2
+        and isinstance(settings.get("repetition_penalty", 1.0), float)
+        and settings.get("repetition_penalty", 1.0) > 0
+    )
+    return Search(**settings) if plain else None
 
 
 _DEFAULTS = [("do_sample", False), ("num_return_sequences", 1), ("use_cache", True)]
@@ -68,7 +56,7 @@ def find_captions(
         model: VisionEncoderDecoderModel, tokens: torch.Tensor, search: Search, watch: Watch | None = None,
 ) -> list[tuple[int, ...]]:
     """The captions' pieces, start and end included, for compressed tokens (B, M, D)."""
-    hypotheses = [(Greedy if search.num_beams == 1 else Beams)(search) for _ in tokens]
+    hypotheses = [search.start() for _ in tokens]
     state = DecoderState(model, tokens, slots=1 + (search.max_new_tokens - 1) * search.num_beams)
     active = hypotheses
     beams = 1  # until the first piece is written, all beams are one
@@ -105,85 +93,6 @@ def _penalised(scores: torch.Tensor, history: list[list[tuple[int, ...]]], penal
     written = torch.tensor(history, device=scores.device)  # (B, G, T)
     before = scores.gather(-1, written)
     return scores.scatter(-1, written, torch.where(before < 0, before * penalty, before / penalty))
-
-
-class Greedy:
-    """One photo's caption, always the likeliest piece next."""
-
-    def __init__(self, search: Search):
-        self.limit = 1 + search.max_new_tokens
-        self.running = [(START,)]
-        self.done = False
-
-    @property
-    def best(self) -> tuple[int, ...]:
-        return self.running[0]
-
-    @property
-    def leader(self) -> tuple[int, ...]:
-        return self.running[0]
-
-    def advance(self, values: Sequence[float], places: Sequence[int], vocab_size: int) -> None:
-        """Adds the piece chosen; after the end, padding until the batch is packed anew."""
-        self.running = [(*self.running[0], PAD if self.done else places[0])]
-        self.done = self.done or places[0] == EOS or len(self.running[0]) == self.limit
-
-
-class Beams:
-    """One photo's beam search, by Hugging Face's rules.
-
-    Attributes:
-        running: Pieces of the beams, the likeliest first; before the first step, the start in each.
-        scores: Their log-probabilities.
-        parents: Which beam of the step before each continues.
-        leader: The likeliest candidate of the last step, ended or not.
-        done: No caption that is still running can be chosen any more.
-    """
-
-    def __init__(self, search: Search):
-        self.search = search
-        self.running = [(START,)] * search.num_beams
-        self.scores = [0.0] * search.num_beams
-        self.parents = [0] * search.num_beams
-        self.finished: list[tuple[float, tuple[int, ...]]] = []  # (score by length, pieces), the best first
-        self.leader = (START,)
-        self.done = False
-
-    @property
-    def best(self) -> tuple[int, ...]:
-        return self.finished[0][1] if self.finished else self.running[0]
-
-    def advance(self, values: Sequence[float], places: Sequence[int], vocab_size: int) -> None:
-        """One step: the 2 G likeliest candidates, of which at most G end.
-
-        Args:
-            values: Their log-probabilities, the largest first.
-            places: beam * vocab_size + piece of each.
-            vocab_size: V.
-        """
-        if self.done:  # only until the batch is packed anew: its rows are computed, and read by nothing
-            self.running = [(*ids, PAD) for ids in self.running]
-            return
-        search, width = self.search, self.search.num_beams
-        length = len(self.running[0])  # of what is written, which the start doesn't count to, with the next piece
-        at_limit = length == search.max_new_tokens
-        candidates = [(value, place // vocab_size, (*self.running[place // vocab_size], place % vocab_size))
-                      for value, place in zip(values, places, strict=True)]
-        self.leader = candidates[0][2]
-        ended = [at_limit or ids[-1] == EOS for _, _, ids in candidates]
-        # A caption that ends below the G likeliest is dropped: it can't be chosen, and can't go on.
-        self.finished += [(value / length**search.length_penalty, ids)
-                          for (value, _, ids), end in list(zip(candidates, ended, strict=True))[:width] if end]
-        self.finished = sorted(self.finished, key=lambda scored: -scored[0])[:width]
-        if at_limit:
-            self.done = True
-            return
-        going = [candidate for candidate, end in zip(candidates, ended, strict=True) if not end][:width]
-        self.scores, self.parents, self.running = map(list, zip(*going, strict=True))
-        if len(self.finished) == width:
-            ahead = search.max_new_tokens if search.early_stopping == "never" and search.length_penalty > 0 else length
-            hope = self.scores[0] / ahead**search.length_penalty
-            self.done = search.early_stopping is True or not hope > self.finished[-1][0]
 
 
 class DecoderState:

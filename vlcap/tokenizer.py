@@ -4,12 +4,16 @@ The one place that knows the special token ids. The layout is T5's: its loader i
 pieces, scores and normalisation exactly.
 """
 
+from __future__ import annotations
+
 import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Tokenizer
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PAD, EOS, UNK = 0, 1, 2
 START = EOS  # as BART and GPT-2 have it: a caption begins where another ended
@@ -25,6 +29,7 @@ def normalise_caption(text: str) -> str:
 def train_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
     """A unigram SentencePiece tokenizer of these captions; smaller than asked where they don't give so many pieces."""
     import sentencepiece
+    from transformers import T5Tokenizer
 
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "captions.txt"
@@ -49,4 +54,6 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrainedToken
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(folder)
