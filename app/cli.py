@@ -148,6 +148,20 @@ def evaluate(
 
 
 @app.command()
+def export(
+        folder: Annotated[Path, typer.Argument(help="Folder for encoder.onnx, decoder.onnx and what they need.")],
+        model: Model = None,
+        budget: Budget = None,
+) -> None:
+    """Export a captioner to ONNX, for machines without PyTorch: docs/onnx_caption.py captions with it."""
+    from vlcap.export import export_onnx
+
+    captioner = _load(model)
+    export_onnx(captioner, folder, _known_budget(captioner, budget))
+    _say(f"written to {folder}; see docs/onnx_caption.py")
+
+
+@app.command()
 def encoders(as_json: AsJson = False) -> None:
     """List the encoders: token budgets, parameters, GFLOPs (2 x MACs) per photo at each budget."""
     from encoders.registry import describe_encoders

@@ -54,10 +54,11 @@ class Gather(nn.Module):
     def attend_then_project(self, attn: torch.Tensor, lookup: torch.Tensor) -> torch.Tensor:
         """(A x) W_v + b: (B, M, D)."""
         # One product per image, then one per head with the batch among its rows: no weight is copied for a batch.
+        # shape[0] and not len(): torch.export would take that for a constant.
         rows = attn.transpose(1, 2).flatten(1, 2) @ lookup  # (B, M * K, D)
         rows = rows.unflatten(1, (-1, self.num_heads)).flatten(0, 1).transpose(0, 1)  # (K, B * M, D)
         weight = self.v.weight.unflatten(0, (self.num_heads, -1)).transpose(1, 2)  # (K, D, d)
-        gathered = (rows @ weight).transpose(0, 1).flatten(1).unflatten(0, (len(attn), -1))  # (B, M, D)
+        gathered = (rows @ weight).transpose(0, 1).flatten(1).unflatten(0, (attn.shape[0], -1))  # (B, M, D)
         return gathered if self.v.bias is None else gathered + self.v.bias
 
 
@@ -87,7 +88,7 @@ class Infuse(nn.Module):
         """A^T (V W_o) + b: (B, N, D)."""
         heads = v.flatten(0, 1).unflatten(1, (self.num_heads, -1)).transpose(0, 1)  # (K, B * M, d)
         weight = self.proj.weight.t().unflatten(0, (self.num_heads, -1))  # (K, d, D)
-        rows = (heads @ weight).unflatten(1, (len(attn), -1)).transpose(0, 1).flatten(1, 2)  # (B, K * M, D)
+        rows = (heads @ weight).unflatten(1, (attn.shape[0], -1)).transpose(0, 1).flatten(1, 2)  # (B, K * M, D)
         # The bias rides along in the product.
         return torch.baddbmm(self.proj.bias, attn.flatten(1, 2).transpose(1, 2), rows)
 

@@ -298,7 +298,7 @@ class LookupViT(nn.Module):
         if self.learned_tokens is None:
             compressed = resize_grid(features, side) + resize_grid(pos, side)
         elif side == self.budget:
-            compressed = self.learned_tokens.repeat(len(x), 1, 1)
+            compressed = self.learned_tokens.repeat(x.shape[0], 1, 1)
         else:
             raise ValueError(f"learned compressed tokens have no choice of budget: it is {self.budget}, not {side}")
         lookup = (features + pos).flatten(1, 2)

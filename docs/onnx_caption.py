@@ -1,0 +1,86 @@
+"""Captions by ONNX Runtime: what `vlcap export FOLDER` wrote, run without PyTorch.
+
+    pip install onnxruntime numpy pillow tokenizers
+    python docs/onnx_caption.py FOLDER photo.jpg another.jpg
+
+Of vlcap only what is plain Python takes part: how a photo is opened, and how captions are searched for.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+from tokenizers import Tokenizer
+
+from vlcap.images import load_image
+from vlcap.search import Search
+
+
+class OnnxCaptioner:
+    """Photos to captions.
+
+    Letters: G beams of a photo, 1 at first   V pieces of the vocabulary   L, K, M, d, T as in vlcap/export.py
+    """
+
+    def __init__(self, folder: Path):
+        self.settings = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+        self.search = Search(**self.settings["search"])
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.encoder, self.decoder = (
+            onnxruntime.InferenceSession(folder / f"{name}.onnx", providers=["CPUExecutionProvider"])
+            for name in ("encoder", "decoder"))
+
+    def caption(self, photo: Path) -> str:
+        [keys_values] = self.encoder.run(None, {"pixels": self.read(photo)[None]})  # (L, 2, 1, K, M, d)
+        layers, heads, width = self.settings["shape"].values()
+        past = np.zeros((layers, 2, 1, heads, 0, width), dtype=np.float32)
+        found, beams = self.search.start(), 1  # until the first piece is written, all beams are one
+        while not found.done:
+            running = np.array(found.running[:beams])  # (G, T + 1)
+            logits, past = self.decoder.run(None, {
+                "pieces": running[:, -1], "past": past, "photo": np.repeat(keys_values, beams, axis=2)})
+            if self.search.num_beams == 1:
+                scores = self.penalised(logits, running)
+                found.advance([0.0], [scores.argmax()], vocab_size=scores.shape[1])
+                continue
+            scores = self.penalised(log_softmax(logits), running) + np.array(found.scores[:beams])[:, None]  # (G, V)
+            best = np.argsort(-scores, axis=None, kind="stable")[:2 * self.search.num_beams]
+            found.advance(scores.flat[best].tolist(), best.tolist(), vocab_size=scores.shape[1])
+            past, beams = past[:, :, found.parents], self.search.num_beams
+        return self.tokenizer.decode(list(found.best), skip_special_tokens=True).strip()
+
+    def read(self, photo: Path) -> np.ndarray:
+        """A photo -> uint8 pixels (3, S, S)."""
+        image, cut = load_image(photo), self.settings["pixels"]
+        side = int(cut["size"] / cut["crop_pct"])
+        if cut["crop_mode"] == "squash":
+            size = side, side
+        else:  # the short side
+            short = min(image.size)
+            size = tuple(side if length == short else int(side * length / short) for length in image.size)
+        image = image.resize(size, Image.Resampling[cut["interpolation"].upper()])
+        left, top = (round((length - cut["size"]) / 2) for length in size)
+        image = image.crop((left, top, left + cut["size"], top + cut["size"]))
+        return np.asarray(image).transpose(2, 0, 1)
+
+    def penalised(self, scores: np.ndarray, running: np.ndarray) -> np.ndarray:
+        """Scores (G, V) with those of pieces already written made smaller."""
+        before = np.take_along_axis(scores, running, axis=1)
+        penalty = np.float32(self.search.repetition_penalty)
+        after = scores.copy()
+        np.put_along_axis(after, running, np.where(before < 0, before * penalty, before / penalty), axis=1)
+        return after
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+if __name__ == "__main__":
+    captioner = OnnxCaptioner(Path(sys.argv[1]))
+    for name in sys.argv[2:]:
+        print(f"{name}: {captioner.caption(Path(name))}")
