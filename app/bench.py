@@ -110,7 +110,8 @@ def _show(report: dict[str, Any], out: Path | None, as_json: bool) -> None:
         table = Table(title=part, title_justify="left")
         for column in rows[0]:
             if column != "against":
-                table.add_column(column.replace("_", " "), justify="left" if column == "what" else "right")
+                named = column == "what"
+                table.add_column(column.replace("_", " "), justify="left" if named else "right", no_wrap=named)
         for row in rows:
             table.add_row(*(_cell(column, value) for column, value in row.items() if column != "against"))
         Console().print(table)

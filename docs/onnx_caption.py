@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from vlcap.images import load_image
 from vlcap.search import Search
+from vlcap.tokenizer import EOS
 
 
 class OnnxCaptioner:
@@ -43,10 +44,10 @@ class OnnxCaptioner:
             logits, past = self.decoder.run(None, {
                 "pieces": running[:, -1], "past": past, "photo": np.repeat(keys_values, beams, axis=2)})
             if self.search.num_beams == 1:
-                scores = self.penalised(logits, running)
+                scores = self.adjusted(logits, running)
                 found.advance([0.0], [scores.argmax()], vocab_size=scores.shape[1])
                 continue
-            scores = self.penalised(log_softmax(logits), running) + np.array(found.scores[:beams])[:, None]  # (G, V)
+            scores = self.adjusted(log_softmax(logits), running) + np.array(found.scores[:beams])[:, None]  # (G, V)
             best = np.argsort(-scores, axis=None, kind="stable")[:2 * self.search.num_beams]
             found.advance(scores.flat[best].tolist(), best.tolist(), vocab_size=scores.shape[1])
             past, beams = past[:, :, found.parents], self.search.num_beams
@@ -66,12 +67,13 @@ class OnnxCaptioner:
         image = image.crop((left, top, left + cut["size"], top + cut["size"]))
         return np.asarray(image).transpose(2, 0, 1)
 
-    def penalised(self, scores: np.ndarray, running: np.ndarray) -> np.ndarray:
-        """Scores (G, V) with those of pieces already written made smaller."""
-        before = np.take_along_axis(scores, running, axis=1)
-        penalty = np.float32(self.search.repetition_penalty)
+    def adjusted(self, scores: np.ndarray, running: np.ndarray) -> np.ndarray:
+        """Scores (G, V): of pieces already written made smaller; no end too soon."""
+        before, penalty = np.take_along_axis(scores, running, axis=1), np.float32(self.search.repetition_penalty)
         after = scores.copy()
         np.put_along_axis(after, running, np.where(before < 0, before * penalty, before / penalty), axis=1)
+        if running.shape[1] <= self.search.min_new_tokens:
+            after[:, EOS] = -np.inf
         return after
 
 

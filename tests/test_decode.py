@@ -19,10 +19,12 @@ from vlcap.tokenizer import EOS, PAD, START
 SETTINGS = [
     {"num_beams": 1},
     {"num_beams": 1, "repetition_penalty": 1.8},
+    {"num_beams": 1, "min_new_tokens": 5},
     {"num_beams": 2, "length_penalty": 0.0},
     {"num_beams": 3, "length_penalty": -1.0},
     {"num_beams": 3, "early_stopping": True},
     {"num_beams": 4},
+    {"num_beams": 4, "min_new_tokens": 9, "length_penalty": 0.5},
     {"num_beams": 4, "early_stopping": "never", "length_penalty": 1.0},
     {"num_beams": 4, "early_stopping": True, "length_penalty": 2.0, "repetition_penalty": 1.3},
     {"num_beams": 5, "repetition_penalty": 0.7, "length_penalty": 0.5},

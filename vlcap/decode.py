@@ -65,10 +65,10 @@ def find_captions(
         logits = state.step(torch.tensor(pieces, device=tokens.device).view(len(active), beams)).float()  # (B, G, V)
         history = [[ids for ids in photo.running[:beams]] for photo in active]
         if search.num_beams == 1:
-            best = _penalised(logits, history, search.repetition_penalty).argmax(dim=-1, keepdim=True)  # (B, 1, 1)
+            best = _adjusted(logits, history, search).argmax(dim=-1, keepdim=True)  # (B, 1, 1)
             found = [((0.0,), tuple(place)) for [place] in best.tolist()]
         else:
-            scores = _penalised(logits.log_softmax(dim=-1), history, search.repetition_penalty)
+            scores = _adjusted(logits.log_softmax(dim=-1), history, search)
             scores = scores + torch.tensor([photo.scores[:beams] for photo in active], device=scores.device)[..., None]
             values, places = scores.flatten(1).topk(2 * search.num_beams)
             found = zip(values.tolist(), places.tolist(), strict=True)
@@ -86,13 +86,16 @@ def find_captions(
     return [photo.best for photo in hypotheses]
 
 
-def _penalised(scores: torch.Tensor, history: list[list[tuple[int, ...]]], penalty: float) -> torch.Tensor:
-    """Scores (B, G, V) with those of pieces already written made smaller, as CTRL does (arXiv 1909.05858)."""
-    if penalty == 1.0:
-        return scores
-    written = torch.tensor(history, device=scores.device)  # (B, G, T)
-    before = scores.gather(-1, written)
-    return scores.scatter(-1, written, torch.where(before < 0, before * penalty, before / penalty))
+def _adjusted(scores: torch.Tensor, history: list[list[tuple[int, ...]]], search: Search) -> torch.Tensor:
+    """Scores (B, G, V): of pieces already written made smaller, as CTRL does (arXiv 1909.05858); no end too soon."""
+    if search.repetition_penalty != 1.0:
+        written = torch.tensor(history, device=scores.device)  # (B, G, T)
+        before = scores.gather(-1, written)
+        after = torch.where(before < 0, before * search.repetition_penalty, before / search.repetition_penalty)
+        scores = scores.scatter(-1, written, after)
+    if len(history[0][0]) <= search.min_new_tokens:  # the start isn't new
+        scores = scores.index_fill(-1, torch.tensor(EOS, device=scores.device), float("-inf"))
+    return scores
 
 
 class DecoderState:

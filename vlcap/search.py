@@ -24,6 +24,7 @@ class Search:
     """What is searched for, by Hugging Face's names and with its meaning."""
 
     max_new_tokens: int
+    min_new_tokens: int = 0
     num_beams: int = 1
     length_penalty: float = 1.0
     early_stopping: bool | str = False
