@@ -148,6 +148,30 @@ def evaluate(
 
 
 @app.command()
+def baselines(
+        data: Data,
+        split: Annotated[str, typer.Option(help="Which photos.")] = "test",
+        constant: Annotated[str | None, typer.Option(
+            help="The caption given to every photo; the one most frequent in the train split if left out.")] = None,
+        as_json: AsJson = False,
+) -> None:
+    """What to read a score against: a person's caption, and the same caption for every photo."""
+    from vlcap.baselines import score_constant, score_human, usual_caption
+    from vlcap.captions import read_captions
+
+    captions = read_captions(data, split)
+    text = constant if constant is not None else usual_caption(read_captions(data, "train"))
+    found = {"a person's first caption, against the others": score_human(captions),
+             f'always "{text}"': score_constant(captions, text)}
+    if as_json:
+        print(json.dumps({name: scores.to_dict() for name, scores in found.items()}, indent=2))
+        return
+    for name, scores in found.items():
+        print(name)
+        _print_scores(scores.to_dict(), as_json)
+
+
+@app.command()
 def export(
         folder: Annotated[Path, typer.Argument(help="Folder for encoder.onnx, decoder.onnx and what they need.")],
         model: Model = None,
