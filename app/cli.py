@@ -148,6 +148,53 @@ def evaluate(
 
 
 @app.command()
+def compare(
+        model: Annotated[list[str], typer.Option(
+            "--model", help="Captioner folder or hub id, NAME=FOLDER to name it; repeat it for each.")],
+        data: Data,
+        out: Annotated[Path, typer.Option(help="Folder of the results; predictions that it holds are not made anew.")],
+        split: Annotated[str, typer.Option(help="Which photos.")] = "test",
+        budget: Annotated[list[int] | None, typer.Option(
+            "--budget", min=1, help="Sides of the grid; repeat it. Left out: those each was trained for.")] = None,
+        beams: Beams = None,
+        photos: Annotated[int, typer.Option(min=0, help="Photos of the split to put into the page, captioned.")] = 0,
+        limit: Annotated[int | None, typer.Option(min=2, help="The first photos only.")] = None,
+) -> None:
+    """Compare captioners and token budgets: CIDEr against what it costs, as a table, CSV, JSON and a web page."""
+    from vlcap.captions import read_captions
+    from vlcap.compare import compare as run
+    from vlcap.compare import contender
+
+    captions = read_captions(data, split, limit=limit)
+    contenders = [
+        contender(name, captioner, budget if captioner.model.encoder.has_choice else None)
+        for name, captioner in map(_named, model)
+    ]
+    found = run(contenders, captions, out, track=_track, **_generation(beams))
+    _write_comparison(found, captions, out, photos)
+
+
+@app.command()
+def attention(
+        photo: Annotated[Path, typer.Argument(help="A photo.", show_default=False)],
+        out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write: .png, .svg, .pdf.")],
+        model: Model = None,
+        budget: Annotated[list[int] | None, typer.Option(
+            "--budget", min=1, help="Side of the grid, a row for each; repeat it. Left out: the model's own.")] = None,
+        each_token: Annotated[bool, typer.Option("--each-token", help="A row per token, not their mean.")] = False,
+) -> None:
+    """Draw what each block of the encoder gathered from, over a photo."""
+    from vlcap.attention import draw_maps
+    from vlcap.images import load_image
+
+    image = load_image(photo)
+    captioner = _load(model)
+    for each in budget or []:
+        _known_budget(captioner, each)
+    draw_maps(captioner, image, budget or [None], each_token).savefig(out, dpi=150)
+
+
+@app.command()
 def baselines(
         data: Data,
         split: Annotated[str, typer.Option(help="Which photos.")] = "test",
@@ -246,6 +293,32 @@ def captioner(
     train_captioner(*_run(CaptionerRecipe, recipe, overrides, data, out, smoke))
 
 
+@train.command()
+def table3(
+        data_classes: Annotated[str, typer.Option(help="Labelled photos, as train classifier takes them.")],
+        data_captions: Annotated[list[str], typer.Option(
+            help="Folder of captioned photos; repeat it to join several, compared on the first.")],
+        out: RunFolder,
+        recipe: Annotated[str, typer.Option("--recipe", help="small, gpu, paper, or a .yaml file.")] = "small",
+        set_: Override = None,
+        photos: Annotated[int, typer.Option(min=0, help="Photos of the split to put into the page, captioned.")] = 0,
+        smoke: Annotated[bool, typer.Option("--smoke", help="Every stage in seconds, to see whether it runs.")] = False,
+) -> None:
+    """Train every encoder alike, a decoder on each, and compare them all; OUT/comparison is the result."""
+    from train.recipe import RecipeError
+    from train.table3 import Table3Recipe, train_table3
+    from vlcap.captions import read_captions
+
+    _no_loading_bars()
+    try:
+        loaded = Table3Recipe.load(recipe, set_ or [], smoke=smoke)
+    except RecipeError as error:
+        raise typer.BadParameter(str(error)) from error
+    found = train_table3(loaded, data_classes, data_captions, out, track=_track)
+    captions = read_captions(data_captions[0], loaded.split, limit=loaded.limit)
+    _write_comparison(found, captions, out / "comparison", photos)
+
+
 @app.command()
 def demo(
         model: Models = None,
@@ -262,12 +335,36 @@ def demo(
 def _load(model: str | None, int8: bool = False, fastest: bool = False) -> Any:
     """`fastest` takes the device's fastest numbers; scores are made with float32, to be the same everywhere."""
     from torch import float32
-    from transformers.utils import logging
 
     from vlcap.captioner import Captioner
 
-    logging.disable_progress_bar()  # the weights are read in a blink
+    _no_loading_bars()
     return Captioner.from_pretrained(model, int8=int8, dtype=None if fastest else float32)
+
+
+def _no_loading_bars() -> None:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # the weights are read in a blink
+
+
+def _named(model: str) -> tuple[str, Any]:
+    """NAME=FOLDER, or a folder called by its own name, or where that is "captioner" by its run's."""
+    name, equals, source = model.partition("=")
+    if not equals:
+        path = Path(model)
+        name, source = (path.resolve().parent.name if path.name == "captioner" else path.name), model
+    return name, _load(source)
+
+
+def _write_comparison(found: Any, captions: Any, out: Path, photos: int) -> None:
+    from rich.console import Console
+
+    from vlcap.comparison_page import table, write_all
+
+    write_all(found, captions, out, photos)
+    Console().print(table(found))
+    _say(f"see {out / 'comparison.html'}")
 
 
 def _run(kind: type, name: str | None, overrides: list[str], data: list[str], out: Path, small: bool) -> tuple:

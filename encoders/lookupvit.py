@@ -41,7 +41,7 @@ from timm.models.vision_transformer import Block
 
 from .budget import check_budget
 from .cross_attention import Gather, Infuse, LayerNorm
-from .preprocessing import augreg_cfg
+from .preprocessing import MINI, SMALL_IMAGE, augreg_cfg
 
 
 def resize_grid(grid: torch.Tensor, side: int) -> torch.Tensor:
@@ -263,6 +263,15 @@ class LookupViT(nn.Module):
                     getattr(block, name).reassociate = enable
 
     @torch.jit.ignore
+    def set_input_size(self, img_size: int) -> None:
+        """Makes the positional embedding one for images of another size, as timm's ViTs do; `embed` resamples anyway,
+        but from then on it is this one that is trained and saved."""
+        old = self.patch_embed.grid_size
+        self.patch_embed.set_input_size(img_size=img_size)
+        self.pos_embed = nn.Parameter(resample_abs_pos_embed(
+            self.pos_embed.data, new_size=list(self.patch_embed.grid_size), old_size=list(old), num_prefix_tokens=0))
+
+    @torch.jit.ignore
     def get_classifier(self) -> tuple[nn.Module, ...]:
         """The heads that there are, of the compressed and of the lookup tokens."""
         heads = {"compressed": self.head, "lookup": self.head_lookup}
@@ -385,16 +394,13 @@ _cfg = partial(
     paper_name="LookupViT: Compressing visual information to a limited number of tokens",
 )
 
-# The small-image models see the whole picture, squeezed to a square, as caption data usually is.
-_small_image = {"input_size": (3, 96, 96), "crop_pct": 1.0, "crop_mode": "squash"}
-
 default_cfgs = generate_default_cfgs({
     "lookupvit_tiny_patch16_224": _cfg(),
     "lookupvit_small_patch16_224": _cfg(),
     "lookupvit_base_patch16_224": _cfg(),
     "lookupvit_large_patch16_224": _cfg(),
-    "lookupvit_mini_patch8_96": _cfg(**_small_image),
-    "lookupvit_test_patch8_48": _cfg(**{**_small_image, "input_size": (3, 48, 48)}),
+    "lookupvit_mini_patch8_96": _cfg(**SMALL_IMAGE),
+    "lookupvit_test_patch8_48": _cfg(**{**SMALL_IMAGE, "input_size": (3, 48, 48)}),
 })
 
 
@@ -433,7 +439,7 @@ def lookupvit_large_patch16_224(pretrained: bool = False, **kwargs: Any) -> Look
 @register_model
 def lookupvit_mini_patch8_96(pretrained: bool = False, **kwargs: Any) -> LookupViT:
     """The bundled captioner's encoder: small photos, 12 x 12 lookup tokens; trains on a CPU."""
-    model_args = dict(img_size=96, patch_size=8, embed_dim=192, depth=6, num_heads=3, budgets=(3, 5, 7))
+    model_args = dict(budgets=(3, 5, 7), **MINI)
     return _create_lookupvit("lookupvit_mini_patch8_96", pretrained=pretrained, **dict(model_args, **kwargs))
 
 

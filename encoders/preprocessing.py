@@ -1,6 +1,12 @@
-"""The preprocessing that AugReg trained ViTs with, as timm's `pretrained_cfg` puts it; the encoders here share it."""
+"""What the encoders here share, so that a comparison compares alike: AugReg's preprocessing, as timm's `pretrained_cfg`
+puts it, and the size of those for small images.
+"""
 
 from typing import Any
+
+# The small-image models see the whole picture, squeezed to a square, as caption data usually is.
+SMALL_IMAGE = {"input_size": (3, 96, 96), "crop_pct": 1.0, "crop_mode": "squash"}
+MINI = {"img_size": 96, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3}
 
 
 def augreg_cfg(**kwargs: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from timm.layers import Mlp
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer
 
-from .preprocessing import augreg_cfg
+from .preprocessing import MINI, SMALL_IMAGE, augreg_cfg
 from .vit import FixedBudget
 
 
@@ -36,14 +36,14 @@ class TokenLearnerViT(FixedBudget, VisionTransformer):
     """A ViT without class token whose blocks from `learn_at` on see learned tokens only.
 
     Args:
-        learn_at: Share of the blocks before the tokens are learned.
+        learn_at: Share of the blocks before the tokens are learned; their number is rounded down.
         learned_grid: Side of their number: 4 for 16.
         kwargs: timm's for a ViT.
     """
 
     def __init__(self, learn_at: float = 0.5, learned_grid: int = 4, **kwargs: Any):
         super().__init__(class_token=False, global_pool="avg", fc_norm=False, **kwargs)
-        self.learn_before = round(learn_at * len(self.blocks))
+        self.learn_before = int(learn_at * len(self.blocks))
         self.learned_grid = learned_grid
         self.token_learner = TokenLearner(self.embed_dim, learned_grid**2)
 
@@ -61,9 +61,12 @@ class TokenLearnerViT(FixedBudget, VisionTransformer):
         return self.norm(x)
 
 
+_layers = {"first_conv": "patch_embed.proj", "classifier": "head"}
+
 default_cfgs = generate_default_cfgs({
-    f"tokenlearner{part}_{size}_patch16_224": augreg_cfg(first_conv="patch_embed.proj", classifier="head")
-    for part in (12, 34) for size in ("small", "base", "large")
+    **{f"tokenlearner{part}_{size}_patch16_224": augreg_cfg(**_layers)
+       for part in (12, 34) for size in ("small", "base", "large")},
+    **{f"tokenlearner{part}_mini_patch8_96": augreg_cfg(**_layers, **SMALL_IMAGE) for part in (12, 34)},
 })
 
 SMALL = {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6}
@@ -109,3 +112,15 @@ def tokenlearner12_large_patch16_224(pretrained: bool = False, **kwargs: Any) ->
 def tokenlearner34_large_patch16_224(pretrained: bool = False, **kwargs: Any) -> TokenLearnerViT:
     """ViT-L/16, 16 tokens from three quarters of its depth on: 94.6 GFLOPs in LookupViT's Table 1."""
     return _create("tokenlearner34_large_patch16_224", pretrained, **{**LARGE, "learn_at": 3 / 4, **kwargs})
+
+
+@register_model
+def tokenlearner12_mini_patch8_96(pretrained: bool = False, **kwargs: Any) -> TokenLearnerViT:
+    """Of LookupViT mini's size, 16 tokens from half its depth on."""
+    return _create("tokenlearner12_mini_patch8_96", pretrained, **{**MINI, "learn_at": 1 / 2, **kwargs})
+
+
+@register_model
+def tokenlearner34_mini_patch8_96(pretrained: bool = False, **kwargs: Any) -> TokenLearnerViT:
+    """Of LookupViT mini's size, 16 tokens after 4 of its 6 blocks, three quarters rounded down."""
+    return _create("tokenlearner34_mini_patch8_96", pretrained, **{**MINI, "learn_at": 3 / 4, **kwargs})

@@ -11,7 +11,10 @@ from typing import Any
 import timm
 import torch
 import torch.nn as nn
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer
+
+from .preprocessing import MINI, SMALL_IMAGE, augreg_cfg
 
 
 class FixedBudget:
@@ -60,3 +63,21 @@ def create_encoder(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Mod
     kind = type(model)
     model.__class__ = type(kind.__name__, (FixedBudget, kind), {"__module__": kind.__module__})
     return model
+
+
+class PatchViT(FixedBudget, VisionTransformer):
+    """A ViT that gives its patches' tokens and pools their mean, as LookupViT does: no class token."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(class_token=False, global_pool="avg", fc_norm=False, **kwargs)
+
+
+default_cfgs = generate_default_cfgs({
+    "vit_mini_patch8_96": augreg_cfg(first_conv="patch_embed.proj", classifier="head", **SMALL_IMAGE),
+})
+
+
+@register_model
+def vit_mini_patch8_96(pretrained: bool = False, **kwargs: Any) -> PatchViT:
+    """Of LookupViT mini's size: 144 tokens."""
+    return build_model_with_cfg(PatchViT, "vit_mini_patch8_96", pretrained, **{**MINI, **kwargs})

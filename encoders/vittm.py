@@ -9,7 +9,8 @@ Legend of shapes
 How the paper is read where it leaves a choice: the attention is Katharopoulos et al.'s (arXiv 2006.16236), whose
 weights sum to one, as equation 8 drops the normaliser that its source has; each head has an output projection, without
 which the published cost of a memory token is not met; what heads read is layer-normalised, which the paper finds to
-help. The last block writes too, as published, though nothing reads what it wrote.
+help. The last block writes too, as the published cost has it, though nothing reads what it wrote; that head stays
+frozen, or several processes would wait for gradients that never come.
 """
 
 from typing import Any
@@ -17,11 +18,11 @@ from typing import Any
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.layers import PatchEmbed
+from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer
 
-from .preprocessing import augreg_cfg
+from .preprocessing import MINI, SMALL_IMAGE, augreg_cfg
 from .vit import FixedBudget
 
 
@@ -80,6 +81,7 @@ class ViTTM(FixedBudget, VisionTransformer):
         self.memory_pos_embed = nn.Parameter(torch.randn(1, self.memory_embed.num_patches, dim) * 0.02)
         self.read = nn.ModuleList(LinearAttention(dim, dim // 4) for _ in self.blocks)
         self.write = nn.ModuleList(LinearAttention(dim, dim // 4) for _ in self.blocks)
+        self.write[-1].requires_grad_(False)
 
     def no_weight_decay(self) -> set[str]:
         return {*super().no_weight_decay(), "memory_pos_embed"}
@@ -89,6 +91,21 @@ class ViTTM(FixedBudget, VisionTransformer):
             "stem": r"^pos_embed|^patch_embed|^memory_",
             "blocks": [(r"^(?:blocks|read|write)\.(\d+)", None), (r"^norm", (99999,))],
         }
+
+    def set_input_size(self, img_size: int | tuple[int, int] | None = None, patch_size: Any = None) -> None:
+        """For images of another size, both positional embeddings resampled; the patches stay.
+
+        Raises:
+            ValueError: A `patch_size`: there are two.
+        """
+        if patch_size is not None:
+            raise ValueError("ViTTM has two patch sizes, set_input_size changes neither")
+        super().set_input_size(img_size=img_size)
+        old = self.memory_embed.grid_size
+        self.memory_embed.set_input_size(img_size=img_size)
+        self.memory_pos_embed = nn.Parameter(resample_abs_pos_embed(
+            self.memory_pos_embed.data, new_size=list(self.memory_embed.grid_size), old_size=list(old),
+            num_prefix_tokens=0))
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Pixels (B, 3, H, W) -> process tokens (B, K, D)."""
@@ -100,9 +117,12 @@ class ViTTM(FixedBudget, VisionTransformer):
         return self.norm(process)
 
 
+_layers = {"first_conv": ("patch_embed.proj", "memory_embed.proj"), "classifier": "head"}
+
 default_cfgs = generate_default_cfgs({
-    f"vittm_{size}_patch16_224": augreg_cfg(first_conv=("patch_embed.proj", "memory_embed.proj"), classifier="head")
-    for size in ("small", "base")
+    "vittm_small_patch16_224": augreg_cfg(**_layers),
+    "vittm_base_patch16_224": augreg_cfg(**_layers),
+    "vittm_mini_patch8_96": augreg_cfg(**_layers, **SMALL_IMAGE),
 })
 
 
@@ -118,3 +138,10 @@ def vittm_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> ViTTM:
     """ViTTM-B: 49 process tokens, 196 memory tokens; 9.92 GMACs in the paper's Table 3."""
     model_args = dict(patch_size=16, process_patch_size=32, embed_dim=768, depth=12, num_heads=12)
     return build_model_with_cfg(ViTTM, "vittm_base_patch16_224", pretrained, **{**model_args, **kwargs})
+
+
+@register_model
+def vittm_mini_patch8_96(pretrained: bool = False, **kwargs: Any) -> ViTTM:
+    """Of LookupViT mini's size: 36 process tokens, 144 memory tokens."""
+    model_args = dict(process_patch_size=16, **MINI)
+    return build_model_with_cfg(ViTTM, "vittm_mini_patch8_96", pretrained, **{**model_args, **kwargs})

@@ -10,7 +10,7 @@ one. RUN/encoder is what the captioning trainer takes.
 import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn as nn
@@ -19,6 +19,7 @@ from pydantic import Field
 from timm.data import Mixup
 from torch.utils.data import DataLoader, Subset
 
+from encoders import LookupViT
 from vlcap.encoder import Encoder
 from vlcap.processes import join, share
 
@@ -35,6 +36,8 @@ class ClassifierRecipe(Recipe):
     """A classification run."""
 
     encoder: str = Field("lookupvit_mini_patch8_96", description="architecture, or the folder of a trained encoder")
+    model_args: dict[str, Any] = Field({}, description="further arguments of a new encoder, such as Table 5's switches")
+    pretrained: bool = Field(False, description="start a new encoder from timm's weights, which may be downloaded")
     init_from: str | None = Field(None, description="a timm ViT whose weights the ViT parts start from, by name")
     teacher: str | None = Field(None, description="a timm ViT, trained for the same classes, to learn from too")
     teacher_weight: float = Field(0.5, gt=0, le=1, description="its share of the loss")
@@ -56,6 +59,7 @@ class ClassifierRecipe(Recipe):
     smoothing: float = Field(0.0, ge=0, lt=1)
     dropout: float = Field(0.0, ge=0, lt=1)
     drop_path: float = Field(0.0, ge=0, lt=1)
+    val_limit: int | None = Field(None, gt=0, description="no more validation images than this")
 
 
 class Classification:
@@ -77,7 +81,7 @@ class Classification:
             self.train_set = StreamedPhotos(train, augment, recipe.shuffle_buffer)
         else:
             self.train_set = LabelledPhotos(train, augment, limit=recipe.limit)
-        self.val_set = LabelledPhotos(val, self.pixels.eval_transform(), limit=recipe.limit)
+        self.val_set = LabelledPhotos(val, self.pixels.eval_transform(), limit=recipe.val_limit or recipe.limit)
         self.mix = None
         if recipe.mixup or recipe.cutmix:
             self.mix = Mixup(
@@ -123,7 +127,14 @@ class Classification:
                 weights = {name: weight for name, weight in weights.items() if not name.startswith("head")}
             encoder.model.load_state_dict(weights, strict=False)
         else:
-            encoder = Encoder.create(self.recipe.encoder, classes=classes, **model_args)
+            encoder = Encoder.create(
+                self.recipe.encoder,
+                classes=classes,
+                pretrained=self.recipe.pretrained,
+                **{**self.recipe.model_args, **model_args},
+            )
+        if self.recipe.image_size and not isinstance(encoder.model, LookupViT):  # which serves any size as it is
+            encoder.set_image_size(self.recipe.image_size)
         if self.recipe.init_from:
             start_from_vit(encoder, self.recipe.init_from)
         return (encoder.set_budgets(self.recipe.budgets) if self.recipe.budgets else encoder), fresh

@@ -1,6 +1,7 @@
 """What the model looked at: gather attention per block, and per word what of the photo lay behind it.
 
-The paper's Figures 1 (a) and 6 show the first; `vlcap demo` shows both. A word's map is the decoder's cross-attention
+The paper's Figures 1 (a) and 6 show the first, as `vlcap attention PHOTO -o maps.png` does; `vlcap demo` shows both. A
+word's map is the decoder's cross-attention
 when it chose the word, carried from the compressed tokens to the photo's own grid by the encoder's gather attention:
 
     cross-attention (words, M) @ gather attention (M, N) -> (words, N) -> (words, h, w)
@@ -16,8 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from matplotlib import colormaps
+from matplotlib.figure import Figure
 from PIL import Image
 from transformers.modeling_outputs import BaseModelOutput
+
+from encoders import LookupViT
 
 from .captioner import Captioner, CaptionerError
 from .images import PixelConfig
@@ -44,7 +48,8 @@ class Looks:
 
 def has_maps(captioner: Captioner) -> bool:
     """Whether its encoder gathers; one that was adapted from elsewhere has nothing to show."""
-    return hasattr(captioner.model.encoder.model, "forward_streams")
+    encoder = captioner.model.encoder.model
+    return isinstance(encoder, LookupViT) and encoder.blocks[0].gathers
 
 
 def look(captioner: Captioner, pixels: torch.Tensor, ids: Sequence[int], budget: int | None = None) -> Looks:
@@ -171,3 +176,41 @@ def overlay(photo: Image.Image, attention: np.ndarray) -> Image.Image:
     # Grey below, so that colour means attention alone.
     grey = np.asarray(photo.convert("L"), dtype=np.float32)[..., None]
     return Image.fromarray((grey * (1 - OPACITY) + heat * OPACITY).round().astype(np.uint8))
+
+
+def draw_maps(
+        captioner: Captioner, photo: Image.Image, budgets: Sequence[int | None] = (None,), each_token: bool = False,
+) -> Figure:
+    """Every block's gather attention over a photo, as the paper's Figure 6: a row per budget, a column per block.
+
+    Args:
+        captioner: Whose encoder looks.
+        photo: RGB.
+        budgets: Sides of the compressed grid; None for the captioner's own.
+        each_token: A row per compressed token, in place of one for their mean.
+
+    Raises:
+        CaptionerError: The encoder keeps no gather attention.
+        ValueError: A budget that doesn't fit the grid.
+    """
+    shown, pixels = seen(photo, captioner.pixels), captioner.preprocess([photo])
+    rows: list[tuple[str, np.ndarray]] = []  # what to call it, (L, h, w)
+    for budget in budgets:
+        _, gathered, grid = gather_attention(captioner, pixels, budget)  # (L, M, N)
+        side = budget or captioner.default_budget
+        maps = gathered.unflatten(-1, grid).numpy()
+        if each_token:
+            rows += [(f"{m // side + 1}, {m % side + 1} of {side} x {side}", maps[:, m]) for m in range(side * side)]
+        else:
+            rows.append((f"{side} x {side} tokens", maps.mean(axis=1)))
+    columns, tall = 1 + len(rows[0][1]), shown.height / shown.width
+    figure = Figure(figsize=(1.8 * columns, (1.8 * tall + 0.1) * len(rows) + 0.3), layout="constrained")
+    places = figure.subplots(len(rows), columns, squeeze=False)
+    for number, (name, maps) in enumerate(rows):
+        for place, picture in zip(places[number], [shown, *(overlay(shown, each) for each in maps)], strict=True):
+            place.imshow(picture)
+            place.set(xticks=[], yticks=[])
+        places[number, 0].set_ylabel(name, fontsize=9)
+    for block, place in enumerate(places[0, 1:], start=1):
+        place.set_title(f"block {block}", fontsize=9)
+    return figure

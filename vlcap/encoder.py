@@ -67,18 +67,24 @@ class Encoder(PreTrainedModel):
             architecture: str,
             classes: list[str] | None = None,
             pixels: PixelConfig | None = None,
+            pretrained: bool = False,
             **model_args: Any,
     ) -> "Encoder":
-        """A new encoder with random weights.
+        """A new encoder.
 
         Args:
             architecture: Name of a timm model with `forward_tokens`.
             classes: What its heads will tell apart; None for no heads.
             pixels: Preprocessing; None for what the architecture's `pretrained_cfg` says.
+            pretrained: timm's weights for the architecture in place of random ones, downloaded where they aren't kept
+                yet; heads for other classes start afresh.
             model_args: Further arguments of the architecture.
+
+        Raises:
+            ValueError, RuntimeError: As `encoders.create_encoder` does.
         """
         model_args["num_classes"] = len(classes or [])
-        model = create_encoder(architecture, **model_args)
+        model = create_encoder(architecture, pretrained=pretrained, **model_args)
         pixels = pixels or PixelConfig.from_pretrained_cfg(model.pretrained_cfg)
         config = EncoderConfig(
             architecture=architecture,
@@ -96,13 +102,27 @@ class Encoder(PreTrainedModel):
     def pixels(self) -> PixelConfig:
         return PixelConfig.from_dict(self.config.pixels)
 
+    @property
+    def has_choice(self) -> bool:
+        """Whether it can be asked for another budget than its own."""
+        return isinstance(self.model, LookupViT) and self.model.learned_tokens is None
+
+    def set_image_size(self, size: int) -> "Encoder":
+        """The same weights for photos of another size, the positional embedding resampled: as ViTs are taken to a
+        higher resolution."""
+        self.model.set_input_size(img_size=size)
+        self.config.model_args = {**self.config.model_args, "img_size": size}
+        self.config.pixels = {**self.config.pixels, "size": size}
+        self.config.budgets = list(self.model.budgets)
+        return self
+
     def set_budgets(self, budgets: list[int]) -> "Encoder":
         """Declares what it is trained for; the middle one becomes the default.
 
         Raises:
             ValueError: It has no choice, and this isn't its own.
         """
-        if not isinstance(self.model, LookupViT) or self.model.learned_tokens is not None:
+        if not self.has_choice:
             if list(budgets) != list(self.model.budgets):
                 raise ValueError(f"{self.config.architecture} has no choice of budget: it is {self.model.budget}")
             return self
