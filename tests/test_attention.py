@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from transformers.modeling_outputs import BaseModelOutput
 
-from vlcap.attention import gather_attention, group_pieces, look, overlay, seen, word_attention
+from vlcap.attention import draw_maps, gather_attention, group_pieces, look, overlay, seen, word_attention
 from vlcap.captioner import CaptionerError
 from vlcap.images import PixelConfig
 from vlcap.tokenizer import START, UNK
@@ -133,3 +133,37 @@ def test_overlay_of_even_attention_is_even():
     nearly = np.asarray(overlay(Image.new("RGB", (50, 50), "grey"), np.full((6, 6), 1 / 36) + np.eye(6) * 1e-4))
     assert np.ptp(even) == np.ptp(even[0, 0])
     assert np.abs(nearly.astype(int) - even).max() < 10
+
+
+@pytest.mark.parametrize(("each_token", "rows"), [(False, 2), (True, 4 + 9)])
+def test_maps_are_drawn_block_by_block(captioner, each_token, rows):
+    photo = drawings.draw(3)
+    figure = draw_maps(captioner, photo, budgets=[2, 3], each_token=each_token)
+    places = np.array(figure.axes).reshape(rows, 3)  # the photo, two blocks
+    assert [place.get_title() for place in places[0]] == ["", "block 1", "block 2"]
+    _, gathered, grid = gather_attention(captioner, captioner.preprocess([photo]), budget=3)
+    shown = seen(photo, captioner.pixels)
+    wanted = gathered[1, 8] if each_token else gathered[1].mean(dim=0)
+    expected = overlay(shown, wanted.reshape(grid).numpy())
+    assert np.array_equal(places[-1, 2].images[0].get_array(), np.asarray(expected))
+    assert np.array_equal(places[-1, 0].images[0].get_array(), np.asarray(shown))
+
+
+def test_an_encoder_without_lookup_tokens_has_no_maps(captioner, monkeypatch):
+    from encoders import create_encoder
+
+    bare = create_encoder("lookupvit_test_patch8_48", num_classes=0, lookup_tokens=False)
+    monkeypatch.setitem(captioner.model.encoder._modules, "model", bare)
+    with pytest.raises(CaptionerError, match="does not gather"):
+        draw_maps(captioner, drawings.draw(3))
+
+
+def test_the_command_writes_a_picture(captioner_folder, tmp_path):
+    from test_cli import vlcap
+
+    drawings.draw(3).save(tmp_path / "photo.png")
+    done = vlcap("attention", tmp_path / "photo.png", "-o", tmp_path / "maps.png", "--model", captioner_folder,
+                 "--budget", 2, "--budget", 3)
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "maps.png") as picture:
+        assert picture.width > picture.height > 300

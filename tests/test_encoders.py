@@ -20,6 +20,7 @@ OTHERS = {  # architecture: (arguments, tokens it gives)
     "tokenlearner12_small_patch16_224": ({**SMALL, "patch_size": 8}, 16),
     "tokenlearner34_small_patch16_224": ({**SMALL, "patch_size": 8}, 16),
     "vittm_small_patch16_224": ({**SMALL, "patch_size": 8, "process_patch_size": 16}, 16),
+    "vit_mini_patch8_96": (SMALL, 64),
 }
 
 
@@ -42,6 +43,62 @@ def small(request):
 def test_each_at_its_papers_cost(name, gflops):
     with torch.device("meta"):
         assert count_gflops(create_encoder(name, num_classes=0)) == pytest.approx(gflops, rel=0.03)
+
+
+def vit_macs(tokens: int, width: int, depth: int) -> int:
+    return depth * (12 * tokens * width**2 + 2 * tokens**2 * width)
+
+
+def linear_attention_macs(source: int, target: int, width: int) -> int:
+    latent = width // 4
+    queries, keys = target * width * latent, source * width * latent
+    return queries + keys + source * width**2 + target * width**2 + (source + target) * latent * width + target * latent
+
+
+@pytest.mark.parametrize(("name", "macs"), [
+    ("vit_base_patch16_224", 196 * 768**2 + vit_macs(197, 768, 12)),
+    ("vit_mini_patch8_96", 144 * 192**2 + vit_macs(144, 192, 6)),
+    ("tokenlearner34_base_patch16_224",
+     196 * 768**2 + vit_macs(196, 768, 9) + 196 * 64 * (768 + 16) + 16 * 196 * 768 + vit_macs(16, 768, 3)),
+    ("vittm_base_patch16_224",
+     196 * 768**2 + 49 * 32**2 * 3 * 768 + vit_macs(49, 768, 12)
+     + 12 * (linear_attention_macs(196, 49, 768) + linear_attention_macs(49, 196, 768))),
+])
+def test_cost_by_hand(name, macs):
+    with torch.device("meta"):
+        assert count_gflops(create_encoder(name, num_classes=0)) == pytest.approx(2e-9 * macs, rel=1e-6)
+
+
+def test_the_minis_are_alike():
+    names = ["lookupvit_mini_patch8_96", "vit_mini_patch8_96", "tokenlearner12_mini_patch8_96",
+             "tokenlearner34_mini_patch8_96", "vittm_mini_patch8_96"]
+    found = [create_encoder(name, num_classes=0) for name in names]
+    assert len({(encoder.embed_dim, len(encoder.blocks)) for encoder in found}) == 1
+    pixels = [Encoder.create(name).pixels for name in names]
+    assert len(set(pixels)) == 1 and pixels[0].size == 96
+    tokens = [encoder.eval().forward_tokens(torch.zeros(1, 3, 96, 96)).shape[1] for encoder in found]
+    assert tokens == [25, 144, 16, 16, 36]
+
+
+@pytest.mark.parametrize("name", [*OTHERS, "lookupvit_test_patch8_48"])
+def test_taken_to_another_size(name, tmp_path):
+    """As timm resamples a positional embedding; saved and loaded, the larger one."""
+    arguments = {k: v for k, v in OTHERS.get(name, ({}, 0))[0].items() if k != "num_classes"}
+    encoder = Encoder.create(name, **arguments)
+    small = {name: weight.clone() for name, weight in encoder.model.named_parameters()}
+    encoder.set_image_size(96).save_pretrained(tmp_path)
+    again = Encoder.from_pretrained(tmp_path).eval()
+    assert again.pixels.size == 96 and again.config.budgets == list(again.model.budgets)
+    tokens = again(torch.randn(1, 3, 96, 96)).last_hidden_state
+    assert tokens.shape[1] in (again.model.budget**2, again.model.budget**2 + again.model.num_prefix_tokens)
+    for name, weight in again.model.named_parameters():
+        if name in ("pos_embed", "memory_pos_embed"):
+            (before, old), (after, new) = ((each, int(each.shape[1]**0.5)) for each in (small[name], weight))
+            grid = before[:, -old**2:].unflatten(1, (old, old)).permute(0, 3, 1, 2)  # a class token's comes first
+            expected = F.interpolate(grid, (new, new), mode="bicubic", antialias=True).permute(0, 2, 3, 1).flatten(1, 2)
+            torch.testing.assert_close(after[:, -new**2:], expected, atol=1e-5, rtol=1e-4)
+        else:
+            assert torch.equal(weight, small[name])
 
 
 def test_tokens_and_budgets(small):
@@ -68,11 +125,13 @@ def test_tokens_are_normed(small):
     assert (tokens.std(dim=-1, unbiased=False) - 1).abs().max() < 1e-2
 
 
-def test_gradients_reach_every_weight_that_is_read(small):
+def test_gradients_reach_every_weight_that_is_trained(small):
+    """Several processes would wait for ever for those that none reached."""
     encoder, _ = small
     encoder.train()(torch.randn(2, 3, 64, 64)).square().sum().backward()
-    unread = {name for name, weight in encoder.named_parameters() if weight.grad is None}
-    assert all(name.startswith("write.3.") for name in unread)  # ViTTM's last block writes what nobody reads
+    frozen = {name for name, weight in encoder.named_parameters() if not weight.requires_grad}
+    assert frozen == {name for name, weight in encoder.named_parameters() if weight.grad is None}
+    assert all(name.startswith("write.3.") for name in frozen)  # ViTTM's last block writes what nobody reads
 
 
 def test_timm_contract(small):
@@ -82,7 +141,8 @@ def test_timm_contract(small):
     names = dict(encoder.named_parameters())
     assert {"pos_embed"} <= set(encoder.no_weight_decay()) <= names.keys() | {"cls_token", "dist_token", "reg_token"}
     groups = create_optimizer_v2(encoder, opt="adamw", lr=1e-3, layer_decay=0.5).param_groups
-    assert sum(len(group["params"]) for group in groups) == len(names)
+    trained = [weight for weight in names.values() if weight.requires_grad]
+    assert sum(len(group["params"]) for group in groups) == len(trained)
     encoder.reset_classifier(0)
     assert encoder(torch.randn(1, 3, 64, 64)).shape == (1, 48)
 
@@ -154,3 +214,50 @@ def test_the_classifier_trains_them_too(name, class_folder, tmp_path):
     figures = train_classifier(recipe, [str(class_folder)], tmp_path)
     assert any(figure.startswith("top1@") for figure in figures)
     assert Encoder.from_pretrained(tmp_path / "encoder").config.architecture == name
+
+
+@pytest.fixture
+def local_weights(tmp_path):
+    """A timm model whose weights lie on this machine, as if they had been downloaded."""
+    from safetensors.torch import save_file
+    from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+
+    torch.manual_seed(3)
+    shape = {"img_size": 64, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
+    there = VisionTransformer(num_classes=11, **shape)
+    save_file(there.state_dict(), tmp_path / "weights.safetensors")
+    name = "vit_of_this_machine"
+
+    def vit_of_this_machine(pretrained=False, **kwargs):
+        return build_model_with_cfg(VisionTransformer, name, pretrained, **{**shape, **kwargs})
+
+    vit_of_this_machine.__module__ = __name__
+    globals()["default_cfgs"] = generate_default_cfgs({name: {
+        "file": str(tmp_path / "weights.safetensors"), "num_classes": 11, "input_size": (3, 64, 64),
+        "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.2, 0.2), "first_conv": "patch_embed.proj", "classifier": "head"}})
+    register_model(vit_of_this_machine)
+    return name, there
+
+
+def test_pretrained_by_name(local_weights, class_folder, tmp_path):
+    """timm's weights and preprocessing, heads for one's own classes; through the trainer too."""
+    from train.classifier import Classification, ClassifierRecipe
+
+    name, there = local_weights
+    encoder = Encoder.create(name, classes=["a", "b"], pretrained=True)
+    assert encoder.pixels.mean == (0.4, 0.5, 0.6)
+    assert encoder.model.head.out_features == 2
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(encoder.eval()(x).last_hidden_state, there.eval().forward_features(x))
+    encoder.save_pretrained(tmp_path / "encoder")  # from then on it needs no weights of timm's
+    with torch.no_grad():
+        assert torch.equal(
+            Encoder.from_pretrained(tmp_path / "encoder").eval()(x).last_hidden_state, there.forward_features(x))
+
+    recipe = ClassifierRecipe.load(None, [f"encoder={name}", "pretrained=true", "image_size=32", "workers=0"])
+    task = Classification(recipe, [str(class_folder)])
+    assert torch.equal(task.model.blocks[1].mlp.fc1.weight, there.blocks[1].mlp.fc1.weight)
+    assert task.model.patch_embed.grid_size == (4, 4) and task.model.head.out_features == 4
+    loss = task.loss(task.model, task.collate([task.train_set[i] for i in range(2)]), None)
+    assert torch.isfinite(loss)

@@ -77,6 +77,13 @@ class Table3Recipe(BaseModel):
             RecipeError: No such recipe, unknown key, a value that doesn't fit, or two rows of one name.
         """
         values = Recipe._read(name if name.endswith((".yaml", ".yml")) else f"table3-{name.removeprefix('table3-')}")
+        if smoke:
+            values |= {
+                "image_size": None, "rounds": 1, "limit": 8,
+                "model_args": {**values.get("model_args", {}), **SMOKE_ARGS},
+                "classifier": {**values.get("classifier", {}), **SMOKE_CLASSIFIER},
+                "captioner": {**values.get("captioner", {}), **SMOKE_CAPTIONER},
+            }
         for override in overrides:
             key, equals, value = override.partition("=")
             if not equals:
@@ -88,13 +95,6 @@ class Table3Recipe(BaseModel):
                 if not isinstance(place, dict):
                     raise RecipeError(f"--set {override}: {part} has no parts")
             place[last] = yaml.safe_load(value)
-        if smoke:
-            values |= {
-                "image_size": None, "rounds": 1, "limit": 8,
-                "model_args": {**values.get("model_args", {}), **SMOKE_ARGS},
-                "classifier": {**values.get("classifier", {}), **SMOKE_CLASSIFIER},
-                "captioner": {**values.get("captioner", {}), **SMOKE_CAPTIONER},
-            }
         try:
             recipe = cls(**values)
             for row in recipe.all_rows:

@@ -55,8 +55,8 @@ def plot(comparison: Comparison, cost: str, ink: str = "#222222", ground: str = 
         mine = sorted((row for row in rows if row.model == name), key=lambda row: row.budget)
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         across, up = [getattr(row, cost) for row in mine], [row.CIDEr * 100 for row in mine]
-        below = [(row.CIDEr - row.cider_low) * 100 for row in mine]
-        above = [(row.cider_high - row.CIDEr) * 100 for row in mine]
+        below = [max(0.0, row.CIDEr - row.cider_low) * 100 for row in mine]
+        above = [max(0.0, row.cider_high - row.CIDEr) * 100 for row in mine]
         axes.errorbar(
             across, up, yerr=[below, above], color=colour, marker=marker, markersize=6, linewidth=1.6, elinewidth=0.8,
             label=name)
