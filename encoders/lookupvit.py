@@ -233,6 +233,19 @@ class LookupViT(nn.Module):
         self.head_drop = nn.Dropout(drop_rate)
         self.reset_classifier(num_classes)
         named_apply(init_weights, self)
+        for module in self._unread():
+            module.requires_grad_(False)
+
+    def _unread(self) -> list[nn.Module]:
+        """What no loss reaches: several processes would wait for its gradients."""
+        unread: list[nn.Module] = []
+        if "compressed" not in self.streams:
+            unread.append(self.norm)
+        if "lookup" not in self.streams:
+            last = self.blocks[-1]
+            unread.append(self.norm_lookup)
+            unread += [last.norm_infuse, last.infuse, last.norm_mlp, last.mlp] if last.infuses else []
+        return unread
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:

@@ -88,13 +88,14 @@ def test_loss_on_one_stream(x, stream):
 
 
 @pytest.mark.parametrize("switches", [
-    {"lookup_tokens": False}, {"infusion": False}, {"learned_tokens": True}, {"streams": ("compressed",)},
-    {"streams": ("lookup",)},
+    {}, {"lookup_tokens": False}, {"infusion": False}, {"learned_tokens": True}, {"streams": ("compressed",)},
+    {"streams": ("lookup",)}, {"learned_tokens": True, "infusion": False},
 ])
 def test_every_weight_learns(x, switches):
     model = create(**switches).train()
     model(x).square().sum().backward()
     idle = {name for name, weight in model.named_parameters() if weight.grad is None}
+    assert idle == {name for name, weight in model.named_parameters() if not weight.requires_grad}
     # A stream that is not classified ends in its norm, and a last infusion that nobody classifies in nothing.
     assert all(name.startswith(("norm", "blocks.1.infuse", "blocks.1.norm_infuse", "blocks.1.mlp", "blocks.1.norm_mlp"))
                for name in idle), idle
