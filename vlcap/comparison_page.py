@@ -191,5 +191,6 @@ def write_page(comparison: Comparison, path: Path, photos: Sequence[Example] = (
         on_front=lambda row: [cost for cost in COSTS if id(row) in fronts[cost]],
         best=rows[best],
         against_best=[each for each in comparison.differences if each.than == best],
+        pairs={(each.row, each.than): each for each in comparison.differences},
         photos=photos,
     ), encoding="utf-8")
