@@ -182,6 +182,8 @@ def write_page(comparison: Comparison, path: Path, photos: Sequence[Example] = (
     best = max(range(len(rows)), key=lambda number: rows[number].CIDEr)
     fronts = {cost: {id(rows[n]) for n in pareto([getattr(row, cost) for row in rows], [row.CIDEr for row in rows])}
               for cost in COSTS}
+    settings = comparison.setting["generation"]
+    alike = all(each == settings[rows[0].model] for each in settings.values())
     environment = Environment(loader=PackageLoader("vlcap", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     path.write_text(environment.get_template("comparison.html").render(
         rows=rows,
@@ -191,6 +193,7 @@ def write_page(comparison: Comparison, path: Path, photos: Sequence[Example] = (
         on_front=lambda row: [cost for cost in COSTS if id(row) in fronts[cost]],
         best=rows[best],
         against_best=[each for each in comparison.differences if each.than == best],
+        decoding=[("all", settings[rows[0].model])] if alike else list(settings.items()),
         pairs={(each.row, each.than): each for each in comparison.differences},
         photos=photos,
     ), encoding="utf-8")
