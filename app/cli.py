@@ -7,6 +7,7 @@ Exit status: 0, 1 (some input failed), 2 (usage). Heavy packages are imported by
 import itertools
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -302,10 +303,11 @@ def table3(
         recipe: Annotated[str, typer.Option("--recipe", help="small, gpu, paper, or a .yaml file.")] = "small",
         set_: Override = None,
         photos: Annotated[int, typer.Option(min=0, help="Photos of the split to put into the page, captioned.")] = 0,
-        smoke: Annotated[bool, typer.Option("--smoke", help="Every stage in seconds, to see whether it runs.")] = False,
+        smoke: Smoke = False,
 ) -> None:
     """Train every encoder alike, a decoder on each, and compare them all; OUT/comparison is the result."""
     from train.recipe import RecipeError
+    from train.smoke import beside
     from train.table3 import Table3Recipe, train_table3
     from vlcap.captions import read_captions
 
@@ -314,6 +316,9 @@ def table3(
         loaded = Table3Recipe.load(recipe, set_ or [], smoke=smoke)
     except RecipeError as error:
         raise typer.BadParameter(str(error)) from error
+    if smoke:
+        out = beside(out)
+        shutil.rmtree(out, ignore_errors=True)
     found = train_table3(loaded, data_classes, data_captions, out, track=_track)
     captions = read_captions(data_captions[0], loaded.split, limit=loaded.limit)
     _write_comparison(found, captions, out / "comparison", photos)

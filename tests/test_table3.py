@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from train import table3
+from train.loop import TrainingError
 from train.recipe import RecipeError
 from train.table3 import Table3Recipe, train_table3
 
@@ -111,3 +112,9 @@ def test_recipes_that_cannot_be_used(overrides, message):
         Table3Recipe.load("small", overrides)
     with pytest.raises(RecipeError, match="no recipe 'table3-none'"):
         Table3Recipe.load("none")
+
+
+def test_one_process_alone(class_folder, captioned_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match="torchrun can train its stages"):
+        train_table3(load(), str(class_folder), [str(captioned_folder)], tmp_path)

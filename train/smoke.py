@@ -27,7 +27,7 @@ AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 def smoke(recipe: AnyRecipe, out: Path) -> tuple[AnyRecipe, Path]:
     """The same recipe made small, and an empty folder for it. Pretrained weights aren't fetched."""
-    out = _beside(out)
+    out = beside(out)
     if connect():
         shutil.rmtree(out, ignore_errors=True)
         Encoder.create(ARCHITECTURE).save_pretrained(out / "untrained")
@@ -43,7 +43,8 @@ def smoke(recipe: AnyRecipe, out: Path) -> tuple[AnyRecipe, Path]:
     return recipe.model_copy(update=small), out
 
 
-def _beside(run: Path) -> Path:
+def beside(run: Path) -> Path:
+    """Where the smoke run of a run lies."""
     return run.parent / "smoke" / run.name
 
 
@@ -52,6 +53,6 @@ def _smoked(folder: str | None) -> str | None:
     if folder is None:
         return None
     path = Path(folder)
-    beside = _beside(path.parent) / path.name
-    return str(beside) if beside.is_dir() else None
+    small = beside(path.parent) / path.name
+    return str(small) if small.is_dir() else None
 

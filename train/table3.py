@@ -28,14 +28,17 @@ from vlcap.compare import Comparison, Contender, compare, contender, slug
 from vlcap.encoder import Encoder
 
 from .captioner import CaptionerRecipe, train_captioner
+from .checkpoint import replacing, written_whole
 from .classifier import ClassifierRecipe, train_classifier
+from .loop import TrainingError
 from .recipe import Recipe, RecipeError
 
 # What `smoke` puts in place of a recipe's own: every stage runs, in seconds, and learns nothing of use.
 SMOKE_ARGS = {"img_size": 64, "patch_size": 4, "embed_dim": 48, "depth": 4, "num_heads": 2}
-SMOKE_CLASSIFIER = {"steps": 2, "batch_size": 8, "limit": 32, "val_limit": 16, "image_size": 64, "workers": 0}
-SMOKE_CAPTIONER = {
-    "steps": 2, "batch_size": 8, "limit": 32, "workers": 0, "width": 48, "layers": 1, "heads": 2, "vocab_size": 60}
+SMOKE = {"steps": 2, "batch_size": 8, "limit": 32, "workers": 0, "evaluate_every": 1, "compile": False,
+         "precision": "float32"}
+SMOKE_CLASSIFIER = {**SMOKE, "val_limit": 16, "image_size": 64}
+SMOKE_CAPTIONER = {**SMOKE, "width": 48, "layers": 1, "heads": 2, "vocab_size": 60}
 
 
 class TableRow(BaseModel):
@@ -84,6 +87,8 @@ class Table3Recipe(BaseModel):
                 "classifier": {**values.get("classifier", {}), **SMOKE_CLASSIFIER},
                 "captioner": {**values.get("captioner", {}), **SMOKE_CAPTIONER},
             }
+            for part in ("rows", "ablations"):
+                values[part] = [{**row, "pretrained": False} for row in values.get(part, [])]
         for override in overrides:
             key, equals, value = override.partition("=")
             if not equals:
@@ -143,8 +148,12 @@ def train_table3(
         track: As for `compare`.
 
     Raises:
-        TrainingError, RecipeError: A stage was begun with other settings, or can't go on.
+        TrainingError: A stage was begun with other settings, or can't go on; or this is one of several processes.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise TrainingError(
+            "train table3 is for one process; torchrun can train its stages: train classifier or captioner with the "
+            "recipe.yaml of a stage's folder, and that folder as --out")
     split = read_captions(captions[0], recipe.split, limit=recipe.limit)
     out.mkdir(parents=True, exist_ok=True)
     contenders: list[Contender] = []
@@ -177,13 +186,12 @@ def _stage(out: Path, recipe: Recipe, title: str, run: Callable[[Recipe, Path], 
     run(recipe, out)  # of a run with other settings it says so
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     figures = next((entry for entry in reversed(log) if any(name.startswith("val_loss") for name in entry)), {})
-    temporary = done.with_suffix(".tmp")
-    temporary.write_text(json.dumps({
-        "recipe": recipe.model_dump(mode="json"),
-        "figures": {name: value for name, value in figures.items() if name not in ("time", "step")},
-        "minutes": round(_seconds([entry["time"] for entry in log]) / 60, 1),
-    }, indent=2))
-    os.replace(temporary, done)
+    with replacing(done) as file:
+        json.dump({
+            "recipe": recipe.model_dump(mode="json"),
+            "figures": {name: value for name, value in figures.items() if name not in ("time", "step")},
+            "minutes": round(_seconds([entry["time"] for entry in log]) / 60, 1),
+        }, file, indent=2)
 
 
 def _seconds(times: list[float]) -> float:
@@ -208,7 +216,6 @@ def _encoder(recipe: Table3Recipe, row: TableRow, folder: Path) -> Path:
             made = made.set_budgets(row.budgets) if row.budgets else made
         if recipe.image_size and recipe.image_size != made.pixels.size:
             made.set_image_size(recipe.image_size)
-        unfinished = folder / "encoder.unfinished"
-        made.save_pretrained(unfinished)
-        unfinished.rename(encoder)
+        with written_whole(encoder) as new:
+            made.save_pretrained(new)
     return encoder
