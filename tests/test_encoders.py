@@ -261,3 +261,23 @@ def test_pretrained_by_name(local_weights, class_folder, tmp_path):
     assert task.model.patch_embed.grid_size == (4, 4) and task.model.head.out_features == 4
     loss = task.loss(task.model, task.collate([task.train_set[i] for i in range(2)]), None)
     assert torch.isfinite(loss.mean)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_tokens_are_counted_and_cached(name, captioned_folder, tmp_path):
+    """All of them, a class token too."""
+    from train.cache import TokenCache
+    from vlcap.captions import read_captions
+
+    arguments, tokens = OTHERS[name]
+    encoder = Encoder.create(name, **{k: v for k, v in arguments.items() if k != "num_classes"}).set_image_size(64)
+    encoder = encoder.without_heads().freeze()
+    assert encoder.token_count(encoder.model.budget) == tokens
+    captions = read_captions(captioned_folder, "val", limit=3)
+    cache = TokenCache(tmp_path, encoder, captions, encoder.config.budgets).fill()
+    pixels = torch.stack([encoder.pixels.eval_transform()(captions.image(i)) for i in (2, 0)])
+    with torch.no_grad():
+        expected = encoder(encoder.pixels.normalize(pixels)).last_hidden_state
+    found = cache.read([2, 0], view=0, budget=encoder.model.budget)
+    assert found.shape == (2, tokens, 48)
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)

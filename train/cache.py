@@ -83,7 +83,7 @@ class TokenCache:
 
     def size(self) -> int:
         """Bytes on disk when complete."""
-        tokens = sum(side * side for side in self.budgets)
+        tokens = sum(map(self.encoder.token_count, self.budgets))
         return self.views * len(self.captions) * tokens * self.encoder.config.hidden_size * 2
 
     def fill(self) -> "TokenCache":
@@ -133,7 +133,7 @@ class TokenCache:
     def _map(self, budget: int, view: int, write: bool = False) -> np.memmap:
         if (budget, view) not in self._maps:
             path = self.folder / f"budget{budget}-view{view}.npy"
-            shape = (len(self.captions), budget * budget, self.encoder.config.hidden_size)
+            shape = (len(self.captions), self.encoder.token_count(budget), self.encoder.config.hidden_size)
             if write and not path.exists():
                 self._allocate(path, shape)
             self._maps[budget, view] = np.load(path, mmap_mode="r+" if write else "r")

@@ -196,7 +196,7 @@ def compare(
     rows = []
     for number, ((each, budget), path, mine, scored) in enumerate(zip(entries, paths, texts, scores, strict=True)):
         model = each.captioner.model
-        tokens = token_count(each.captioner, budget)
+        tokens = model.encoder.token_count(budget)
         low, high = interval(means[:, number])
         rows.append(Row(
             model=each.name,
@@ -264,12 +264,6 @@ def pareto(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
         if not front or scores[number] > scores[front[-1]]:
             front.append(number)
     return front
-
-
-def token_count(captioner: Captioner, budget: int) -> int:
-    """How many tokens the decoder reads; a ViT's class token is one."""
-    size = captioner.pixels.size
-    return captioner.encode(torch.zeros(1, 3, size, size, dtype=torch.uint8), budget).shape[1]
 
 
 def count_parameters(module: torch.nn.Module) -> int:

@@ -107,6 +107,10 @@ class Encoder(PreTrainedModel):
         """Whether it can be asked for another budget than its own."""
         return isinstance(self.model, LookupViT) and self.model.learned_tokens is None
 
+    def token_count(self, budget: int) -> int:
+        """How many tokens a decoder reads at a budget: the grid's, and a ViT's class and register tokens."""
+        return budget**2 + self.model.num_prefix_tokens
+
     def set_image_size(self, size: int) -> "Encoder":
         """The same weights for photos of another size, the positional embedding resampled: as ViTs are taken to a
         higher resolution."""
