@@ -270,8 +270,7 @@ def test_tokens_are_counted_and_cached(name, captioned_folder, tmp_path):
     from vlcap.captions import read_captions
 
     arguments, tokens = OTHERS[name]
-    encoder = Encoder.create(name, **{k: v for k, v in arguments.items() if k != "num_classes"}).set_image_size(64)
-    encoder = encoder.without_heads().freeze()
+    encoder = Encoder.create(name, **{k: v for k, v in arguments.items() if k != "num_classes"}).freeze()
     assert encoder.token_count(encoder.model.budget) == tokens
     captions = read_captions(captioned_folder, "val", limit=3)
     cache = TokenCache(tmp_path, encoder, captions, encoder.config.budgets).fill()

@@ -1,5 +1,6 @@
 """A timm encoder in Hugging Face's form: what a captioner folder holds and `VisionEncoderDecoderModel` drives."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ class Encoder(PreTrainedModel):
         Args:
             architecture: Name of a timm model with `forward_tokens`.
             classes: What its heads will tell apart; None for no heads.
-            pixels: Preprocessing; None for what the architecture's `pretrained_cfg` says.
+            pixels: Preprocessing; None for what the architecture's `pretrained_cfg` says, at model_args' `img_size`.
             pretrained: timm's weights for the architecture in place of random ones, downloaded where they aren't kept
                 yet; heads for other classes start afresh.
             model_args: Further arguments of the architecture.
@@ -85,7 +86,9 @@ class Encoder(PreTrainedModel):
         """
         model_args["num_classes"] = len(classes or [])
         model = create_encoder(architecture, pretrained=pretrained, **model_args)
-        pixels = pixels or PixelConfig.from_pretrained_cfg(model.pretrained_cfg)
+        if pixels is None:
+            pixels = PixelConfig.from_pretrained_cfg(model.pretrained_cfg)
+            pixels = replace(pixels, size=model_args.get("img_size", pixels.size))
         config = EncoderConfig(
             architecture=architecture,
             model_args=model_args,
