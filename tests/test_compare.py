@@ -117,9 +117,8 @@ def test_pareto_front():
 def test_decoder_cost_by_hand(captioner):
     """Greedy, step by step: a piece's matrices, attention to itself and those before, and to the photo's tokens."""
     config, width, length, tokens = captioner.model.config.decoder, 48, 6, 9
-    macs = 0
+    macs = tokens * 64 * width  # the projection of the encoder's tokens
     for step in range(1, length + 1):
-        macs += tokens * 64 * width  # the projection of the encoder's tokens, which Hugging Face repeats at each step
         for _ in range(config.n_layer):
             macs += 4 * width**2 + 2 * step * width  # self-attention
             macs += 2 * width**2 + 2 * tokens * width  # cross-attention: query, output
