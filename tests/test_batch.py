@@ -102,6 +102,25 @@ def test_damaged_archives(captioner, tmp_path, damage):
     assert row.problem and not row.caption
 
 
+@pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_unusual_packing_is_refused(captioner, tmp_path, packing):
+    [row] = rows_of(captioner, archive(tmp_path / "a.zip", {"a.png": png(0)}, compression=packing))
+    assert row.problem == "packed in an unusual way: zip it anew"
+
+
+def test_sizes_are_not_believed(captioner, tmp_path, monkeypatch):
+    """An archive that says its photos have ten bytes."""
+    monkeypatch.setattr(batch, "MAX_BYTES", 10_000)
+    path = archive(tmp_path / "a.zip", {"a.png": bytes(1_000_000)}, compression=zipfile.ZIP_DEFLATED)
+    data = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        at = data.index(signature) + offset
+        data[at:at + 4] = struct.pack("<I", 10)
+    path.write_bytes(data)
+    [row] = rows_of(captioner, path)
+    assert row.problem and not row.caption
+
+
 def test_csv_runs_nothing(tmp_path):
     with open(tmp_path / "a.csv", "w", newline="", encoding="utf-8") as file:
         write_csv([Row("=1+1.png", caption='a "dog", running', tokens=9, ms=1.26), Row("b.png", problem="no")], file)

@@ -76,6 +76,7 @@ def read_photos(files: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, Path |
     """What may be photos in some files: a name, and the file, or an archive's entry unpacked, or why it isn't taken."""
     left = MAX_PHOTOS
     for name, path in files:
+        name = printable(name)
         found = read_zip(name, path) if zipfile.is_zipfile(path) else [(name, path)]
         for photo, source in found:
             if not left:
@@ -137,6 +138,8 @@ def _added_by_system(name: str) -> bool:
 def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> bytes:
     if entry.flag_bits & 1:
         raise ImageError("locked with a password")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others take memory as the archive says
+        raise ImageError("packed in an unusual way: zip it anew")
     try:
         with archive.open(entry) as file:
             data = file.read(limit + 1)
