@@ -10,16 +10,21 @@ import sys
 import threading
 from pathlib import Path
 
+import drawings
 import numpy as np
 import pytest
 from demo_captioner import photo, talking_captioner
+from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
 from app.demo import server, start
+from app.demo.answers import Author
 from encoders.cost import count_gflops
-from vlcap.captioner import Captioner
+from vlcap.captioner import Captioner, build_model
+from vlcap.encoder import Encoder
+from vlcap.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +142,9 @@ def test_file_name_is_not_html(client, tmp_path):
 def test_only_the_models_budgets(client, tmp_path):
     photo().save(tmp_path / "photo.png")
     assert "[2, 3]" in refused(client, tmp_path / "photo.png", budget=4)
-    described = client.view_api(return_format="dict")["named_endpoints"]["/caption"]["parameters"][1]["type"]
-    assert described["type"] == "integer"
+    parameters = client.view_api(return_format="dict")["named_endpoints"]["/caption"]["parameters"]
+    assert [parameter["parameter_name"] for parameter in parameters] == ["photo", "budget", "model"]
+    assert parameters[1]["type"]["type"] == "integer"
 
 
 def test_large_files_and_addresses_are_refused(client, tmp_path):
@@ -233,6 +239,34 @@ def test_share_is_asked_for_and_warned_of(captioner, monkeypatch, capsys):
     assert "--share" in capsys.readouterr().err
     server.serve(captioner)
     assert asked[1][3] is False and "warning" not in capsys.readouterr().err
+
+
+def test_visitors_files_are_deleted_and_the_pages_own_kept(client, page, tmp_path):
+    photo(7).save(tmp_path / "photo.png")
+    client.predict(handle_file(tmp_path / "photo.png"), 3, api_name="/caption")
+    uploaded = set(page.upload_file_set)
+    assert any(map(os.path.exists, uploaded))
+    delete_files_created_by_app(page, age=0)  # what Gradio calls every quarter of an hour
+    assert not any(map(os.path.exists, uploaded))
+    icons = [block.icon["path"] for block in page.blocks.values() if getattr(block, "icon", None)]
+    assert len(icons) >= 4 and all(map(os.path.exists, icons))
+
+
+def test_a_model_without_maps_or_choice(tmp_path):
+    """A plain ViT: one budget, nothing gathered."""
+    words = train_tokenizer(drawings.captions(60), vocab_size=60)
+    encoder = Encoder.create("vit_tiny_patch16_224")
+    captioner = Captioner(build_model(encoder, vocab_size=60, width=32, layers=1, heads=2, max_length=8), words)
+    author = Author(captioner)
+    assert author.budgets == [14] and author.patches == 14
+    assert "no maps" in author.description
+    photo().save(tmp_path / "photo.png")
+    page = start(captioner)
+    client = Client(page.local_url, verbose=False)
+    text, tokens, *_ = client.predict(handle_file(tmp_path / "photo.png"), api_name="/caption")
+    client.close()
+    page.close(verbose=False)
+    assert tokens == 196 and text == captioner.caption([tmp_path / "photo.png"])[0]
 
 
 def test_nobody_else_is_asked(client, hosts):

@@ -32,6 +32,7 @@ class Author:
         encoder, size = captioner.model.encoder.model, captioner.pixels.size
         self.budgets = sorted({*captioner.budgets, captioner.default_budget})
         self.gflops = {side: float(f"{count_gflops(encoder, side, size):.3g}") for side in self.budgets}
+        self.patches = size // encoder.patch_embed.patch_size[0]  # on a side of the photo
         self.has_maps = has_maps(captioner)
 
     @property
@@ -55,6 +56,7 @@ class Author:
         return (
             f"**{plain(captioner.name)}**: {plain(config.architecture)}, photos of {size} x {size} pixels, "
             f"{parameters:.3g} M parameters; {plain(trained)}. **Its captions can be wrong.**"
+            f"{'' if self.has_maps else ' Its encoder does not gather: there are no maps of what it looked at.'}"
         )
 
     def side(self, budget: int | None) -> int:

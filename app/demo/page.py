@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 from PIL import Image
 
 from vlcap.attention import overlay
@@ -15,21 +14,23 @@ from vlcap.captioner import Caption, Captioner
 
 from .answers import Author, Seen, by_name
 from .example_photos import draw_examples
-from .parts import Choice, Photo, Photos, refusal
-from .pictures import budgets_table, rows_table
+from .parts import Budget, Choice, Given, Photo, Photos, refusal
+from .pictures import budgets_table, figure, notice, rows_table
 
 MAX_WAITING = 16  # who comes later is told that the queue is full
-KEPT = 24 * 3600  # seconds that an uploaded photo is kept at most
+KEPT = 3600  # seconds that a file of a visitor's is kept
 SESSION = 3600  # seconds that a session's maps are kept
 
 INTRODUCTION = """\
 # Photo captions from few tokens
-Drop a photo. A [LookupViT](https://arxiv.org/abs/2407.12753) encoder compresses it into a few tokens, and a small text
-decoder writes the caption from these alone. Few are enough: choose how few.
+Drop a photo. A [LookupViT](https://arxiv.org/abs/2407.12753) encoder squeezes its patches into a few tokens, and a
+decoder writes the caption from these alone. How few are enough?
 """
 
 # The model is one and the machine is small: whoever asks it waits in one line, which is bounded.
 LINE = {"concurrency_id": "model", "concurrency_limit": 1}
+PRIVATE = {"api_visibility": "private"}
+WHOLE = -1  # among a caption's words: none of them, the photo itself
 
 
 def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
@@ -39,18 +40,26 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
     longest = max(author.longest for author in authors.values())
     drawn = draw_examples()
     # Analytics are off by argument, so that the environment stays the user's.
-    with gr.Blocks(title="vlcap", analytics_enabled=False, delete_cache=(3600, KEPT)) as page:
+    with gr.Blocks(title="vlcap", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT)) as page:
         gr.Markdown(INTRODUCTION)
         with gr.Row(equal_height=False):
             with gr.Column():
-                photo = Photo(
-                    label="Photo", height=320, buttons=["fullscreen"], sources=["upload", "webcam", "clipboard"])
+                with gr.Column(elem_id="stage"):  # a word's map covers the photo
+                    photo = Photo(
+                        label="Photo", height=320, buttons=["fullscreen"], sources=["upload", "webcam", "clipboard"],
+                        elem_id="photo")
+                    word_map = gr.HTML(elem_id="word_map", visible=False)
+                problem = gr.HTML(elem_id="problem")
                 with gr.Row(elem_id="examples"):
-                    examples = [gr.Button(name, icon=_saved(image), size="sm") for name, image in drawn.items()]
+                    examples = [_example(name, image) for name, image in drawn.items()]
             with gr.Column():
                 model = gr.Dropdown(list(authors), label="Model", visible=len(authors) > 1)
-                budget = Choice(**_budgets(first), value=first.default_budget, label="Tokens the decoder reads")
-                text = gr.Textbox(label="Caption", lines=2, interactive=False, elem_id="caption")
+                budget = Budget(value=_budgets(first))
+                text = gr.Textbox(
+                    label="Caption", lines=2, interactive=False, elem_id="caption", placeholder="Choose a photo first.")
+                word = Choice(
+                    choices=[], label="Where did it look?", info="Choose a word to see what lay behind it.",
+                    visible=False, elem_id="words")
                 with gr.Row():
                     tokens, cost, ms = (
                         gr.Number(label=label, placeholder="-", interactive=False, min_width=90)
@@ -68,69 +77,65 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
             compare = gr.Button("Compare all budgets", variant="primary")
             table = gr.HTML(label="Budgets")
         with gr.Tab("What it looked at"):
-            gr.Markdown("Bright is where most was looked at. A map says where numbers came from, not why.")
-            with gr.Row():
-                with gr.Column():
-                    word = Choice(
-                        choices=[], label="Words of the caption", info="Choose one to see what lay behind it.")
-                    word_map = gr.Image(
-                        label="What lay behind the word", interactive=False, buttons=["fullscreen"],
-                        elem_id="word_map")
-                blocks = gr.Gallery(
-                    label="What each block of the encoder gathered from", height="auto", buttons=[],
-                    interactive=False, object_fit="contain", elem_classes="gallery")
+            gr.Markdown(
+                "The encoder gathers from the photo's patches into its few tokens, block after block: bright is where "
+                "most was gathered. A map says where numbers came from, not why.")
+            blocks = gr.Gallery(
+                label="What each block gathered from", show_label=False, height="auto", buttons=[], interactive=False,
+                object_fit="contain", elem_classes="gallery")
         with gr.Tab("Many photos"):
             files = Photos(
                 label=f"Photos, or zip archives of them; {MAX_PHOTOS} at a time", file_count="multiple",
-                file_types=["image", ".zip"])
+                file_types=["image", ".zip"], elem_id="files")
             with gr.Row():
                 caption_all = gr.Button("Caption all", variant="primary")
                 download = gr.DownloadButton("Download CSV", interactive=False)
             report = gr.HTML(label="Captions of all photos")
             gallery = gr.Gallery(
-                label="Photos with captions", height="auto", buttons=[], interactive=False, object_fit="contain",
-                elem_classes="gallery")
+                label="Photos with captions", show_label=False, height="auto", buttons=[], interactive=False,
+                object_fit="contain", elem_classes="gallery")
         kept_caption, kept_seen = gr.State(time_to_live=SESSION), gr.State(time_to_live=SESSION)
+        api_budget = Choice(choices=[], value=first.default_budget, label="Side of the grid of tokens", visible=False)
 
-        def grow(photo: Image.Image | None, budget: int | None, model: str, *advanced: Any) -> Iterator[tuple]:
-            if photo is None:
-                yield "", None, None, None, None
+        def grow(given: Given, budget: int | None, model: str, *advanced: Any) -> Iterator[tuple]:
+            if given.photo is None:  # a file that can't be read isn't shown: it would be a broken picture
+                yield None, notice(given.problem), "", None, None, None, None
                 return
             author = authors[model]
-            for found in author.stream(photo, budget, author.settings(*advanced)):
-                yield *_shown(author, found), found
+            shown = gr.skip() if given.shown else given.photo
+            for found in author.stream(given.photo, budget, author.settings(*advanced)):
+                yield shown, "", *_shown(author, found), found
+                shown = gr.skip()
 
-        def ask(photo: Image.Image | None, budget: int | None, model: str) -> tuple:
-            if photo is None:
-                raise refusal("A photo is needed.")
+        def ask(photo: Given, budget: int | None, model: str) -> tuple:
             author = authors[model]
-            return _shown(author, author.caption(photo, budget, {}))
+            return _shown(author, author.caption(photo.needed(), budget, {}))
 
-        def all_budgets(photo: Image.Image | None, model: str, *advanced: Any) -> Iterator[str]:
-            if photo is None:
-                raise refusal("Choose a photo first.")
+        def all_budgets(given: Given, model: str, *advanced: Any) -> Iterator[str]:
             author, found = authors[model], []
             for side in author.budgets:
-                found.append(author.caption(photo, side, author.settings(*advanced)))
+                found.append(author.caption(given.needed(), side, author.settings(*advanced)))
                 yield budgets_table(found, author.gflops, pending=len(author.budgets) - len(found))
 
-        def look(photo: Image.Image | None, model: str, caption: Caption | None) -> tuple:
+        def look(given: Given, model: str, caption: Caption | None) -> Iterator[tuple]:
             author = authors[model]
-            if photo is None or caption is None or not author.has_maps:
-                return None, [], gr.update(choices=[], value=None), None
-            seen = author.look(photo, caption)
-            pictures = [
-                (overlay(seen.photo, block), f"Block {number}") for number, block in enumerate(seen.looks.blocks, 1)]
-            words = [(name, place) for place, name in enumerate(seen.looks.words)]
-            chosen = 0 if words else None
-            return seen, pictures, gr.update(choices=words, value=chosen), look_at(seen, chosen)
+            if given.photo is None or caption is None or not author.has_maps:
+                yield None, [], gr.update(choices=[], value=None, visible=False), HIDDEN
+                return
+            seen = author.look(given.photo, caption)
+            words = [("(the photo)", WHOLE), *((name, place) for place, name in enumerate(seen.looks.words))]
+            yield seen, gr.skip(), gr.update(choices=words, value=WHOLE, visible=len(words) > 1), HIDDEN
+            small = seen.photo.reduce(2)
+            pictures = [(overlay(small, block), f"Block {number}") for number, block in enumerate(seen.looks.blocks, 1)]
+            yield seen, pictures, gr.skip(), gr.skip()
 
-        def look_at(seen: Seen | None, word: int | None) -> Image.Image | None:
-            if seen is None or word is None:
-                return None
+        def look_at(seen: Seen | None, word: int | None) -> dict[str, Any]:
+            if seen is None or word is None or word == WHOLE:
+                return HIDDEN
             if not 0 <= word < len(seen.looks.words):
                 raise refusal("The caption has no such word.")
-            return overlay(seen.photo, seen.looks.maps[word])
+            name = f"What lay behind the word: {seen.looks.words[word]}"
+            return gr.update(value=figure(overlay(seen.photo, seen.looks.maps[word]), name), visible=True)
 
         def batch(
                 files: list[tuple[str, Path]], budget: int | None, model: str, *advanced: Any,
@@ -143,23 +148,25 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
                 rows.append(row)
                 progress((len(rows), total), desc="Captioning", unit="photos")
             pictures = [(row.thumbnail, row.caption) for row in rows if not row.problem]
-            with open(Path(_folder(), "captions.csv"), "w", newline="", encoding="utf-8-sig") as file:
-                write_csv(rows, file)
-            return rows_table(rows), pictures, gr.update(value=file.name, interactive=True)
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, "captions.csv")
+                with open(path, "w", newline="", encoding="utf-8-sig") as file:
+                    write_csv(rows, file)
+                # Into Gradio's own folder, from which it is deleted in time.
+                kept = download.serve_static_file(path)["path"]
+            return rows_table(rows), pictures, gr.update(value=kept, interactive=True)
 
         def change(model: str, budget: int | None) -> tuple:
             author = authors[model]
-            side = budget if budget in author.budgets else author.default_budget
-            return gr.update(**_budgets(author), value=side), author.description, ""
+            return _budgets(author, budget), author.description, ""
 
         advanced = [beams, length, sampling, temperature, top_p]
-        live = [text, tokens, cost, ms, kept_caption]
+        live = [photo, problem, text, tokens, cost, ms, kept_caption]
         seen_outputs = [kept_seen, blocks, word, word_map]
-        private = {"api_visibility": "private"}
 
         def captioned_after(events: gr.events.Dependency | list, **options: Any) -> None:
             """The caption grows after these events, then comes what lay behind it."""
-            arguments = {"fn": grow, "inputs": [photo, budget, model, *advanced], "outputs": live, **LINE, **private}
+            arguments = {"fn": grow, "inputs": [photo, budget, model, *advanced], "outputs": live, **LINE, **PRIVATE}
             arguments |= {"show_progress": "minimal", "show_progress_on": text}
             if isinstance(events, list):  # always_last: else a choice made while a caption is under way would be lost
                 grown = gr.on(triggers=events, trigger_mode="always_last", **arguments)
@@ -167,56 +174,52 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
                 grown = events.then(**arguments)
             grown.success(
                 fn=look, inputs=[photo, model, kept_caption], outputs=seen_outputs, show_progress="hidden", **LINE,
-                **private)
-            # What stands beside a photo that can't be read must not be the last one's.
+                **PRIVATE)
+            # What stands beside a photo that can't be captioned must not be the last one's.
             grown.failure(fn=None, js=f"() => {BLANK}", outputs=[text, tokens, cost, ms, table])
 
         captioned_after([photo.input, budget.input, again.click, sampling.input, beams.release, length.release])
         for button, image in zip(examples, drawn.values(), strict=True):
-            captioned_after(button.click(lambda image=image: image, outputs=photo, **private))
-        captioned_after(model.input(change, inputs=[model, budget], outputs=[budget, description, table], **private))
+            captioned_after(button.click(lambda image=image: (image, ""), outputs=[photo, table], **PRIVATE))
+        captioned_after(model.input(change, inputs=[model, budget], outputs=[budget, description, table], **PRIVATE))
         photo.input(fn=None, js="() => ''", outputs=table)
         compare.click(all_budgets, inputs=[photo, model, *advanced], outputs=table, show_progress="minimal", **LINE,
-                      **private)
-        word.input(look_at, inputs=[kept_seen, word], outputs=word_map, show_progress="hidden", **private)
+                      **PRIVATE)
+        # On a phone the photo is above what is seen.
+        word.input(fn=None, js="() => document.querySelector('#stage').scrollIntoView({block: 'nearest'})")
+        word.input(look_at, inputs=[kept_seen, word], outputs=word_map, show_progress="hidden", **PRIVATE)
         caption_all.click(batch, inputs=[files, budget, model, *advanced], outputs=[report, gallery, download],
-                          show_progress_on=report, **LINE, **private)
+                          show_progress_on=report, **LINE, **PRIVATE)
         # Programs ask here, and get one answer instead of a growing one.
         gr.Button(visible=False).click(
-            ask, inputs=[photo, budget, model], outputs=[text, tokens, cost, ms], api_name="caption", **LINE)
+            ask, inputs=[photo, api_budget, model], outputs=[text, tokens, cost, ms], api_name="caption", **LINE)
         page.load(fn=None, js=f"() => {BLANK}", outputs=[text, tokens, cost, ms, table])  # Gradio would show 0
     return page.queue(max_size=MAX_WAITING)
 
 
 BLANK = "['', null, null, null, '']"
+HIDDEN = gr.update(value="", visible=False)
 
 
 def _shown(author: Author, caption: Caption) -> tuple[str, int, float, int]:
     return caption.text, caption.budget**2, author.gflops[caption.budget], round(caption.ms)
 
 
-def _budgets(author: Author) -> dict[str, Any]:
-    """What `Choice` offers for a model."""
-    encoder = author.captioner.model.encoder.model
-    patches = f"The photo has {(author.captioner.pixels.size // encoder.patch_size) ** 2} patches. " if hasattr(
-        encoder, "patch_size") else ""
-    choices = [(str(side**2), side) for side in author.budgets]
-    return {"choices": choices, "info": f"{patches}Fewer tokens are cheaper, more keep more of it."}
+def _budgets(author: Author, side: int | None = None) -> dict[str, Any]:
+    """What `Budget` shows for a model, at a side if that is one of its own."""
+    chosen = side if side in author.budgets else author.default_budget
+    return {"side": chosen, "sides": author.budgets, "patches": author.patches}
 
 
 def _own(author: Author, name: str, default: Any) -> Any:
     return author.captioner.generation().get(name, default)
 
 
-def _folder() -> str:
-    """A new folder among Gradio's temporary files, which end with the demo."""
-    Path(get_upload_folder()).mkdir(parents=True, exist_ok=True)
-    return tempfile.mkdtemp(dir=get_upload_folder())
-
-
-def _saved(image: Image.Image) -> str:
+def _example(name: str, image: Image.Image) -> gr.Button:
     icon = image.copy()
     icon.thumbnail((144, 108))
-    path = Path(_folder(), "example.png")
-    icon.save(path)
-    return str(path)
+    with tempfile.TemporaryDirectory() as folder:
+        icon.save(path := Path(folder, "example.png"))
+        button = gr.Button(name, icon=path, size="sm")  # Gradio copies it
+    button.keep_in_cache.add(button.icon["path"])  # or it would be deleted like a visitor's
+    return button

@@ -1,6 +1,7 @@
 """Form fields of the page that Gradio's own would do less safely."""
 
 import html
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from gradio.data_classes import FileData, ImageData, ListFiles
 from PIL import Image
 
 from vlcap.images import ImageError, load_image
+
+UNSHOWN = ("TIFF", "PPM", "JPEG2000")  # formats that are read here, but that not every browser shows
 
 
 def refusal(message: str) -> gr.Error:
@@ -26,21 +29,51 @@ class FilesOnly:
         return await super().async_move_resource_to_block_cache(url_or_file_path)
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a visitor gave: a photo, or why it can't be taken, or neither.
+
+    Attributes:
+        photo: RGB.
+        problem: One line.
+        shown: Whether a browser shows the file itself.
+    """
+
+    photo: Image.Image | None = None
+    problem: str = ""
+    shown: bool = True
+
+    def needed(self) -> Image.Image:
+        """The photo.
+
+        Raises:
+            gr.Error: There is none.
+        """
+        if self.photo is None:
+            raise refusal(self.problem or "A photo is needed: choose one first.")
+        return self.photo
+
+
 class Photo(FilesOnly, gr.Image):
     """An image input that reads files as every command does: `load_image`, with its limits and its messages."""
 
     def get_block_name(self) -> str:
         return "image"  # the component that the browser shows
 
-    def preprocess(self, payload: ImageData | None) -> Image.Image | None:
+    def preprocess(self, payload: ImageData | None) -> Given:
         if payload is None:
-            return None
+            return Given()
         if payload.path is None:
             raise refusal("The photo has to come as a file.")
         try:
-            return load_image(payload.path, name=payload.orig_name or "photo")
+            name = payload.orig_name or "photo"
+            if not Path(payload.path).exists():  # a page that was left open
+                return Given(problem=f"{name}: deleted in the meantime, photos are not kept: choose it again")
+            photo = load_image(payload.path, name=name)
+            with Image.open(payload.path) as file:
+                return Given(photo, shown=file.format not in UNSHOWN)
         except ImageError as error:
-            raise refusal(str(error)) from None
+            return Given(problem=str(error))
 
     def example_payload(self) -> dict[str, Any]:  # in the page's help on its API; Gradio's own is an address
         return {"path": "photo.jpg", "url": "photo.jpg", "meta": {"_type": "gradio.FileData"}}
@@ -79,3 +112,51 @@ class Choice(gr.Radio):
 
     def api_info(self) -> dict[str, Any]:
         return {"type": "integer", "description": str(self.info or self.label)}
+
+
+class Budget(gr.HTML):
+    """A slider over a model's own budgets, which are no even row, and what they mean: the patches and the tokens.
+
+    Its value is the side of the compressed grid. A template sees nothing but numbers: it is run as a program.
+    """
+
+    TEMPLATE = """
+<label for="budget" class="name">Tokens the decoder reads</label>
+<div class="squeeze" aria-hidden="true">
+  <span class="grid" style="--side: ${value.patches}"></span>
+  <span><b>${value.patches ** 2}</b> patches</span>
+  <span class="arrow">&#10140;</span>
+  <span class="grid tokens" style="--side: ${value.side}"></span>
+  <span><b>${value.side ** 2}</b> tokens</span>
+</div>
+<input id="budget" type="range" min="0" max="${value.sides.length - 1}" step="1"
+  value="${value.sides.indexOf(value.side)}"
+  aria-valuetext="${value.side ** 2} tokens of ${value.patches ** 2} patches">
+<div class="steps" aria-hidden="true">${value.sides.map(side => `<span>${side ** 2}</span>`).join("")}</div>
+"""
+    SCRIPT = """
+element.addEventListener('input', event => {
+  props.value = {...props.value, side: props.value.sides[event.target.value]};
+  trigger('input');
+});
+"""
+
+    def __init__(self, **settings: Any):
+        super().__init__(
+            html_template=self.TEMPLATE, js_on_load=self.SCRIPT, container=True, elem_classes="budget",
+            apply_default_css=False, **settings)
+
+    def get_block_name(self) -> str:
+        return "html"
+
+    def preprocess(self, payload: dict[str, Any] | None) -> int | None:
+        side = (payload or {}).get("side")
+        if side is None or type(side) is int:
+            return side
+        raise refusal("The budget has to be a whole number.")
+
+    def postprocess(self, value: dict[str, Any]) -> dict[str, Any]:
+        return value
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "object"}

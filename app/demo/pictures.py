@@ -3,8 +3,12 @@
 All that came from outside is escaped here: names of files, and captions too.
 """
 
+import base64
+import io
 from collections.abc import Sequence
 from html import escape
+
+from PIL import Image
 
 from vlcap.batch import Row
 from vlcap.captioner import Caption
@@ -12,23 +16,68 @@ from vlcap.captioner import Caption
 # Gradio's own variables, so that light and dark both fit.
 CSS = """
 .gradio-container { max-width: 1080px !important; margin: 0 auto !important }
+footer .divider:last-of-type { display: none }
+:focus-visible { outline: 3px solid var(--color-accent) !important; outline-offset: 2px }
+.wrap > span.error, .wrap > .clear-status { display: none } /* bare words: the message itself comes as a notice */
+#stage { position: relative }
+#word_map { position: absolute; inset: 0; z-index: 2; pointer-events: none } /* a photo can still be dropped here */
+#word_map { border: 1px solid var(--border-color-primary); border-radius: var(--block-radius); overflow: hidden;
+  background: var(--background-fill-primary) }
+#word_map figure { margin: 0; width: 100%; height: 320px }
+#word_map img { width: 100%; height: 100%; object-fit: contain }
+#word_map figcaption { position: absolute; left: 0; top: 0; padding: 2px 8px; font-size: var(--text-sm);
+  color: var(--body-text-color); background: var(--background-fill-primary);
+  border-bottom-right-radius: var(--block-radius) }
+#stage:has(#word_map) #photo [data-testid=block-label] { visibility: hidden }
+#problem:not(:has(.problem)) { display: none }
 #caption textarea { font-size: 1.3rem; line-height: 1.5 }
+#caption textarea::placeholder { color: var(--body-text-color-subdued); opacity: 1 }
+#words .wrap { gap: 4px }
+#words label { padding: 2px 8px; border-radius: 999px; font-size: var(--text-md) }
+#words label:has(:checked) { background: var(--color-accent-soft); border-color: var(--color-accent) }
+#words label:has(:focus-visible) { outline: 3px solid var(--color-accent); outline-offset: 2px }
+#words label input { position: absolute; opacity: 0; width: 1px; height: 1px }
+#words label span { margin: 0 }
+.problem { color: var(--error-text-color) }
+#problem .problem { margin: 0; padding: 8px 12px; border: 1px solid var(--error-border-color); border-radius: 8px;
+  background: var(--error-background-fill) }
+#problem .problem, table.results td { overflow-wrap: anywhere }
 #examples { flex-wrap: wrap; gap: 8px }
 #examples button { flex: 1 1 90px; min-width: 90px; flex-direction: column; padding: 6px }
 #examples button img { width: 72px; height: 48px; max-width: none; object-fit: cover; border-radius: 4px; margin: 0 }
+
+.budget .name { color: var(--block-title-text-color); font-size: var(--block-title-text-size) }
+.budget .squeeze { display: flex; flex-wrap: wrap; align-items: center; gap: 10px; margin: 8px 0;
+  color: var(--body-text-color) }
+.budget .arrow { color: var(--color-accent); font-size: 1.4rem }
+.grid { display: inline-block; width: 56px; height: 56px; border-radius: 3px; vertical-align: middle;
+  --line: var(--background-fill-primary); --cell: calc(100% / var(--side));
+  background-color: var(--body-text-color-subdued);
+  background-image: linear-gradient(to right, var(--line) 1px, transparent 1px),
+    linear-gradient(to bottom, var(--line) 1px, transparent 1px);
+  background-size: calc(56px / var(--side)) calc(56px / var(--side)) }
+.grid.tokens { background-color: var(--color-accent) }
+.budget input { width: 100%; height: 24px; margin: 0; accent-color: var(--color-accent); cursor: pointer }
+.budget .steps { display: flex; justify-content: space-between; padding: 0 2px; color: var(--body-text-color);
+  font-variant-numeric: tabular-nums }
+
 table.results { width: 100%; border: 0 !important; border-collapse: collapse }
 table.results { color: var(--body-text-color); font-size: var(--text-md) }
 table.results caption { text-align: left; padding: 4px 8px; color: var(--body-text-color-subdued) }
 table.results :is(tr, th, td) { border: 0 !important }
-table.results :is(th, td) { padding: 8px !important; text-align: left; vertical-align: top; overflow-wrap: anywhere }
+table.results :is(th, td) { padding: 8px !important; text-align: left; vertical-align: top }
 table.results tr { border-bottom: 1px solid var(--border-color-primary) !important }
 table.results .number { white-space: nowrap; font-variant-numeric: tabular-nums }
-table.results td.problem { color: var(--error-text-color) }
+table.results .grid { width: 28px; height: 28px; margin-right: 6px;
+  background-size: calc(28px / var(--side)) calc(28px / var(--side)) }
+table.results th[scope=row] { overflow-wrap: anywhere }
 .bar { height: 10px; min-width: 3px; margin-top: 4px; border-radius: 5px; background: var(--color-accent) }
 table.results .bars { width: 28% }
+.tab-container button.selected { color: var(--body-text-color) !important } /* orange on white is too pale */
+.gallery, .gallery .grid-wrap { min-height: 0 !important; height: auto !important }
 .gallery .grid-container { grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)) !important; height: auto }
-.wrap > span.error, .wrap > .clear-status { display: none } /* bare words: the message itself comes as a notice */
-:focus-visible { outline: 3px solid var(--color-accent) !important; outline-offset: 2px }
+.gallery:has(.empty) { display: none } /* nothing yet */
+.gallery .caption-label { max-width: 100%; white-space: normal; text-align: left }
 @media (max-width: 640px) {
   .gradio-container { padding-left: 8px !important; padding-right: 8px !important }
   table.results.budgets thead { position: absolute; clip-path: inset(50%); height: 1px; overflow: hidden }
@@ -42,6 +91,21 @@ table.results .bars { width: 28% }
 """
 
 
+def notice(problem: str) -> str:
+    """HTML: what was wrong with a photo, said to screen readers too; "" for nothing."""
+    return f'<p class="problem" role="alert">{escape(problem)}</p>' if problem else ""
+
+
+def figure(image: Image.Image, name: str) -> str:
+    """HTML: an image under its name, the file within."""
+    file = io.BytesIO()
+    image.save(file, "WEBP")
+    data = base64.b64encode(file.getvalue()).decode()
+    return (
+        f'<figure><img src="data:image/webp;base64,{data}" alt="{escape(name)}">'
+        f'<figcaption aria-hidden="true">{escape(name)}</figcaption></figure>')
+
+
 def budgets_table(captions: Sequence[Caption], gflops: dict[int, float], pending: int = 0) -> str:
     """HTML: a row per budget with its caption, cost and a bar of that cost; `pending` rows are still to come."""
     most = max(gflops.values())
@@ -49,7 +113,8 @@ def budgets_table(captions: Sequence[Caption], gflops: dict[int, float], pending
     for caption in captions:
         cost = gflops[caption.budget]
         rows.append(
-            f'<tr><th scope="row" class="number">{caption.budget**2} tokens</th>'
+            f'<tr><th scope="row" class="number"><span class="grid tokens" aria-hidden="true" '
+            f'style="--side: {caption.budget}"></span>{caption.budget**2} tokens</th>'
             f'<td class="text">{escape(caption.text)}</td>'
             f'<td class="number bars">{cost:g} GFLOPs<div class="bar" aria-hidden="true" '
             f'style="width: {cost / most:.1%}"></div></td>'

@@ -18,11 +18,13 @@ from .pictures import CSS
 
 MAX_FILE_SIZE = "20mb"
 HERE = "127.0.0.1"
-# Gradio's own notes are too pale to be read by everyone.
+# Gradio's own notes are too pale to be read by everyone, and so is white on its orange.
 NOTES = {"light": "*neutral_600", "dark": "*neutral_300"}
 THEME = gr.themes.Default().set(
     block_info_text_color=NOTES["light"], block_info_text_color_dark=NOTES["dark"],
-    body_text_color_subdued=NOTES["light"], body_text_color_subdued_dark=NOTES["dark"])
+    body_text_color_subdued=NOTES["light"], body_text_color_subdued_dark=NOTES["dark"],
+    button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_dark="*primary_700", button_primary_background_fill_hover_dark="*primary_800")
 
 
 def start(
