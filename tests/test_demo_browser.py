@@ -185,11 +185,14 @@ def test_other_ways_in(open_page, expect, captioner, photo_path, how):
     elif how == "clipboard":
         tab.evaluate("() => navigator.clipboard.write([new ClipboardItem({'image/png': window.photo})])")
         tab.get_by_label("Paste from clipboard").click()
-        tab.get_by_text("Paste from Clipboard").click()
+        tab.wait_for_timeout(1500)  # now and then Gradio loses what is pasted while it opens its pane: then once more
+        if not tab.locator("#photo img").count():
+            tab.get_by_text("Paste from Clipboard").click()
         expect(caption_of(tab)).to_have_value(captioner.caption([photo_path])[0])
     else:
         tab.get_by_label("Capture from camera").click()
         tab.get_by_text("Click to Access Webcam").click()
+        tab.wait_for_function("() => document.querySelector('#photo video')?.videoWidth > 0")
         tab.get_by_role("button", name="capture photo").click()
         expect(caption_of(tab)).not_to_have_value("")  # of Chromium's own moving picture
 
@@ -290,8 +293,8 @@ def test_what_it_looked_at(open_page, expect, captioner, photo_path):
     expect(words.nth(2)).to_be_checked()
     expect(picture).not_to_have_attribute("src", pictures[0])
     shot(tab, "word")
-    over, under = picture.bounding_box(), tab.locator("#photo").bounding_box()
-    assert abs(over["x"] - under["x"]) < 3 and abs(over["y"] - under["y"]) < 3
+    over, under = (tab.locator(f"{place} img").bounding_box() for place in ("#word_map", "#photo"))
+    assert abs(over["y"] - under["y"]) < 5, "the map lies over the photo"
     words.first.focus()
     tab.keyboard.press("Space")
     expect(picture).to_have_count(0)  # the photo again

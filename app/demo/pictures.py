@@ -20,10 +20,11 @@ footer .divider:last-of-type { display: none }
 :focus-visible { outline: 3px solid var(--color-accent) !important; outline-offset: 2px }
 .wrap > span.error, .wrap > .clear-status { display: none } /* bare words: the message itself comes as a notice */
 #stage { position: relative }
-#word_map { position: absolute; inset: 0; z-index: 2; pointer-events: none } /* a photo can still be dropped here */
+#word_map { position: absolute; inset: 0 0 auto; z-index: 2; pointer-events: none } /* photos can still be dropped */
+#word_map, #word_map .html-container { padding: 0 !important }
 #word_map { border: 1px solid var(--border-color-primary); border-radius: var(--block-radius); overflow: hidden;
   background: var(--background-fill-primary) }
-#word_map figure { margin: 0; width: 100%; height: 320px }
+#word_map figure { margin: 0; width: 100%; height: 278px } /* the photo's, without what is below it */
 #word_map img { width: 100%; height: 100%; object-fit: contain }
 #word_map figcaption { position: absolute; left: 0; top: 0; padding: 2px 8px; font-size: var(--text-sm);
   color: var(--body-text-color); background: var(--background-fill-primary);
