@@ -168,7 +168,11 @@ def test_taken_port_is_an_error(page, captioner):
         start(captioner, port=page.server_port)
 
 
-def test_ctrl_c_ends_it_cleanly(captioner, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("end", "usual"),  # what a job in the background is born deaf to is set as usual first
+    [(signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)],
+)
+def test_ends_cleanly(captioner, tmp_path, monkeypatch, capsys, end, usual):
     photo().save(tmp_path / "photo.png")
     pages = []
 
@@ -179,16 +183,17 @@ def test_ctrl_c_ends_it_cleanly(captioner, tmp_path, monkeypatch, capsys):
         assert client.predict(handle_file(tmp_path / "photo.png"), 3, api_name="/caption")[0]
         assert all(map(os.path.exists, pages[0].upload_file_set)) and pages[0].upload_file_set
         uploaded.update(pages[0].upload_file_set)
-        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        threading.Timer(0.5, os.kill, (os.getpid(), end)).start()
         return pages[0]
 
     uploaded = set()
     monkeypatch.setattr(server, "start", start_and_interrupt)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to it
+    before = signal.signal(end, usual)
     try:
         server.serve(captioner)
+        assert signal.getsignal(end) == usual
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(end, before)
     assert pages[0].local_url in capsys.readouterr().out
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", pages[0].server_port), timeout=5)

@@ -365,6 +365,8 @@ def test_on_a_phone(open_page, expect, scheme):
     tab = open_page(viewport=PHONE, color_scheme=scheme, device_scale_factor=2, has_touch=True, is_mobile=True)
     tab.get_by_role("button", name="Beach").tap()
     expect(caption_of(tab)).not_to_have_value("")
+    expect(caption_of(tab)).to_be_in_viewport(ratio=1)  # without scrolling to it
+    shot(tab, f"phone_caption_{scheme}")
     tab.get_by_role("button", name="Compare all budgets").tap()
     expect(tab.locator("table.budgets tbody tr .bar")).to_have_count(2)
     expect(tab.locator("body")).to_have_class(re.compile("dark") if scheme == "dark" else re.compile("^(?!.*dark)"))
@@ -375,10 +377,10 @@ def test_on_a_phone(open_page, expect, scheme):
 def test_by_keyboard_alone(open_page, expect):
     tab = open_page()
 
-    def tab_to(what: str) -> None:
+    def tab_to(what: str, key: str = "Tab") -> None:
         reached = []
         for _ in range(40):
-            tab.keyboard.press("Tab")
+            tab.keyboard.press(key)
             reached.append(tab.evaluate("""(({innerText, ariaLabel, labels, type, name, id}) =>
                 [innerText, ariaLabel, labels?.[0]?.innerText, type, id].join(' '))(document.activeElement)"""))
             if what in reached[-1]:
@@ -398,7 +400,7 @@ def test_by_keyboard_alone(open_page, expect):
     expect(caption).not_to_have_value(before)
     tab.wait_for_function("""() => document.querySelector('#caption textarea').value ==
         [...document.querySelectorAll('#words label')].slice(1).map(word => word.innerText.trim()).join(' ')""")
-    tab_to("radio")
+    tab_to("radio", "Shift+Tab")
     tab.keyboard.press("Tab")
     tab.keyboard.press("Space")
     expect(tab.locator("#word_map img")).to_be_visible()
@@ -439,3 +441,5 @@ def test_accessible(open_page, expect, photo_path, scheme):
     expect(tab.get_by_text("1 captioned")).to_be_visible()
     judge("batch")
     assert found == []
+    unnamed = re.compile(r"^$|^\w+\.\w+$")  # no name, or the name of a text that is missing
+    assert [button for button in tab.get_by_role("button", name=unnamed).all() if button.is_visible()] == []

@@ -44,27 +44,29 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
         gr.Markdown(INTRODUCTION)
         with gr.Row(equal_height=False):
             with gr.Column():
+                # The caption stands right below its photo: on a phone, too, both are seen at once.
                 with gr.Column(elem_id="stage"):  # a word's map covers the photo
                     photo = Photo(
                         label="Photo", height=320, buttons=["fullscreen"], sources=["upload", "webcam", "clipboard"],
                         elem_id="photo")
                     word_map = gr.HTML(elem_id="word_map", visible=False)
                 problem = gr.HTML(elem_id="problem")
-                with gr.Row(elem_id="examples"):
-                    examples = [_example(name, image) for name, image in drawn.items()]
-            with gr.Column():
-                model = gr.Dropdown(list(authors), label="Model", visible=len(authors) > 1)
-                budget = Budget(value=_budgets(first))
                 text = gr.Textbox(
                     label="Caption", lines=2, interactive=False, elem_id="caption", placeholder="Choose a photo first.")
                 word = Choice(
                     choices=[], label="Where did it look?", info="Choose a word to see what lay behind it.",
                     visible=False, elem_id="words")
-                with gr.Row():
+            with gr.Column():
+                with gr.Row(elem_id="examples"):
+                    examples = [_example(name, image) for name, image in drawn.items()]
+                budget = Budget(value=_budgets(first))
+                with gr.Row(elem_id="numbers"):
                     tokens, cost, ms = (
                         gr.Number(label=label, placeholder="-", interactive=False, min_width=90)
                         for label in ("Tokens", "Encoder GFLOPs", "Milliseconds")
                     )
+                model = gr.Dropdown(list(authors), label="Model", visible=len(authors) > 1)
+                description = gr.Markdown(first.description)
                 with gr.Accordion("Advanced", open=False):
                     beams = gr.Slider(1, 8, value=_own(first, "num_beams", 1), step=1, label="Beams")
                     length = gr.Slider(1, longest, value=first.longest, step=1, label="Longest caption, in pieces")
@@ -72,7 +74,6 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
                     temperature = gr.Slider(0.1, 2, value=0.8, step=0.1, label="Temperature of sampling")
                     top_p = gr.Slider(0.05, 1, value=0.95, step=0.05, label="Top p of sampling")
                     again = gr.Button("Caption again", size="sm")
-        description = gr.Markdown(first.description)
         with gr.Tab("All budgets"):
             compare = gr.Button("Compare all budgets", variant="primary")
             table = gr.HTML(label="Budgets")

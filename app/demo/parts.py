@@ -17,7 +17,7 @@ UNSHOWN = ("TIFF", "PPM", "JPEG2000")  # formats that are read here, but that no
 def refusal(message: str) -> gr.Error:
     """What the page, or a client of its API, is told of something that can't be taken."""
     # The browser takes the message for HTML, and a file's name in it comes from outside.
-    return gr.Error(html.escape(message, quote=False), title="That did not work", print_exception=False)
+    return gr.Error(html.escape(message, quote=False), print_exception=False)
 
 
 class FilesOnly:
@@ -150,7 +150,7 @@ element.addEventListener('input', event => {
         return "html"
 
     def preprocess(self, payload: dict[str, Any] | None) -> int | None:
-        side = (payload or {}).get("side")
+        side = payload.get("side") if isinstance(payload, dict) else payload
         if side is None or type(side) is int:
             return side
         raise refusal("The budget has to be a whole number.")

@@ -43,6 +43,7 @@ footer .divider:last-of-type { display: none }
 #problem .problem { margin: 0; padding: 8px 12px; border: 1px solid var(--error-border-color); border-radius: 8px;
   background: var(--error-background-fill) }
 #problem .problem, table.results td { overflow-wrap: anywhere }
+#numbers label { height: 100%; display: flex; flex-direction: column; justify-content: space-between }
 #examples { flex-wrap: wrap; gap: 8px }
 #examples button { flex: 1 1 90px; min-width: 90px; flex-direction: column; padding: 6px }
 #examples button img { width: 72px; height: 48px; max-width: none; object-fit: cover; border-radius: 4px; margin: 0 }
@@ -51,12 +52,12 @@ footer .divider:last-of-type { display: none }
 .budget .squeeze { display: flex; flex-wrap: wrap; align-items: center; gap: 10px; margin: 8px 0;
   color: var(--body-text-color) }
 .budget .arrow { color: var(--color-accent); font-size: 1.4rem }
-.grid { display: inline-block; width: 56px; height: 56px; border-radius: 3px; vertical-align: middle;
-  --line: var(--background-fill-primary); --cell: calc(100% / var(--side));
+.grid { --size: 56px; display: inline-block; width: var(--size); height: var(--size); border-radius: 3px;
+  vertical-align: middle; --line: var(--background-fill-primary);
   background-color: var(--body-text-color-subdued);
   background-image: linear-gradient(to right, var(--line) 1px, transparent 1px),
     linear-gradient(to bottom, var(--line) 1px, transparent 1px);
-  background-size: calc(56px / var(--side)) calc(56px / var(--side)) }
+  background-size: calc(var(--size) / var(--side)) calc(var(--size) / var(--side)) }
 .grid.tokens { background-color: var(--color-accent) }
 .budget input { width: 100%; height: 24px; margin: 0; accent-color: var(--color-accent); cursor: pointer }
 .budget .steps { display: flex; justify-content: space-between; padding: 0 2px; color: var(--body-text-color);
@@ -69,8 +70,7 @@ table.results :is(tr, th, td) { border: 0 !important }
 table.results :is(th, td) { padding: 8px !important; text-align: left; vertical-align: top }
 table.results tr { border-bottom: 1px solid var(--border-color-primary) !important }
 table.results .number { white-space: nowrap; font-variant-numeric: tabular-nums }
-table.results .grid { width: 28px; height: 28px; margin-right: 6px;
-  background-size: calc(28px / var(--side)) calc(28px / var(--side)) }
+table.results .grid { --size: 28px; margin-right: 6px }
 table.results th[scope=row] { overflow-wrap: anywhere }
 .bar { height: 10px; min-width: 3px; margin-top: 4px; border-radius: 5px; background: var(--color-accent) }
 table.results .bars { width: 28% }
@@ -78,7 +78,9 @@ table.results .bars { width: 28% }
 .gallery, .gallery .grid-wrap { min-height: 0 !important; height: auto !important }
 .gallery .grid-container { grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)) !important; height: auto }
 .gallery:has(.empty) { display: none } /* nothing yet */
-.gallery .caption-label { max-width: 100%; white-space: normal; text-align: left }
+.gallery .thumbnail-lg { display: flex; flex-direction: column; height: 100%; aspect-ratio: auto }
+.gallery .thumbnail-lg img { height: auto; aspect-ratio: 1 }
+.gallery .caption-label { position: static; max-width: 100%; white-space: normal; text-align: left } /* not on it */
 @media (max-width: 640px) {
   .gradio-container { padding-left: 8px !important; padding-right: 8px !important }
   table.results.budgets thead { position: absolute; clip-path: inset(50%); height: 1px; overflow: hidden }
@@ -86,6 +88,8 @@ table.results .bars { width: 28% }
   table.results.budgets :is(th, td) { padding: 4px 8px !important }
   table.results .bars { width: auto }
   table.results.budgets td.text { grid-column: 1 / -1; order: 2 }
+  .budget .squeeze { gap: 6px }
+  .budget .grid { --size: 44px }
   #examples button { flex-basis: 40% }
   .tab-container button { padding: 0 8px !important; font-size: var(--text-sm) }
 }

@@ -18,6 +18,8 @@ from .pictures import CSS
 
 MAX_FILE_SIZE = "20mb"
 HERE = "127.0.0.1"
+# A closed terminal, too, must leave no visitor's photo behind; Windows has no SIGHUP.
+ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 # Gradio's own notes are too pale to be read by everyone, and so is white on its orange.
 NOTES = {"light": "*neutral_600", "dark": "*neutral_300"}
 THEME = gr.themes.Default().set(
@@ -57,6 +59,7 @@ def start(
         enable_monitoring=False,
         state_session_capacity=200,  # a session keeps a small photo and its maps
         footer_links=["api", "gradio"],
+        i18n=gr.I18n(en={"common.upload": "Upload"}),  # Gradio forgot what a screen reader says of this one
         theme=THEME,
         css=CSS,
     )
@@ -66,7 +69,7 @@ def start(
 def serve(
         captioners: Captioner | Sequence[Captioner], port: int | None = None, host: str = HERE, share: bool = False,
 ) -> None:
-    """Serves the page until Ctrl-C or SIGTERM, after printing its address; arguments as for `start`."""
+    """Serves the page until Ctrl-C, SIGTERM or SIGHUP, after printing its address; arguments as for `start`."""
     if host not in (HERE, "localhost"):
         _warn(f"--host {host}: everyone who reaches this machine over the network can use the page")
     if share:
@@ -74,7 +77,8 @@ def serve(
     before = os.environ.get("GRADIO_TEMP_DIR")
     # All that visitors upload and the page makes lies in one folder, which nothing outlives.
     folder = os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="vlcap-demo-")
-    handler = signal.signal(signal.SIGTERM, _interrupt)
+    # What is ignored stays so: nohup's.
+    handlers = {end: signal.signal(end, _interrupt) for end in ENDS if signal.getsignal(end) != signal.SIG_IGN}
     page = None
     try:
         page = start(captioners, port, host, share)
@@ -84,7 +88,8 @@ def serve(
     except KeyboardInterrupt:
         print()  # after the terminal's ^C
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for end, handler in handlers.items():
+            signal.signal(end, handler)
         if page is not None:
             page.close(verbose=False)  # ends open tabs' connections too
         shutil.rmtree(folder, ignore_errors=True)
