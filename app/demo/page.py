@@ -30,6 +30,7 @@ decoder writes the caption from these alone. How few are enough?
 # The model is one and the machine is small: whoever asks it waits in one line, which is bounded.
 LINE = {"concurrency_id": "model", "concurrency_limit": 1}
 PRIVATE = {"api_visibility": "private"}
+AT_ONCE = {"queue": False, **PRIVATE}  # what asks no model waits in no line
 WHOLE = -1  # among a caption's words: none of them, the photo itself
 
 
@@ -181,14 +182,14 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
 
         captioned_after([photo.input, budget.input, again.click, sampling.input, beams.release, length.release])
         for button, image in zip(examples, drawn.values(), strict=True):
-            captioned_after(button.click(lambda image=image: (image, ""), outputs=[photo, table], **PRIVATE))
-        captioned_after(model.input(change, inputs=[model, budget], outputs=[budget, description, table], **PRIVATE))
+            captioned_after(button.click(lambda image=image: (image, ""), outputs=[photo, table], **AT_ONCE))
+        captioned_after(model.input(change, inputs=[model, budget], outputs=[budget, description, table], **AT_ONCE))
         photo.input(fn=None, js="() => ''", outputs=table)
         compare.click(all_budgets, inputs=[photo, model, *advanced], outputs=table, show_progress="minimal", **LINE,
                       **PRIVATE)
         # On a phone the photo is above what is seen.
         word.input(fn=None, js="() => document.querySelector('#stage').scrollIntoView({block: 'nearest'})")
-        word.input(look_at, inputs=[kept_seen, word], outputs=word_map, show_progress="hidden", **PRIVATE)
+        word.input(look_at, inputs=[kept_seen, word], outputs=word_map, show_progress="hidden", **AT_ONCE)
         caption_all.click(batch, inputs=[files, budget, model, *advanced], outputs=[report, gallery, download],
                           show_progress_on=report, **LINE, **PRIVATE)
         # Programs ask here, and get one answer instead of a growing one.
