@@ -400,8 +400,7 @@ def test_by_keyboard_alone(open_page, expect):
     expect(caption).not_to_have_value(before)
     tab.wait_for_function("""() => document.querySelector('#caption textarea').value ==
         [...document.querySelectorAll('#words label')].slice(1).map(word => word.innerText.trim()).join(' ')""")
-    tab_to("radio", "Shift+Tab")
-    tab.keyboard.press("Tab")
+    tab_to("radio", "Shift+Tab")  # the caption's last word
     tab.keyboard.press("Space")
     expect(tab.locator("#word_map img")).to_be_visible()
     tab_to("Compare all budgets")
