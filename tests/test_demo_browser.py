@@ -170,6 +170,32 @@ def test_a_caption_grows_as_it_is_decoded(open_page, expect, captioner, photo_pa
     assert part != whole and len(part) < len(whole)
 
 
+def test_a_full_queue_is_said(browser, expect, captioner, monkeypatch):
+    """One is served, one waits, and the third is told; who waited is served in the end."""
+    go, text = threading.Event(), captioner.text
+    monkeypatch.setattr("app.demo.page.MAX_WAITING", 1)
+    monkeypatch.setattr(captioner, "text", lambda ids: text(ids) if go.wait(60) else "")
+    page = start(captioner)
+    try:
+        tabs = [browser.new_page(viewport=LAPTOP) for _ in range(3)]
+        for tab in tabs:
+            tab.goto(page.local_url)
+            tab.get_by_role("button", name="Beach").click()
+            expect(tab.locator("#photo img")).to_be_visible()
+            tab.wait_for_timeout(500)
+        expect(tabs[2].get_by_text(re.compile("queue is full|busy", re.IGNORECASE))).to_be_visible()
+        shot(tabs[2], "queue_full")
+        go.set()
+        for tab in tabs[:2]:
+            expect(caption_of(tab)).not_to_have_value("")
+        expect(caption_of(tabs[2])).to_have_value("")
+        for tab in tabs:
+            tab.close()
+    finally:
+        go.set()
+        page.close(verbose=False)
+
+
 @pytest.mark.parametrize("how", ["drag", "clipboard", "webcam"])
 def test_other_ways_in(open_page, expect, captioner, photo_path, how):
     """A file is uploaded in all the other tests."""
@@ -336,7 +362,7 @@ def test_many_photos(open_page, expect, captioner, photo_path, tmp_path):
     assert download.value.suggested_filename == "captions.csv"
 
 
-def test_progress_of_a_batch_is_shown(open_page, expect, tmp_path):
+def test_progress_of_a_batch_is_shown(open_page, expect, captioner, tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
         for number in range(12):
             file = io.BytesIO()
@@ -346,8 +372,18 @@ def test_progress_of_a_batch_is_shown(open_page, expect, tmp_path):
     tab.get_by_role("tab", name="Many photos").click()
     tab.set_input_files("#files input[type=file]", tmp_path / "many.zip")
     expect(tab.get_by_role("cell", name="many.zip")).to_be_visible()
+    seen, text, written = threading.Event(), captioner.text, []
+
+    def slow(ids):
+        written.append(ids)
+        if len(written) == 8:
+            seen.wait(20)
+        return text(ids)
+
+    monkeypatch.setattr(captioner, "text", slow)
     tab.get_by_role("button", name="Caption all").click()
-    expect(tab.get_by_text(re.compile(r"\d+/12 photos"))).to_be_visible()
+    expect(tab.get_by_text("7/12 photos")).to_be_visible()
+    seen.set()
     expect(tab.get_by_text("12 captioned")).to_be_visible()
 
 
