@@ -44,7 +44,7 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
     with gr.Blocks(title="vlcap", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT)) as page:
         gr.Markdown(INTRODUCTION)
         with gr.Row(equal_height=False):
-            with gr.Column():
+            with gr.Column(elem_id="photo_and_caption"):
                 # The caption stands right below its photo: on a phone, too, both are seen at once.
                 with gr.Column(elem_id="stage"):  # a word's map covers the photo
                     photo = Photo(
@@ -182,13 +182,14 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
 
         captioned_after([photo.input, budget.input, again.click, sampling.input, beams.release, length.release])
         for button, image in zip(examples, drawn.values(), strict=True):
-            captioned_after(button.click(lambda image=image: (image, ""), outputs=[photo, table], **AT_ONCE))
+            chosen = button.click(lambda image=image: (image, ""), outputs=[photo, table], **AT_ONCE)
+            chosen.then(fn=None, js=_scroll_to("photo_and_caption"))
+            captioned_after(chosen)
         captioned_after(model.input(change, inputs=[model, budget], outputs=[budget, description, table], **AT_ONCE))
         photo.input(fn=None, js="() => ''", outputs=table)
         compare.click(all_budgets, inputs=[photo, model, *advanced], outputs=table, show_progress="minimal", **LINE,
                       **PRIVATE)
-        # On a phone the photo is above what is seen.
-        word.input(fn=None, js="() => document.querySelector('#stage').scrollIntoView({block: 'nearest'})")
+        word.input(fn=None, js=_scroll_to("stage"))
         word.input(look_at, inputs=[kept_seen, word], outputs=word_map, show_progress="hidden", **AT_ONCE)
         caption_all.click(batch, inputs=[files, budget, model, *advanced], outputs=[report, gallery, download],
                           show_progress_on=report, **LINE, **PRIVATE)
@@ -201,6 +202,11 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
 
 BLANK = "['', null, null, null, '']"
 HIDDEN = gr.update(value="", visible=False)
+
+
+def _scroll_to(name: str) -> str:
+    """On a phone what changes may be above or below what is seen; where it is seen, nothing moves."""
+    return f"() => document.querySelector('#{name}').scrollIntoView({{block: 'nearest'}})"
 
 
 def _shown(author: Author, caption: Caption) -> tuple[str, int, float, int]:
