@@ -31,7 +31,7 @@ from .cache import TokenCache
 from .checkpoint import written_whole
 from .loop import Evaluation, Loss, TrainingError, fit
 from .recipe import Recipe
-from .sampling import in_worker
+from .sampling import in_worker, read
 from .self_critical import self_critical_loss
 
 IGNORE = -100  # cross-entropy's word for "no target here"
@@ -219,7 +219,7 @@ class Captioning:
             num_workers=self.recipe.workers, worker_init_fn=in_worker)
         total, pieces, texts = 0.0, 0, []
         captioner = Captioner(model, self.tokenizer)
-        for batch in loader:
+        for batch in read(loader):
             tokens = self.tokens(batch, self.val_set, None)
             loss, count = self.cross_entropy(model, tokens, batch, smoothing=0.0)
             total, pieces = total + loss.item() * count, pieces + count

@@ -27,7 +27,7 @@ from .checkpoint import written_whole
 from .labels import LabelError, LabelledPhotos, LabelledSet, read_labelled, read_words
 from .loop import Evaluation, Loss, fit
 from .recipe import Recipe
-from .sampling import in_worker
+from .sampling import in_worker, read
 from .streaming import LabelledStream, StreamedPhotos, read_stream
 from .teacher import Teacher, start_from_vit
 
@@ -176,7 +176,7 @@ class Classification:
         losses: dict[int, list[float]] = {budget: [] for budget in budgets}
         answers: dict[int, list[torch.Tensor]] = {budget: [] for budget in budgets}  # right or not; or all the scores
         targets = []
-        for pixels, target in loader:
+        for pixels, target in read(loader):
             pixels = self.pixels.normalize(pixels.to(device))
             targets += target
             for budget in budgets:

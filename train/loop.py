@@ -26,7 +26,7 @@ from vlcap import processes
 from .checkpoint import load_checkpoint, replacing, save_checkpoint
 from .progress import Log
 from .recipe import Recipe
-from .sampling import SeededDataset, StepBatches, draw_budget, in_worker, seed_all
+from .sampling import SeededDataset, StepBatches, draw_budget, in_worker, read, seed_all
 from .streaming import Places, StreamedPhotos
 
 
@@ -229,13 +229,13 @@ def _batches(
         loader = task.train_set.loader(
             task.collate, seed=recipe.seed, batch_size=recipe.batch_size, start=start, stop=steps, places=dict(places),
             rank=rank, world=world, workers=recipe.workers, pin_memory=pin)
-        for item in loader:
+        for item in read(loader):
             if item is not None:
                 batch, (stream, place) = item
                 places[stream] = tuple(place)
                 yield batch
         return
-    yield from DataLoader(
+    yield from read(DataLoader(
         SeededDataset(task.train_set, recipe.seed),
         batch_sampler=StepBatches(
             len(task.train_set), recipe.batch_size, recipe.seed, start, steps, rank=rank, world=world),
@@ -244,7 +244,7 @@ def _batches(
         worker_init_fn=in_worker,
         pin_memory=pin,
         prefetch_factor=4 if recipe.workers else None,
-    )
+    ))
 
 
 class Stop:

@@ -7,10 +7,13 @@ every dropout mask follow from the seed and the step's number alone, so there is
 import random
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
+
+STOPS = {signal.SIGINT, signal.SIGTERM}
 
 
 def seed_all(*numbers: int) -> None:
@@ -77,3 +80,22 @@ def in_worker(number: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+
+
+def read(loader: DataLoader) -> Iterator[Any]:
+    """A loader's batches; its processes end with the last one or the first error.
+
+    Else the error would keep them alive, and Python would wait for them at its end for ever. Until a process knows what
+    to do with a signal (`in_worker`), signals wait.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        batches = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        yield from batches
+    finally:
+        if loader.num_workers:
+            batches._shutdown_workers()
