@@ -234,11 +234,14 @@ def export(
 
 
 @app.command()
-def encoders(as_json: AsJson = False) -> None:
+def encoders(
+        pattern: Annotated[str, typer.Argument(help="Which, by name with wildcards: 'lookupvit_*'.")] = "*",
+        as_json: AsJson = False,
+) -> None:
     """List the encoders: token budgets, parameters, GFLOPs (2 x MACs) per photo at each budget."""
     from encoders.registry import describe_encoders
 
-    rows = list(_track(describe_encoders(), total=None, what="counting"))
+    rows = list(_track(describe_encoders(pattern), total=None, what="counting"))
     if as_json:
         print(json.dumps(rows, indent=2))
         return

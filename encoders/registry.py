@@ -1,6 +1,7 @@
 """The encoders there are, and what each costs."""
 
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from typing import Any
 
 import timm
@@ -15,13 +16,23 @@ FAMILIES = ["lookupvit_*", "tokenlearner*", "vittm_*", "vit_mini_*", "vit_tiny_p
             "vit_base_patch16_224", "vit_large_patch16_224"]
 
 
-def describe_encoders() -> Iterator[dict[str, Any]]:
-    """Name, image_size, budgets, params (without heads) and gflops per budget of every encoder there is.
+def describe_encoders(pattern: str = "*") -> Iterator[dict[str, Any]]:
+    """Name, image_size, budgets, params (without heads) and gflops per budget of the encoders that there are.
 
     gflops is what is computed here; gflops_paper_order, for the encoders that have it, what it would be in the order of
     the paper's equations, to compare with its Table 1.
+
+    Args:
+        pattern: Which, with the shell's wildcards.
+
+    Raises:
+        ValueError: None is called so.
     """
-    for name in timm.list_models(FAMILIES):
+    names = timm.list_models(FAMILIES)
+    chosen = [name for name in names if fnmatch(name, pattern)]
+    if not chosen:
+        raise ValueError(f"no encoder is called {pattern!r}: there are {', '.join(names)}")
+    for name in chosen:
         with torch.device("meta"):  # shapes are enough to count
             encoder = create_encoder(name, num_classes=0)
         row = {
