@@ -1,6 +1,7 @@
 """`vlcap bench`: speed side by side, as tables on standard output and as JSON and a plot in a folder."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,40 +24,22 @@ def everything(context: typer.Context, quick: Quick = False, out: Out = None, as
         _measure(list(PARTS), quick, out, as_json)
 
 
-@bench.command()
-def startup(quick: Quick = False, out: Out = None, as_json: AsJson = False) -> None:
-    """From the shell to a caption, against importing the libraries."""
-    _measure(["startup"], quick, out, as_json)
+def _command(part: str) -> Callable[..., None]:
+    def measure(quick: Quick = False, out: Out = None, as_json: AsJson = False) -> None:
+        _measure([part], quick, out, as_json)
+
+    return measure
 
 
-@bench.command()
-def encoder(quick: Quick = False, out: Out = None, as_json: AsJson = False) -> None:
-    """Encoders against ViT-B/16, float32 and int8."""
-    _measure(["encoder"], quick, out, as_json)
-
-
-@bench.command()
-def decoder(quick: Quick = False, out: Out = None, as_json: AsJson = False) -> None:
-    """Decoding against Hugging Face's generate, and the limit that memory sets."""
-    _measure(["decoder"], quick, out, as_json)
-
-
-@bench.command()
-def caption(quick: Quick = False, out: Out = None, as_json: AsJson = False) -> None:
-    """Whole captions against ViT-B/16 with GPT-2."""
-    _measure(["caption"], quick, out, as_json)
-
-
-@bench.command()
-def folder(quick: Quick = False, out: Out = None, as_json: AsJson = False) -> None:
-    """A folder of photos in batches, read ahead, against one by one."""
-    _measure(["folder"], quick, out, as_json)
-
-
-@bench.command()
-def sizes(quick: Quick = False, out: Out = None, as_json: AsJson = False) -> None:
-    """Time and memory as images grow, against ViT-B/16."""
-    _measure(["sizes"], quick, out, as_json)
+for part, what in {
+    "startup": "From the shell to a caption, against importing the libraries.",
+    "encoder": "Encoders against ViT-B/16, float32 and int8.",
+    "decoder": "Decoding against Hugging Face's generate, and the limit that memory sets.",
+    "caption": "Whole captions against ViT-B/16 with GPT-2.",
+    "folder": "A folder of photos in batches, read ahead, against one by one.",
+    "sizes": "Time and memory as images grow, against ViT-B/16.",
+}.items():
+    bench.command(part, help=what)(_command(part))
 
 
 @bench.command()
@@ -88,10 +71,9 @@ def _measure(parts: list[str], quick: bool, out: Path | None, as_json: bool) -> 
     report: dict[str, Any] = {"machine": machine()}
     for part in track(parts, description="measuring", console=Console(stderr=True), transient=True):
         report[part] = run(part, quick)
-    if out and "sizes" in report:
-        out.mkdir(parents=True, exist_ok=True)
-        plot_sizes(report["sizes"], out / "sizes.png")
     _show(report, out, as_json)
+    if out and "sizes" in report:
+        plot_sizes(report["sizes"], out / "sizes.png")
 
 
 def _show(report: dict[str, Any], out: Path | None, as_json: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from .bench import bench
+from .bench import AsJson, bench
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -31,7 +31,6 @@ Models = Annotated[list[str] | None, typer.Option(
 Budget = Annotated[int | None, typer.Option("--budget", min=1, help="Side of the compressed grid: 5 is 25 tokens.")]
 Beams = Annotated[int | None, typer.Option("--beams", min=1, help="Beams of the search; 1 is greedy.")]
 Int8 = Annotated[bool, typer.Option("--int8", help="8-bit weights: faster on a CPU, a little less exact.")]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Metrics = Annotated[list[str] | None, typer.Option(
     "--metric", help="CIDEr, BLEU, ROUGE_L, METEOR or SPICE; may be repeated. The first three if left out.")]
 Data = Annotated[str, typer.Option("--data", help="Folder of captioned photos, in COCO's, Karpathy's or parquet form.")]
@@ -63,17 +62,19 @@ def caption(
     from torch import stack
 
     from vlcap.images import ImageError, find_images
-    from vlcap.reading import read_ahead
+    from vlcap.reading import read_batches
 
     captioner = _load(model, int8, fastest=True)
     budget = _known_budget(captioner, budget)
-    names: list[Path] = []
-    images: list[Any] = []
     failed = False
 
-    def flush() -> None:
-        if not images:
-            return
+    def report(error: ImageError) -> None:
+        nonlocal failed
+        _say(str(error))
+        failed = True
+
+    for batch in read_batches(find_images(photos), captioner.read, batch_size, report):
+        names, images = zip(*batch, strict=True)
         found = captioner.caption_pixels(stack(images), budget=budget, **_generation(beams))
         for name, result in zip(names, found, strict=True):
             if as_json:
@@ -82,18 +83,6 @@ def caption(
             else:
                 print(f"{name}: {result.text}")
         sys.stdout.flush()
-        names.clear(), images.clear()
-
-    for path, pixels in read_ahead(find_images(photos), captioner.read, ahead=2 * batch_size):
-        if isinstance(pixels, ImageError):
-            _say(str(pixels))
-            failed = True
-            continue
-        names.append(path)
-        images.append(pixels)
-        if len(images) == batch_size:
-            flush()
-    flush()
     raise typer.Exit(1 if failed else 0)
 
 
@@ -309,16 +298,12 @@ def table3(
         smoke: Smoke = False,
 ) -> None:
     """Train every encoder alike, a decoder on each, and compare them all; OUT/comparison is the result."""
-    from train.recipe import RecipeError
     from train.smoke import beside
     from train.table3 import Table3Recipe, train_table3
     from vlcap.captions import read_captions
 
     _no_loading_bars()
-    try:
-        loaded = Table3Recipe.load(recipe, set_ or [], smoke=smoke)
-    except RecipeError as error:
-        raise typer.BadParameter(str(error)) from error
+    loaded = _recipe(Table3Recipe, recipe, set_ or [], smoke=smoke)
     if smoke:
         out = beside(out)
         shutil.rmtree(out, ignore_errors=True)
@@ -376,19 +361,22 @@ def _write_comparison(found: Any, captions: Any, out: Path, photos: int) -> None
 
 
 def _run(kind: type, name: str | None, overrides: list[str], data: list[str], out: Path, small: bool) -> tuple:
-    from transformers.utils import logging
-
-    from train.recipe import RecipeError
     from train.smoke import smoke
 
-    logging.disable_progress_bar()
-    try:
-        recipe = kind.load(name, overrides)
-    except RecipeError as error:
-        raise typer.BadParameter(str(error)) from error
+    _no_loading_bars()
+    recipe = _recipe(kind, name, overrides)
     if small:
         recipe, out = smoke(recipe, out)
     return recipe, data, out
+
+
+def _recipe(kind: type, name: str | None, overrides: list[str], **options: Any) -> Any:
+    from train.recipe import RecipeError
+
+    try:
+        return kind.load(name, overrides, **options)
+    except RecipeError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _known_budget(captioner: Any, budget: int | None) -> int | None:

@@ -4,23 +4,18 @@ Tolerances are relative to the largest magnitude: float64 to 1e-11, float32 to 1
 Run by `pytest tests/test_reassociation.py`; test_lookupvit.py holds both orders against the independent reference.
 """
 
+from functools import partial
+
+import noisy_lookupvit
 import pytest
 import timm
 import torch
 
-import encoders  # noqa: F401  registers the models
 from encoders.cost import count_gflops
 
-NAME = "lookupvit_test_patch8_48"
 SWITCHES = [{}, {"qkv_bias": False}, {"infusion": False}, {"learned_tokens": True}, {"lookup_tokens": False}]
 
-
-def create(**options):
-    torch.manual_seed(0)
-    model = timm.create_model(NAME, num_classes=5, **options)
-    for weight in model.parameters():
-        weight.data.add_(torch.randn_like(weight) * 0.1)
-    return model.eval()
+create = partial(noisy_lookupvit.create, 0.1)
 
 
 def results(model, pixels, budget, reassociate):

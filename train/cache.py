@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 from vlcap.captions import CaptionSet
-from vlcap.encoder import Encoder
+from vlcap.encoder import Encoder, digest_weights
 
 from .checkpoint import replacing
 from .sampling import seed_all
@@ -65,13 +65,9 @@ class TokenCache:
 
     def key(self) -> str:
         """Digest of everything that the tokens depend on."""
-        weights = hashlib.sha256()
-        for name, tensor in sorted(self.encoder.state_dict().items()):
-            weights.update(name.encode())
-            weights.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
         parts = {
             "format": FORMAT,
-            "weights": weights.hexdigest(),
+            "weights": digest_weights(self.encoder),
             "architecture": self.encoder.config.architecture,
             "pixels": self.encoder.pixels.to_dict(),
             "data": self.captions.fingerprint(),

@@ -31,6 +31,7 @@ from .captioner import CaptionerRecipe, train_captioner
 from .checkpoint import replacing, written_whole
 from .classifier import ClassifierRecipe, train_classifier
 from .loop import TrainingError
+from .progress import read_log
 from .recipe import Recipe, RecipeError
 
 # What `smoke` puts in place of a recipe's own: every stage runs, in seconds, and learns nothing of use.
@@ -184,7 +185,7 @@ def _stage(out: Path, recipe: Recipe, title: str, run: Callable[[Recipe, Path], 
         return
     Console(file=sys.stderr).print(f"[bold]{title}[/bold], in {out}", highlight=False)
     run(recipe, out)  # of a run with other settings it says so
-    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    log = read_log(out / "log.jsonl")
     figures = next((entry for entry in reversed(log) if any(name.startswith("val_loss") for name in entry)), {})
     with replacing(done) as file:
         json.dump({

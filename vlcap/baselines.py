@@ -15,12 +15,12 @@ def score_human(captions: CaptionSet) -> Scores:
     Raises:
         MetricsError: A photo with one caption, which leaves nothing to compare with.
     """
-    alone = [image_id for image_id, texts in captions.references().items() if len(texts) < 2]
+    references = captions.references()
+    alone = [image_id for image_id, texts in references.items() if len(texts) < 2]
     if alone:
         raise MetricsError(
             f"{captions.name} {captions.split}: image {alone[0]} has one caption ({len(alone)} such): a person's score "
             "is that of one caption against the photo's others")
-    references = captions.references()
     return score(
         {image_id: texts[0] for image_id, texts in references.items()},
         {image_id: texts[1:] for image_id, texts in references.items()})

@@ -29,9 +29,9 @@ from encoders.cost import count_gflops
 from .captioner import Captioner, build_model
 from .decode import find_captions
 from .encoder import Encoder
-from .images import find_images
+from .images import ImageError, find_images
 from .quantize import Int8Linear, quantize, quantize_encoder
-from .reading import read_ahead
+from .reading import read_batches
 from .search import Search
 
 BASE, VIT = "lookupvit_base_patch16_224", "vit_base_patch16_224"
@@ -187,15 +187,12 @@ def bench_folder(quick: bool = False) -> list[Row]:
             for path in paths:
                 write(captioner.read(path)[None])
 
+        def refuse(error: ImageError) -> None:
+            raise error
+
         def in_batches() -> None:
-            pixels = []
-            for _, one in read_ahead(paths, captioner.read, ahead=32):
-                pixels.append(one)
-                if len(pixels) == 16:
-                    write(torch.stack(pixels))
-                    pixels.clear()
-            if pixels:
-                write(torch.stack(pixels))
+            for batch in read_batches(paths, captioner.read, size=16, report=refuse):
+                write(torch.stack([pixels for _, pixels in batch]))
 
         functions = {"one by one": one_by_one, "batches of 16, read ahead": in_batches}
         rows = compared(paired_times(functions, 1 if quick else 2), against="one by one")

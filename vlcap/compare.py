@@ -33,6 +33,7 @@ from encoders.cost import count_gflops
 
 from .captioner import Captioner, CaptionerError
 from .captions import CaptionSet, read_coco_results, write_coco_results
+from .encoder import digest_weights
 from .evaluate import predict
 from .metrics import find_java, score
 
@@ -317,12 +318,10 @@ def _now(captioner: Captioner) -> float:
 
 def _key(each: Contender, budget: int, captions: CaptionSet, generation: dict[str, Any]) -> str:
     """Digest of everything that predictions depend on."""
-    model, digest = each.captioner.model, hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    model = each.captioner.model
     encoder = model.encoder.config
-    digest.update(json.dumps({
+    parts = {
+        "weights": digest_weights(model),
         "architecture": encoder.architecture,
         "model_args": encoder.model_args,
         "pixels": encoder.pixels,
@@ -332,8 +331,8 @@ def _key(each: Contender, budget: int, captions: CaptionSet, generation: dict[st
         "budget": budget,
         "data": captions.fingerprint(),
         "transformers": version("transformers"),
-    }, sort_keys=True, default=str).encode())
-    return digest.hexdigest()[:16]
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def slug(name: str) -> str:

@@ -98,6 +98,12 @@ def _adjusted(scores: torch.Tensor, history: list[list[tuple[int, ...]]], search
     return scores
 
 
+def split_heads(x: torch.Tensor, parts: int, num_heads: int) -> torch.Tensor:
+    """(B, T, parts * D) -> (parts, B, K, T, d)."""
+    batch, length, width = x.shape
+    return x.view(batch, length, parts, num_heads, width // parts // num_heads).permute(2, 0, 3, 1, 4)
+
+
 class DecoderState:
     """The decoder amid its captions: keys and values of the tokens and of all that was written.
 
@@ -118,15 +124,10 @@ class DecoderState:
             tokens = model.enc_to_dec_proj(tokens)
         size = (len(self.blocks), 2, len(tokens), self.heads, slots, tokens.shape[-1] // self.heads)
         self.cache = tokens.new_empty(size)  # (L, 2, B, K, S, d)
-        crossed = [self.split(block.crossattention.c_attn(tokens), 2) for block in self.blocks]
-        self.crossed = torch.stack([torch.stack(pair) for pair in crossed])  # (L, 2, B, K, M, d)
+        crossed = [split_heads(block.crossattention.c_attn(tokens), 2, self.heads) for block in self.blocks]
+        self.crossed = torch.stack(crossed)  # (L, 2, B, K, M, d)
         self.mask = None  # (B, 1, G, S), -inf where a slot is no past of a beam; None while there is one beam
         self.used = self.steps = 0
-
-    def split(self, x: torch.Tensor, parts: int) -> list[torch.Tensor]:
-        """(B, T, parts * D) -> parts of (B, K, T, d)."""
-        batch, length, width = x.shape
-        return list(x.view(batch, length, parts, self.heads, width // parts // self.heads).permute(2, 0, 3, 1, 4))
 
     def step(self, pieces: torch.Tensor) -> torch.Tensor:
         """Writes a piece for each beam, (B, G), and gives the logits of what may follow, (B, G, V)."""
@@ -137,11 +138,12 @@ class DecoderState:
         mask = None if self.mask is None else self.mask[..., :stop]
         for block, cache, crossed in zip(self.blocks, self.cache, self.crossed, strict=True):
             (keys, values), (token_keys, token_values) = cache, crossed
-            q, k, v = self.split(block.attn.c_attn(block.ln_1(x)).unflatten(0, (batch, beams)), 3)
+            q, k, v = split_heads(block.attn.c_attn(block.ln_1(x)).unflatten(0, (batch, beams)), 3, self.heads)
             keys[:, :, start:stop], values[:, :, start:stop] = k, v
             read = F.scaled_dot_product_attention(q, keys[:, :, :stop], values[:, :, :stop], attn_mask=mask)
             x = x + block.attn.c_proj(read.transpose(1, 2).reshape(x.shape))
-            [q] = self.split(block.crossattention.q_attn(block.ln_cross_attn(x)).unflatten(0, (batch, beams)), 1)
+            crossing = block.crossattention.q_attn(block.ln_cross_attn(x)).unflatten(0, (batch, beams))
+            [q] = split_heads(crossing, 1, self.heads)
             read = F.scaled_dot_product_attention(q, token_keys, token_values)
             x = x + block.crossattention.c_proj(read.transpose(1, 2).reshape(x.shape))
             x = x + block.mlp.c_proj(self.act(block.mlp.c_fc(block.ln_2(x))))

@@ -1,5 +1,6 @@
 """A timm encoder in Hugging Face's form: what a captioner folder holds and `VisionEncoderDecoderModel` drives."""
 
+import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -159,6 +160,15 @@ class Encoder(PreTrainedModel):
         # `unused`: VisionEncoderDecoderModel passes what only other encoders know.
         tokens = self.model.forward_tokens(pixel_values, budget=budget)
         return BaseModelOutput(last_hidden_state=tokens.contiguous())  # GPT-2's Conv1D takes a view of it
+
+
+def digest_weights(model: torch.nn.Module) -> str:
+    """SHA-256 of a model's weights, names and bytes: part of the key under which what it computed is kept."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 AutoConfig.register("vlcap-encoder", EncoderConfig)

@@ -23,8 +23,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from encoders.cross_attention import merge_heads
+
 from .captioner import Captioner, CaptionerError
-from .decode import search_for
+from .decode import search_for, split_heads
 from .images import PixelConfig
 
 OPSET = 20  # the first with GELU
@@ -44,7 +46,7 @@ class EncoderGraph(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         tokens = self.encoder(self.pixels.normalize(pixels), budget=self.budget).last_hidden_state
         tokens = self.project(tokens)
-        return torch.stack([_split(layer(tokens), 2, self.heads) for layer in self.keys_values])
+        return torch.stack([split_heads(layer(tokens), 2, self.heads) for layer in self.keys_values])
 
 
 class DecoderGraph(nn.Module):
@@ -61,24 +63,14 @@ class DecoderGraph(nn.Module):
         x = transformer.wte(pieces)[:, None] + transformer.wpe.weight[past.shape[4]]  # (B, 1, D)
         extended = []
         for block, before, (keys, values) in zip(transformer.h, past, photo, strict=True):
-            q, k, v = _split(block.attn.c_attn(block.ln_1(x)), 3, self.heads)  # (B, K, 1, d)
+            q, k, v = split_heads(block.attn.c_attn(block.ln_1(x)), 3, self.heads)  # (B, K, 1, d)
             now = torch.cat([before, torch.stack([k, v])], dim=3)  # (2, B, K, T + 1, d)
             extended.append(now)
-            x = x + block.attn.c_proj(_merge(F.scaled_dot_product_attention(q, now[0], now[1])))
-            [q] = _split(block.crossattention.q_attn(block.ln_cross_attn(x)), 1, self.heads)
-            x = x + block.crossattention.c_proj(_merge(F.scaled_dot_product_attention(q, keys, values)))
+            x = x + block.attn.c_proj(merge_heads(F.scaled_dot_product_attention(q, now[0], now[1])))
+            [q] = split_heads(block.crossattention.q_attn(block.ln_cross_attn(x)), 1, self.heads)
+            x = x + block.crossattention.c_proj(merge_heads(F.scaled_dot_product_attention(q, keys, values)))
             x = x + block.mlp(block.ln_2(x))
         return self.decoder.lm_head(transformer.ln_f(x))[:, 0], torch.stack(extended)
-
-
-def _split(x: torch.Tensor, parts: int, heads: int) -> torch.Tensor:
-    """(B, T, parts * D) -> (parts, B, K, T, d)."""
-    return x.unflatten(2, (parts, heads, -1)).permute(2, 0, 3, 1, 4)
-
-
-def _merge(x: torch.Tensor) -> torch.Tensor:
-    """(B, K, T, d) -> (B, T, D)."""
-    return x.transpose(1, 2).flatten(2)
 
 
 @torch.inference_mode()

@@ -1,6 +1,6 @@
 """Photos read ahead of who needs them: files are decoded and cut to size by threads while the model works.
 
-Used by `vlcap caption`.
+Used by `vlcap caption` and `vlcap bench folder`, through `read_batches`.
 """
 
 import os
@@ -45,3 +45,27 @@ def read_ahead(
             yield first, found.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def read_batches(
+        paths: Iterable[Path], read: Callable[[Path], Read], size: int, report: Callable[[ImageError], None],
+) -> Iterator[list[tuple[Path, Read]]]:
+    """Batches of what could be read, in the paths' order, while the next two are being read.
+
+    Args:
+        paths: Of photos.
+        read: Reads one; called in threads.
+        size: Of a batch; the last may be smaller.
+        report: Is told of each photo that can't be read, in its turn.
+    """
+    batch = []
+    for path, found in read_ahead(paths, read, ahead=2 * size):
+        if isinstance(found, ImageError):
+            report(found)
+            continue
+        batch.append((path, found))
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

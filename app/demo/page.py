@@ -166,7 +166,7 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
         live = [photo, problem, text, tokens, cost, ms, kept_caption]
         seen_outputs = [kept_seen, blocks, word, word_map]
 
-        def captioned_after(events: gr.events.Dependency | list, **options: Any) -> None:
+        def captioned_after(events: gr.events.Dependency | list) -> None:
             """The caption grows after these events, then comes what lay behind it."""
             arguments = {"fn": grow, "inputs": [photo, budget, model, *advanced], "outputs": live, **LINE, **PRIVATE}
             arguments |= {"show_progress": "minimal", "show_progress_on": text}

@@ -1,0 +1,16 @@
+"""A small LookupViT none of whose weights is zero or one: what it computes depends on every one of them."""
+
+import timm
+import torch
+
+import encoders  # noqa: F401  (registers the architectures)
+
+NAME = "lookupvit_test_patch8_48"
+
+
+def create(noise, **options):
+    torch.manual_seed(0)
+    model = timm.create_model(NAME, num_classes=5, **options)
+    for weight in model.parameters():
+        weight.data.add_(torch.randn_like(weight) * noise)
+    return model.eval()
