@@ -2,6 +2,8 @@
 
 import io
 import json
+import math
+import os
 import pickle
 import random
 import struct
@@ -14,6 +16,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
+from vlcap import images
 from vlcap.images import DRAFT_SIDE, ImageError, PixelConfig, find_images, load_image
 
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)
@@ -238,9 +241,10 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def refuse(*args, **options):
         raise PermissionError(13, "Permission denied")
 
+    (tmp_path / "secret.png").touch()
     monkeypatch.setattr("builtins.open", refuse)
     with pytest.raises(ImageError, match="no permission to read this file"):
-        load_image("secret.png")
+        load_image(tmp_path / "secret.png")
 
 
 def test_the_name_in_the_message_is_the_callers_and_one_line():
@@ -394,7 +398,8 @@ def test_pixel_config_refuses_what_it_cannot_do():
         PixelConfig.from_pretrained_cfg({"input_size": (3, 224, 196)})
     with pytest.raises(ValueError, match="must have the keys"):
         PixelConfig.from_dict({"size": 224})
-    for key, value in {"size": 0, "mean": [1, 2], "std": [1, 0, 1], "crop_pct": 0, "crop_mode": "centre"}.items():
+    for key, value in [("size", 0), ("mean", [1, 2]), ("mean", [1, {}, 2]), ("std", [1, 0, 1]),
+                       ("std", [1, math.nan, 1]), ("crop_pct", 0), ("crop_mode", "centre")]:
         with pytest.raises(ValueError, match=key):
             PixelConfig.from_dict(good | {key: value})
 
@@ -406,3 +411,33 @@ def test_real_photos(real_data: Path | None):
     assert len(paths) > 100
     for path in paths[:100]:
         assert load_image(path).size == (144, 144)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16", "F", "CMYK"])
+def test_large_pictures_are_converted_in_bands_to_the_same(mode: str, monkeypatch: pytest.MonkeyPatch):
+    values = np.random.default_rng(0).integers(0, 65536, (60, 50), dtype=np.uint16)
+    image = {
+        "I;16": lambda: Image.fromarray(values),
+        "F": lambda: Image.fromarray(values.astype(np.float32) * -3),
+    }.get(mode, lambda: noise().convert("RGBA").convert(mode))()
+    if mode == "P":
+        image.info["transparency"] = 7
+    whole = load_image(image)
+    monkeypatch.setattr("vlcap.images.BAND", 7 * image.width)
+    assert load_image(image).tobytes() == whole.tobytes()
+
+
+def test_formats_that_take_more_memory_have_a_lower_limit(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(images.MAX_PIXELS_OF, "WEBP", 100)
+    with pytest.raises(ImageError, match=r"too large.*limit is 0\.0001 million"):
+        load_image(encode(noise(), "WEBP"))
+    load_image(encode(noise(), "PNG"))
+
+
+@pytest.mark.timeout(20)
+def test_devices_and_pipes_are_not_opened(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "endless.jpg").symlink_to("/dev/zero")
+    for path in find_images([tmp_path]):
+        with pytest.raises(ImageError, match=r"(pipe|endless)\.jpg: a device or a pipe"):
+            load_image(path)

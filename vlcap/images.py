@@ -14,6 +14,8 @@ import contextlib
 import io
 import math
 import os
+import stat
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -23,9 +25,13 @@ from typing import TYPE_CHECKING, BinaryIO
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
-MAX_PIXELS = 80_000_000  # width x height; decoded to RGB that is 240 MB
+MAX_PIXELS = 80_000_000  # width x height; decoded, Pillow holds 4 bytes for each
+MAX_PIXELS_OF = {"WEBP": 40_000_000, "AVIF": 40_000_000, "JPEG2000": 16_000_000}  # whose decoders take more, or longer
+LARGE = 16_000_000  # pixels of what is decoded one at a time, whatever the number of threads: so memory stays bounded
+BAND = 4_000_000  # pixels converted at a time
 MAX_ASPECT = 100  # long side over short side; resizing the short side of a thinner picture would fill the memory
 DRAFT_SIDE = 1024  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size while its short side keeps as many pixels
 
@@ -34,6 +40,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 SUFFIXES |= {".ppm", ".pgm", ".pbm", ".pnm", ".jp2"}
 
+_one_large = threading.Lock()
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -74,12 +81,16 @@ def load_image(
         warnings.filterwarnings("ignore", module="PIL")
         try:
             image = opened if isinstance(opened, Image.Image) else Image.open(opened, formats=FORMATS)
-            if problem := _size_problem(*image.size, max_pixels=max_pixels):
+            limit = min(max_pixels, MAX_PIXELS_OF.get(image.format or "", max_pixels))
+            if problem := _size_problem(*image.size, max_pixels=limit):
                 raise ImageError(f"{name}: {problem}")
-            if image is not opened:
-                image.draft(mode=None, size=(DRAFT_SIDE, DRAFT_SIDE))
-            image.load()
-            return _turned(_rgb(image), _orientation(image))
+            with _one_large if image.width * image.height > LARGE else contextlib.nullcontext():
+                if image is not opened:
+                    image.draft(mode=None, size=(DRAFT_SIDE, DRAFT_SIDE))
+                image.load()
+                rgb, orientation = _rgb(image), _orientation(image)
+                del image  # what was decoded goes before the next copy comes
+                return _turned(rgb, orientation)
         except ImageError:
             raise
         except Exception as error:  # a damaged file makes Pillow raise nearly everything: SyntaxError, IndexError, ...
@@ -130,7 +141,9 @@ class PixelConfig:
         object.__setattr__(self, "std", tuple(self.std))
         if self.size < 1:
             raise ValueError(f"size must be a positive number of pixels, got {self.size}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        scales = (*self.mean, *self.std)
+        if not all(isinstance(each, (int, float)) and math.isfinite(each) for each in scales) or not (
+                len(self.mean) == len(self.std) == 3 and min(self.std) > 0):
             raise ValueError(f"mean and std must be 3 numbers, std positive, got {self.mean} and {self.std}")
         if not 0 < self.crop_pct <= 1:
             raise ValueError(f"crop_pct must be above 0 and at most 1, got {self.crop_pct}")
@@ -233,6 +246,11 @@ class PixelConfig:
         return (pixels.to(torch.float32) / 255 - mean) / std
 
 
+def one_line(path: object) -> str:
+    """A path as it is if that makes one line, else with what would break the line escaped."""
+    return path if (path := str(path)).isprintable() else repr(path)
+
+
 def _name_of(source: str | os.PathLike | bytes | BinaryIO | Image.Image) -> str:
     """Names a source for an error message, on one line whatever characters its path holds."""
     if isinstance(source, bytes):
@@ -241,7 +259,7 @@ def _name_of(source: str | os.PathLike | bytes | BinaryIO | Image.Image) -> str:
         path = os.fspath(source)
     else:
         path = getattr(source, "filename", None) or getattr(source, "name", None) or f"image ({type(source).__name__})"
-    return path if isinstance(path, str) and path.isprintable() else repr(path)
+    return one_line(path)
 
 
 def _open(
@@ -255,7 +273,11 @@ def _open(
             raise TypeError(f"load_image takes a path, bytes, a binary file or a PIL image, not {source!r}")
         return contextlib.nullcontext(source)
     try:
+        if stat.S_IFMT(os.stat(source).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+            raise ImageError(f"{name}: a device or a pipe, not an image file")  # opening a pipe could wait for ever
         return open(source, "rb")
+    except ImageError:
+        raise
     except FileNotFoundError:
         problem = "no such file"
     except IsADirectoryError:
@@ -292,37 +314,51 @@ def _decoding_problem(error: Exception, opened: BinaryIO | Image.Image) -> str:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Converts a decoded image of any mode to a new 8-bit RGB one without metadata."""
-    if image.mode.startswith(("I", "F")):
-        image = _eight_bit(image)
-    elif image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.new(mode="RGB", size=image.size, color="white")
-        image.paste(layer, mask=layer)
-        return image
-    rgb = image.convert("RGB")
-    # What is left here (a transparent colour, EXIF) tells of the file, and would be applied a second time.
-    rgb.info = {}
+    """Converts a decoded image of any mode to a new 8-bit RGB one without metadata, band by band to save memory."""
+    rgb = Image.new(mode="RGB", size=image.size, color="white")
+    rows = max(1, BAND // image.width)
+    bands = [(0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)]
+    extremes = _extremes(image, bands) if image.mode.startswith(("I", "F")) else None
+    for box in bands:
+        band = image if len(bands) == 1 else image.crop(box)
+        if extremes:
+            band = _eight_bit(band, *extremes)
+        elif band.has_transparency_data:
+            band = band.convert("RGBA")
+        rgb.paste(band.convert("RGB"), box, mask=band if band.mode == "RGBA" else None)
     return rgb
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Scales a grey image of wider values to 8 bits, mode L; Pillow's own conversion cuts them off at 255.
+def _extremes(image: Image.Image, bands: list[tuple[int, int, int, int]]) -> tuple[float, float]:
+    """The values of a grey image of wider values that become 0 and 255.
 
     Integers from 0 to 65,535 are taken as 16-bit, floats as 0 to 1 or 0 to 255; other values are stretched from the
-    smallest to the largest. What is not a number becomes 0.
+    smallest to the largest.
     """
+    low, high = math.inf, -math.inf
+    for box in bands:
+        values = _values(image.crop(box))
+        low, high = min(low, float(values.min())), max(high, float(values.max()))
+    for full in (1, 255) if image.mode == "F" else (65535,):
+        if low >= 0 and high <= full:
+            return 0, full
+    return low, high
+
+
+def _eight_bit(image: Image.Image, low: float, high: float) -> Image.Image:
+    """Scales a grey image of wider values to 8 bits, mode L; Pillow's own conversion cuts them off at 255."""
     import numpy as np
 
     with np.errstate(all="ignore"):
-        values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0.0, neginf=0.0)
-        low, high = float(values.min()), float(values.max())
-        for full in (1, 255) if image.mode == "F" else (65535,):
-            if low >= 0 and high <= full:
-                low, high = 0, full
-                break
-        scaled = (values - low) * (255 / max(high - low, math.ulp(1.0)))
+        scaled = (_values(image) - low) * (255 / max(high - low, math.ulp(1.0)))
         return Image.fromarray((scaled + 0.5).astype(np.uint8))
+
+
+def _values(image: Image.Image) -> NDArray:
+    """(height, width), float32; what is not a number is 0."""
+    import numpy as np
+
+    return np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0.0, neginf=0.0)
 
 
 def _orientation(image: Image.Image) -> int:
