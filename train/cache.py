@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from rich.console import Console
 from rich.progress import track
 
 from vlcap.captions import CaptionSet
 from vlcap.encoder import Encoder, digest_weights
+from vlcap.writing import replacing
 
-from .checkpoint import replacing
 from .sampling import seed_all
 
 FORMAT = 1  # part of the key: raised when what the files hold changes
@@ -83,13 +84,18 @@ class TokenCache:
         return self.views * len(self.captions) * tokens * self.encoder.config.hidden_size * 2
 
     def fill(self) -> "TokenCache":
-        """Computes what is missing; goes on where it was interrupted.
+        """Computes what is missing; goes on where it was interrupted, and waits for another run that fills it.
 
         Raises:
             CacheError: The disk is too small.
             ImageError: A photo can't be read.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / ".lock"):
+            self._fill()
+        return self
+
+    def _fill(self) -> None:
         progress = self.folder / "progress.json"
         done = json.loads(progress.read_text()) if progress.exists() else 0  # photos, over all views
         total = self.views * len(self.captions)
@@ -103,7 +109,6 @@ class TokenCache:
                 self._encode(range(start, min(start + CHUNK, total)))
                 with replacing(progress) as file:
                     json.dump(min(start + CHUNK, total), file)
-        return self
 
     def read(self, photos: Sequence[int], view: int, budget: int) -> torch.Tensor:
         """Tokens (B, M, D), float32, of some photos."""

@@ -11,12 +11,16 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 KEEP = 2
 DIGITS = 16
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that can't be written: where, why, and what is left."""
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
@@ -25,13 +29,18 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     for stale in folder.glob("*.tmp"):  # of a process killed while it wrote
         stale.unlink()
     temporary = folder / f"step-{step:08d}.tmp"
-    try:
+    try:  # every step of it may find the disk full
         with open(temporary, "wb") as file:
             torch.save({"step": step, **state}, file)
             file.flush()
             os.fsync(file.fileno())
         path = folder / f"step-{step:08d}-{_digest(temporary)}.pt"
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # RuntimeError: torch's own writer, of a write that failed
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointError(
+            f"{folder}: the checkpoint of step {step} can't be written ({reason}); those before it are still there. "
+            "Make room: the same command goes on from them") from error
     finally:
         temporary.unlink(missing_ok=True)
     for old in _checkpoints(folder)[KEEP:]:
@@ -57,23 +66,16 @@ def written_whole(folder: Path) -> Iterator[Path]:
     new, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    yield new
+    try:
+        yield new
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
     new.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
-    """Gives a text file to write, which takes `path`'s place when all is written, and not before."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _digest(path: Path) -> str:

@@ -22,8 +22,9 @@ from timm.utils import ModelEmaV3
 from torch.utils.data import DataLoader, Dataset
 
 from vlcap import processes
+from vlcap.writing import replacing
 
-from .checkpoint import load_checkpoint, replacing, save_checkpoint
+from .checkpoint import load_checkpoint, save_checkpoint
 from .progress import Log
 from .recipe import Recipe
 from .sampling import SeededDataset, StepBatches, draw_budget, in_worker, read, seed_all
@@ -44,7 +45,7 @@ class Loss(NamedTuple):
     """A mean, a scalar tensor, and over how many it was taken: images, words."""
 
     mean: torch.Tensor
-    count: int
+    count: int  # type: ignore[assignment]  # tuple has a method of this name, which nobody misses
 
 
 class Evaluation(NamedTuple):

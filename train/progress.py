@@ -5,12 +5,13 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .checkpoint import replacing
+from vlcap.writing import replacing
 
 
 class Log:
@@ -43,7 +44,7 @@ class Log:
             disable=not enabled,
         )
         self.task = self.bar.add_task("loss -", total=steps, completed=start, rate="")
-        self.board = None
+        self.board: Any = None  # a SummaryWriter, where it is enabled
         if enabled:
             from torch.utils.tensorboard import SummaryWriter
 

@@ -16,7 +16,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -26,9 +26,10 @@ from vlcap.captioner import Captioner
 from vlcap.captions import read_captions
 from vlcap.compare import Comparison, Contender, compare, contender, slug
 from vlcap.encoder import Encoder
+from vlcap.writing import replacing
 
 from .captioner import CaptionerRecipe, train_captioner
-from .checkpoint import replacing, written_whole
+from .checkpoint import written_whole
 from .classifier import ClassifierRecipe, train_classifier
 from .loop import TrainingError
 from .progress import read_log
@@ -163,11 +164,11 @@ def train_table3(
         if row.train:
             _stage(
                 folder / "classifier", recipe.classifier_recipe(row), f"{title}, classification",
-                lambda stage, to: train_classifier(stage, [classes], to))
+                lambda stage, to: train_classifier(cast(ClassifierRecipe, stage), [classes], to))
         encoder = _encoder(recipe, row, folder)
         _stage(
             folder / "captioner", recipe.captioner_recipe(row, encoder), f"{title}, captioning",
-            lambda stage, to: train_captioner(stage, captions, to))
+            lambda stage, to: train_captioner(cast(CaptionerRecipe, stage), captions, to))
         captioner = Captioner.from_pretrained(folder / "captioner" / "captioner")
         contenders.append(contender(row.name, captioner, row.compare_at or row.budgets))
     stages = {path.parent.relative_to(out).as_posix(): json.loads(path.read_text())
@@ -186,7 +187,8 @@ def _stage(out: Path, recipe: Recipe, title: str, run: Callable[[Recipe, Path], 
     Console(file=sys.stderr).print(f"[bold]{title}[/bold], in {out}", highlight=False)
     run(recipe, out)  # of a run with other settings it says so
     log = read_log(out / "log.jsonl")
-    figures = next((entry for entry in reversed(log) if any(name.startswith("val_loss") for name in entry)), {})
+    figures: dict[str, Any] = next((
+        entry for entry in reversed(log) if any(name.startswith("val_loss") for name in entry)), {})
     with replacing(done) as file:
         json.dump({
             "recipe": recipe.model_dump(mode="json"),

@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from .images import ImageError, load_image
+from .writing import replacing
 
 # By name, as Hugging Face puts a dataset_info.json beside parquet files.
 KARPATHY_FILES = ("dataset_coco.json", "dataset_flickr8k.json", "dataset_flickr30k.json", "dataset.json")
@@ -96,6 +97,8 @@ class CaptionSet:
         for i, source in enumerate(self.sources):
             if isinstance(source, str):
                 try:
+                    if not os.path.isfile(source):  # a device or a pipe could be read for ever
+                        raise ImageError(f"{source}: cannot be read (no file)")
                     content = Path(source).read_bytes()
                 except OSError as error:
                     raise ImageError(f"{source}: cannot be read ({error.strerror})") from error
@@ -182,21 +185,17 @@ def write_coco_results(path: str | os.PathLike, predictions: Mapping[int, str]) 
     """Writes predictions as a COCO result file, one entry per line; a file that is there is replaced whole or not."""
     path = Path(path)
     entries = [{"image_id": int(image_id), "caption": caption} for image_id, caption in predictions.items()]
-    text = "[" + ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries) + "]\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write("[" + ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries) + "]\n")
 
 
 def _read_karpathy(folder: Path, path: Path, split: str, limit: int | None) -> CaptionSet:
     """Reads a split of Karpathy's JSON: images[] with split, filepath, filename, cocoid or imgid, sentences[].raw."""
     photos: dict[str, list[tuple[int, list[str], str]]] = {}
-    for part, *photo in _parsed(_list(_json(path), "images", path), f"{path}: images ", _karpathy_photo):
-        photos.setdefault(part, []).append(tuple(photo))
+    for part, image_id, captions, name in _parsed(
+            _list(_json(path), "images", path), f"{path}: images ", _karpathy_photo):
+        photos.setdefault(part, []).append((image_id, captions, name))
     if split not in photos:
         raise CaptionError(f"{path}: no split {split!r}, there is {_listed(photos)}")
     return _from_files(folder, split, *_usable(photos[split], f"{path}, {split}", limit), places=("", "images"))
@@ -322,7 +321,7 @@ def _locate(folder: Path, names: list[str], places: Sequence[str]) -> list[str]:
     for name in names:
         parts = name.replace("\\", "/").split("/")
         if not parts[0] or ".." in parts or ":" in parts[0]:
-            raise CaptionError(f"{folder}: the photo {name!r} is outside this folder, which is not allowed")
+            raise CaptionError(f"{folder}: the photo {_shown(name)} is outside this folder, which is not allowed")
 
     @functools.cache
     def content(place: str) -> set[str]:  # one listing per folder; 118,000 questions to a network disk take minutes
@@ -341,9 +340,10 @@ def _locate(folder: Path, names: list[str], places: Sequence[str]) -> list[str]:
     if not best:
         looked = _listed(place or "." for place in places)
         raise CaptionError(
-            f"{folder}: none of the {len(names)} photos is here, the first is {names[0]}; looked in {looked}"
+            f"{folder}: none of the {len(names)} photos is here, the first is {_shown(names[0])}; looked in {looked}"
         )
-    raise CaptionError(f"{folder}: {len(missing)} of the {len(names)} photos are missing, the first is {missing[0]}")
+    raise CaptionError(
+        f"{folder}: {len(missing)} of the {len(names)} photos are missing, the first is {_shown(missing[0])}")
 
 
 def _usable(
@@ -444,4 +444,9 @@ def _text(value: Any) -> str:
 def _listed(names: Iterable[str]) -> str:
     """Lists names for a message: the first ten, or "nothing"."""
     names = list(names)
-    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "") or "nothing"
+    return ", ".join(map(_shown, names[:10])) + (", ..." if len(names) > 10 else "") or "nothing"
+
+
+def _shown(name: str) -> str:
+    """A name out of a file as a message can show it: on one line, and not without end."""
+    return f"{name if name.isprintable() else repr(name):.200}"

@@ -14,6 +14,7 @@ from . import processes
 from .captioner import Caption, Captioner
 from .captions import CaptionSet, write_coco_results
 from .metrics import DEFAULT, find_java, score
+from .writing import replacing
 
 Predictions = Iterable[tuple[int, Caption]]
 
@@ -89,5 +90,6 @@ def evaluate(
         "versions": {name: version(name) for name in ("vlcap", "torch", "transformers", "timm", "pycocoevalcap")},
     }
     if out:
-        (out / "metrics.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        with replacing(out / "metrics.json") as file:
+            file.write(json.dumps(report, indent=2) + "\n")
     return report
