@@ -23,6 +23,11 @@ class FixedBudget:
     To be named before `VisionTransformer` among the bases.
     """
 
+    patch_embed: Any
+    fc_norm: Any
+    forward_features: Any
+    forward_head: Any
+
     @property
     def budget(self) -> int:
         """The side of its grid of tokens."""

@@ -137,7 +137,7 @@ class Captioning:
         else:
             self.tokenizer = self._tokenizer(train, out / "tokenizer")
             self.model = build_model(
-                Encoder.from_pretrained(recipe.encoder),
+                Encoder.load(str(recipe.encoder)),
                 vocab_size=len(self.tokenizer),
                 width=recipe.width,
                 layers=recipe.layers,

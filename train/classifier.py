@@ -97,7 +97,7 @@ class Classification:
             self.model.set_joint_training()
         if self.binary and fresh:  # AugReg's head bias: most classes are absent from most photos
             prior = torch.full((len(train.classes),), 1 / len(train.classes))
-            if self.multi_label:
+            if isinstance(train, LabelledSet) and train.multi_label:
                 prior = train.targets.mean(dim=0)
             for head in heads if isinstance(heads, tuple) else (heads,):
                 head.bias.data.copy_(prior.clamp(1e-4, 1 - 1e-4).logit())
@@ -115,10 +115,10 @@ class Classification:
 
     def _encoder(self, classes: list[str]) -> tuple[Encoder, bool]:
         """The encoder to train, and whether its heads are new."""
-        model_args = {"proj_drop_rate": self.recipe.dropout, "drop_path_rate": self.recipe.drop_path}
+        model_args: dict[str, Any] = {"proj_drop_rate": self.recipe.dropout, "drop_path_rate": self.recipe.drop_path}
         fresh = True
         if Path(self.recipe.encoder).is_dir():
-            old = Encoder.from_pretrained(self.recipe.encoder)
+            old = Encoder.load(self.recipe.encoder)
             encoder = Encoder.create(
                 old.config.architecture, classes=classes, pixels=old.pixels, **{**old.config.model_args, **model_args})
             fresh = old.config.classes != classes

@@ -212,7 +212,7 @@ def _encoder(recipe: Table3Recipe, row: TableRow, folder: Path) -> Path:
     encoder = folder / "encoder"
     if not (encoder / "config.json").is_file():
         if row.train:
-            made = Encoder.from_pretrained(trained).without_heads()
+            made = Encoder.load(trained).without_heads()
         else:
             made = Encoder.create(
                 row.encoder, pretrained=row.pretrained, **{**recipe.model_args, **row.model_args})

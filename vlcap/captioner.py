@@ -27,14 +27,15 @@ from transformers import (
     VisionEncoderDecoderModel,
 )
 from transformers.modeling_outputs import BaseModelOutput
-from yaml import YAMLError
 
 from .decode import Watch, find_captions, search_for
-from .encoder import Encoder
+from .encoder import Encoder, describe, encoder_config
 from .images import PixelConfig, load_image
+from .model_folder import ModelFolderError, WeightFile, decoder_config, find_folder, generation_config, read_json
 from .tokenizer import EOS, PAD, START, load_tokenizer
 
-BUNDLED = files("vlcap") / "bundled"
+BUNDLED = Path(str(files("vlcap") / "bundled"))
+MAX_CARD = 1024**2  # bytes of a README.md that is looked at
 
 
 class CaptionerError(ValueError):
@@ -143,7 +144,8 @@ class Captioner:
     ) -> "Captioner":
         """A captioner out of a folder or, by its id, the Hugging Face hub; the bundled one for None.
 
-        Only JSON and safetensors are read; nothing that came with the model is run.
+        Only JSON and safetensors are read, and checked before memory is taken (model_folder.py); nothing that came with
+        the model is run.
 
         Args:
             name: Folder, hub id, or None.
@@ -159,27 +161,23 @@ class Captioner:
             raise CaptionerError(f"int8 weights are for CPUs, not for {device}: there, use dtype=torch.bfloat16")
         if dtype is None:
             dtype = torch.float32 if int8 else fastest_dtype(device)
-        source = str(BUNDLED) if name is None else str(name)
         if name is None and not (BUNDLED / "config.json").is_file():
             raise CaptionerError("no bundled captioner in this installation: name one with --model FOLDER")
+        source = str(BUNDLED) if name is None else str(name)
         try:
-            model, info = VisionEncoderDecoderModel.from_pretrained(
-                source, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
-            tokenizer = load_tokenizer(source)
-        except (OSError, ValueError, KeyError) as error:
+            folder = find_folder(source)
+            model = _load_model(folder, dtype)
+            tokenizer = _load_tokenizer(folder, model)
+        except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CaptionerError(f"no captioner can be loaded from {source}: {reason}") from error
-        if not isinstance(model.encoder, Encoder):
-            raise CaptionerError(f"{source} is not a vlcap captioner: its encoder is a {type(model.encoder).__name__}")
-        if missing := sorted(info["missing_keys"]):  # Hugging Face would fill them with noise
-            raise CaptionerError(f"{source} lacks {len(missing)} of its weights, the first is {missing[0]}")
         model.encoder.freeze()
         if int8:
             from .quantize import quantize
 
             quantize(model)
         name = "bundled" if name is None else Path(source).resolve().name
-        return cls(model.to(device), tokenizer, name=name, trained_on=_trained_on(Path(source)))
+        return cls(model.to(device), tokenizer, name=name, trained_on=_trained_on(folder))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Writes the captioner folder; `dtype` casts the weights for it, bfloat16 halving its size.
@@ -253,7 +251,8 @@ class Captioner:
     def _generate(self, tokens: torch.Tensor, watch: Watch | None, **generation: Any) -> list[list[int]]:
         # Hugging Face's streamers refuse beams; a stopping criterion sees every step of every search, best beam first.
         def look(ids: torch.Tensor, scores: Any, **unused: Any) -> torch.Tensor:
-            return torch.full((len(ids),), watch(ids[0].tolist()), dtype=torch.bool, device=ids.device)
+            stop = watch is not None and watch(ids[0].tolist())
+            return torch.full((len(ids),), stop, dtype=torch.bool, device=ids.device)
 
         if watch is not None:
             generation["stopping_criteria"] = [look]
@@ -305,7 +304,7 @@ class Captioner:
             budget: Side of the compressed grid; None for the model's own.
             generation: As for `caption`.
         """
-        steps = queue.SimpleQueue()  # of (caption or error, whether it is the last)
+        steps: queue.SimpleQueue[tuple[Any, bool]] = queue.SimpleQueue()  # (caption or error, whether it is the last)
         budget = budget or self.default_budget
         start = time.perf_counter()
         closed = threading.Event()
@@ -353,10 +352,48 @@ def _without_marks(ids: Sequence[int]) -> tuple[int, ...]:
     return tuple(piece for piece in ids if piece not in (PAD, START, EOS))
 
 
+def _load_model(folder: Path, dtype: torch.dtype) -> VisionEncoderDecoderModel:
+    """Raises ModelFolderError where the folder's files are missing, damaged, or don't fit together."""
+    values = read_json(folder / "config.json")
+    if values.get("model_type") != "vision-encoder-decoder":
+        raise ModelFolderError(f"not a vlcap captioner: config.json has model_type {values.get('model_type')!r:.100}")
+    encoder, decoder = encoder_config(values.get("encoder")), decoder_config(values.get("decoder"))
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = START, PAD, EOS
+    config.tie_word_embeddings = False
+    file = WeightFile(folder)
+    file.check_depth(encoder.model_args.get("depth", 0))
+    file.check_depth(decoder.n_layer)
+    weights = file.read(describe(VisionEncoderDecoderModel, config))
+    model = VisionEncoderDecoderModel.from_pretrained(None, config=config, state_dict=weights, dtype=dtype)
+    path = folder / "generation_config.json"
+    model.generation_config = generation_config(read_json(path) if path.exists() else {}, decoder)
+    return model
+
+
+def _load_tokenizer(folder: Path, model: VisionEncoderDecoderModel) -> PreTrainedTokenizerBase:
+    """Raises ModelFolderError where there is none that fits the model."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        read_json(folder / name)
+    try:
+        tokenizer = load_tokenizer(folder)
+        pieces = len(tokenizer)
+    except Exception as error:  # of Hugging Face's two tokenizer libraries, one in Rust
+        raise ModelFolderError(f"tokenizer.json is damaged ({' '.join(str(error).split()):.200})") from None
+    if pieces != model.decoder.config.vocab_size or (tokenizer.pad_token_id, tokenizer.eos_token_id) != (PAD, EOS):
+        raise ModelFolderError(
+            f"its tokenizer has {pieces} pieces, pad {tokenizer.pad_token_id} and end {tokenizer.eos_token_id}; "
+            f"its decoder {model.decoder.config.vocab_size}, {PAD} and {EOS}")
+    return tokenizer
+
+
 def _trained_on(folder: Path) -> str:
     """The data sets that a folder's README.md names as the hub's model cards do: `datasets:` in its YAML head."""
     try:
+        if (folder / "README.md").stat().st_size > MAX_CARD:
+            return ""
         named = ModelCard.load(folder / "README.md").data.get("datasets") or []
-    except (OSError, ValueError, YAMLError):  # a captioner without a card, or with a broken one, is a captioner
+    except Exception:  # a captioner without a card, or with one broken in whatever way, is a captioner
         return ""
-    return ", ".join(map(str, [named] if isinstance(named, str) else named))
+    # Lists of lists may refer to one another so often that nobody can write them out.
+    return ", ".join(each for each in ([named] if isinstance(named, str) else named) if isinstance(each, str))

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from encoders import LookupViT, create_encoder
 
 from .images import PixelConfig
+from .model_folder import MAX_GRID, ModelFolderError, WeightFile, check_encoder_settings, check_numbers, read_json
+
+SETTINGS = ("architecture", "model_args", "hidden_size", "budgets", "pixels", "classes")
 
 
 class EncoderConfig(PreTrainedConfig):
@@ -56,6 +60,7 @@ class Encoder(PreTrainedModel):
 
     def __init__(self, config: EncoderConfig):
         super().__init__(config)
+        check_encoder_settings(config.architecture, config.model_args)
         self.model = create_encoder(config.architecture, **config.model_args)
         self.frozen = False
         self.post_init()
@@ -102,6 +107,23 @@ class Encoder(PreTrainedModel):
         encoder.model.load_state_dict(model.state_dict())
         return encoder
 
+    @classmethod
+    def load(cls, folder: str | Path) -> "Encoder":
+        """A trained encoder out of a folder, which is checked before memory is taken (model_folder.py).
+
+        Raises:
+            ModelFolderError: There is none, or its files don't fit together.
+        """
+        folder = Path(folder)
+        try:
+            config = encoder_config(read_json(folder / "config.json"))
+            file = WeightFile(folder)
+            file.check_depth(config.model_args.get("depth", 0))
+            weights = file.read(describe(cls, config))
+        except ModelFolderError as error:
+            raise ModelFolderError(f"no encoder can be loaded from {folder}: {error}") from None
+        return cls.from_pretrained(None, config=config, state_dict=weights)
+
     @property
     def pixels(self) -> PixelConfig:
         return PixelConfig.from_dict(self.config.pixels)
@@ -134,11 +156,29 @@ class Encoder(PreTrainedModel):
             if list(budgets) != list(self.model.budgets):
                 raise ValueError(f"{self.config.architecture} has no choice of budget: it is {self.model.budget}")
             return self
-        choice = {"budgets": list(budgets), "budget": budgets[len(budgets) // 2]}
-        self.model.budgets, self.model.budget = tuple(choice["budgets"]), choice["budget"]
-        self.config.budgets = choice["budgets"]
-        self.config.model_args = {**self.config.model_args, **choice}
+        self.model.budgets, self.model.budget = tuple(budgets), budgets[len(budgets) // 2]
+        self.config.budgets = list(budgets)
+        self.config.model_args = {
+            **self.config.model_args, "budgets": list(budgets), "budget": budgets[len(budgets) // 2]}
         return self
+
+    def check_settings(self) -> None:
+        """Whether the config's sizes, budgets and preprocessing are the model's.
+
+        Raises:
+            ValueError: They aren't, and which.
+        """
+        patches, size, settings = self.model.patch_embed, self.pixels.size, self.config
+        self.pixels.eval_transform()
+        grid, rest = divmod(size, patches.patch_size[0])
+        free = isinstance(self.model, LookupViT)  # to read pictures of any size, into grids of any side
+        if rest or not 1 <= grid <= MAX_GRID or (not free and grid != patches.grid_size[0]):
+            raise ValueError(f"pictures of {size} x {size} pixels")
+        if settings.hidden_size != self.model.num_features:
+            raise ValueError(f"hidden_size is {settings.hidden_size}, not {self.model.num_features}")
+        choice = range(1, grid + 1) if free and self.model.learned_tokens is None else self.model.budgets
+        if not settings.budgets or not {*settings.budgets, self.model.budget} <= {*choice}:
+            raise ValueError(f"budgets {settings.budgets}, {self.model.budget}")
 
     def without_heads(self) -> "Encoder":
         """The same encoder, its classification heads dropped: what a captioner needs."""
@@ -160,6 +200,41 @@ class Encoder(PreTrainedModel):
         # `unused`: VisionEncoderDecoderModel passes what only other encoders know.
         tokens = self.model.forward_tokens(pixel_values, budget=budget)
         return BaseModelOutput(last_hidden_state=tokens.contiguous())  # GPT-2's Conv1D takes a view of it
+
+
+def encoder_config(values: Any) -> EncoderConfig:
+    """An encoder's config out of JSON: what is known here of it, if it is sound.
+
+    Raises:
+        ModelFolderError: It is no encoder's, or its values don't fit.
+    """
+    if not isinstance(values, dict) or values.get("model_type") != EncoderConfig.model_type:
+        kind = values.get("model_type") if isinstance(values, dict) else values
+        raise ModelFolderError(f"not a vlcap captioner: its encoder is {kind!r:.100}, no {EncoderConfig.model_type}")
+    known = {name: values[name] for name in SETTINGS if name in values}
+    check_encoder_settings(known.get("architecture"), known.get("model_args"))
+    classes = known.get("classes", [])
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ModelFolderError("config.json: classes is not a list of names")
+    check_numbers({name: known.get(name) for name in ("hidden_size", "budgets")})
+    return EncoderConfig(**known)
+
+
+def describe(kind: type[PreTrainedModel], config: Any) -> Any:
+    """A model on the meta device, without memory, when all of its settings fit together.
+
+    Raises:
+        ModelFolderError: They don't.
+    """
+    try:
+        with torch.device("meta"):
+            model = kind(config)
+            encoder = model if isinstance(model, Encoder) else model.encoder
+            encoder.check_settings()
+        return model
+    except Exception as error:  # whatever settings that don't fit make timm, Hugging Face and torch raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelFolderError(f"config.json describes no model that works: {reason:.300}") from error
 
 
 def digest_weights(model: torch.nn.Module) -> str:

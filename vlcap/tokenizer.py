@@ -54,6 +54,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrainedToken
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
+    """Not by AutoTokenizer: that would look for the class, and for code, where the folder's files say."""
+    from transformers import T5Tokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    return T5Tokenizer.from_pretrained(folder, local_files_only=True)

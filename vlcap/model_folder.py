@@ -1,0 +1,196 @@
+"""What is read of a model folder, which may be a stranger's: JSON and safetensors, checked before memory is taken.
+
+Of a config only the settings known here are read, so nothing in it can name code, kernels or files. The model that it
+describes is first made on torch's meta device, without memory, and its weights' names and shapes are compared with the
+header of model.safetensors: what the file doesn't hold isn't asked of the machine.
+"""
+
+import inspect
+import json
+import math
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+from timm.models import build_model_with_cfg
+from transformers import GenerationConfig, GPT2Config, PreTrainedModel
+
+from .tokenizer import EOS, PAD, START
+
+MAX_JSON = 64 * 1024**2  # bytes of a JSON file; a tokenizer of 250,000 pieces has 20 MB
+MAX_GRID = 128  # patches on a side of an encoder's picture
+MAX_SIZE = 2**31  # of a number in a config
+MAX_BEAMS = 64
+MAX_SETTING = 10_000  # of a penalty, a temperature or a count in generation_config.json
+FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+         "special_tokens_map.json", "README.md")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+DTYPES = ("F64", "F32", "F16", "BF16")
+DECODER = (
+    "vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner", "activation_function", "resid_pdrop",
+    "embd_pdrop", "attn_pdrop", "layer_norm_epsilon", "initializer_range", "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "tie_word_embeddings", "bos_token_id", "eos_token_id",
+    "pad_token_id")
+GENERATION = {
+    "max_new_tokens": int, "min_new_tokens": int, "num_beams": int, "no_repeat_ngram_size": int, "top_k": int,
+    "length_penalty": float, "repetition_penalty": float, "temperature": float, "top_p": float, "do_sample": bool,
+    "decoder_start_token_id": int, "bos_token_id": int, "eos_token_id": int, "pad_token_id": int}
+
+
+class ModelFolderError(ValueError):
+    """A model folder that won't be loaded: which of its files, and why."""
+
+
+def find_folder(name: str) -> Path:
+    """The folder of this name, or one with the `FILES`, and no others, of the Hugging Face hub's repository.
+
+    Raises:
+        OSError, ValueError: There is neither.
+    """
+    return Path(name) if Path(name).is_dir() else Path(snapshot_download(name, allow_patterns=list(FILES)))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object out of a file.
+
+    Raises:
+        ModelFolderError: There is no such file, it is no JSON object or larger than `MAX_JSON`.
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_JSON:
+            raise ModelFolderError(f"{path.name} is no file of at most {MAX_JSON // 1024**2} MB")
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ModelFolderError(f"no {path.name} in it ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ModelFolderError):
+            raise
+        raise ModelFolderError(f"{path.name} is not JSON") from None
+    if not isinstance(value, dict):
+        raise ModelFolderError(f"{path.name} is not a JSON object")
+    return value
+
+
+def decoder_config(values: Any) -> GPT2Config:
+    """The decoder's part of a captioner's config.
+
+    Raises:
+        ModelFolderError: It isn't a GPT-2's, or its values don't fit.
+    """
+    if not isinstance(values, dict) or values.get("model_type") != "gpt2":
+        raise ModelFolderError("config.json: its decoder is not a GPT-2")
+    known = {name: values[name] for name in DECODER if name in values}
+    check_numbers(known)
+    try:
+        return GPT2Config(**known, add_cross_attention=True, is_decoder=True)
+    except Exception as error:  # Hugging Face's own checks
+        raise ModelFolderError(f"config.json: {' '.join(str(error).split()):.300}") from None
+
+
+def check_encoder_settings(architecture: Any, model_args: Any) -> None:
+    """Refuses what would make timm fetch or open something rather than build one of its models.
+
+    Raises:
+        ModelFolderError: An unknown architecture, or arguments that aren't a model's.
+    """
+    if not isinstance(architecture, str) or not timm.is_model(architecture):
+        raise ModelFolderError(f"{architecture!r:.100} is no architecture known here")
+    if not isinstance(model_args, dict):
+        raise ModelFolderError(f"model_args are {model_args!r:.100}, not an object")
+    reserved = {*inspect.signature(timm.create_model).parameters, *inspect.signature(build_model_with_cfg).parameters}
+    if refused := sorted(reserved & model_args.keys()):
+        raise ModelFolderError(f"model_args may not have {', '.join(refused)}")
+    check_numbers(model_args)
+
+
+def check_numbers(values: Mapping[str, Any]) -> None:
+    """Raises ModelFolderError where a config holds a number that can't be a size, or a list that isn't of numbers."""
+    for name, value in values.items():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, (int, float)) and not (math.isfinite(each) and abs(each) < MAX_SIZE):
+                raise ModelFolderError(f"{name} is {each}")
+            if not isinstance(each, (int, float, str, type(None))):
+                raise ModelFolderError(f"{name} is {each!r:.100}")
+        if isinstance(value, list) and len(value) > 64:
+            raise ModelFolderError(f"{name} has {len(value)} numbers")
+
+
+def generation_config(values: Mapping[str, Any], decoder: GPT2Config) -> GenerationConfig:
+    """How a captioner decodes.
+
+    Raises:
+        ModelFolderError: A setting isn't known here, or is out of range.
+    """
+    given = {name: value for name, value in values.items()
+             if value is not None and not name.startswith("_") and name != "transformers_version"}
+    early_stopping = given.pop("early_stopping", False)
+    for name, value in given.items():
+        kind: Any = GENERATION.get(name)
+        if kind is None:
+            raise ModelFolderError(f"generation_config.json: {name:.100} is not a setting known here")
+        fits = isinstance(value, bool) if kind is bool else (
+            isinstance(value, (int, float) if kind is float else int)
+            and not isinstance(value, bool) and abs(value) <= MAX_SETTING)
+        limit = {"num_beams": MAX_BEAMS, "max_new_tokens": decoder.n_positions - 1}.get(name, decoder.vocab_size)
+        if not fits or (kind is float and abs(value) > 100) or (kind is int and not 0 <= value <= limit):
+            raise ModelFolderError(f"generation_config.json: {name} is {value!r:.100}")
+    if early_stopping not in (True, False, "never"):
+        raise ModelFolderError(f"generation_config.json: early_stopping is {early_stopping!r:.100}")
+    if min(given.get(name, 1) for name in ("num_beams", "max_new_tokens")) < 1 or min(
+            given.get(name, 1) for name in ("repetition_penalty", "temperature", "top_p")) <= 0:
+        raise ModelFolderError("generation_config.json: num_beams, max_new_tokens and penalties are above 0")
+    return GenerationConfig(**{
+        "max_new_tokens": decoder.n_positions - 1, "decoder_start_token_id": START, "eos_token_id": EOS,
+        "pad_token_id": PAD, **given, "early_stopping": early_stopping})
+
+
+class WeightFile:
+    """A folder's model.safetensors, of which at first only the header is read.
+
+    Raises:
+        ModelFolderError: It is missing or damaged.
+    """
+
+    def __init__(self, folder: Path):
+        path = folder / "model.safetensors"
+        if not path.is_file():
+            pickles = sorted(each.name for each in folder.iterdir() if each.suffix in PICKLES)
+            pickled = f", only {pickles[0]:.100}, a pickle, which could run code: convert it" if pickles else ""
+            raise ModelFolderError(f"no model.safetensors in it{pickled}")
+        try:
+            self.file = safe_open(path, framework="pt")
+            self.shapes = {}
+            for name in self.file.keys():  # noqa: SIM118 - no dict
+                part = self.file.get_slice(name)
+                self.shapes[name] = tuple(part.get_shape()) if part.get_dtype() in DTYPES else part.get_dtype()
+        except Exception as error:  # a SafetensorError, or what Rust has
+            raise ModelFolderError(f"model.safetensors is damaged ({error!s:.200})") from None
+
+    def check_depth(self, layers: Any) -> None:
+        """A layer has weights: before so many are even described."""
+        if not isinstance(layers, int) or layers > len(self.shapes):
+            raise ModelFolderError(
+                f"config.json has {layers!r:.100} layers, model.safetensors {len(self.shapes)} weights")
+
+    def read(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+        """The weights of `model`, which lies on the meta device.
+
+        Raises:
+            ModelFolderError: Some are missing or of another shape.
+        """
+        own = model.state_dict(keep_vars=True)
+        there = {id(own[name]) for name in self.shapes if name in own}
+        if missing := [name for name, weight in own.items() if id(weight) not in there]:  # tied ones are there once
+            raise ModelFolderError(f"it lacks {len(missing)} of its weights, the first is {missing[0]}")
+        wanted = {name: tuple(own[name].shape) for name in self.shapes if name in own}
+        if wrong := [name for name, shape in wanted.items() if self.shapes[name] != shape]:
+            name = wrong[0]
+            raise ModelFolderError(
+                f"{name} is {wanted[name]} by config.json and {self.shapes[name]} in model.safetensors")
+        return {name: self.file.get_tensor(name) for name in wanted}
