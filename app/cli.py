@@ -4,6 +4,8 @@ Exit status: 0, 1 (some input failed), 2 (usage). Heavy packages are imported by
 `vlcap --help` answers at once.
 """
 
+import errno
+import io
 import itertools
 import json
 import os
@@ -61,7 +63,7 @@ def caption(
     """Caption photos: one line each, in the order given. A photo that can't be read is reported and passed over."""
     from torch import stack
 
-    from vlcap.images import ImageError, find_images
+    from vlcap.images import ImageError, find_images, one_line
     from vlcap.reading import read_batches
 
     captioner = _load(model, int8, fastest=True)
@@ -81,7 +83,7 @@ def caption(
                 cost = {"budget": result.budget, "ms": round(result.ms, 1)}
                 print(json.dumps({"image": str(name), "caption": result.text, **cost}, ensure_ascii=False))
             else:
-                print(f"{name}: {result.text}")
+                print(f"{one_line(name)}: {result.text}")
         sys.stdout.flush()
     raise typer.Exit(1 if failed else 0)
 
@@ -322,7 +324,8 @@ def demo(
     """Open the web page: a photo in, a caption out, and what lay behind it."""
     from app.demo import serve
 
-    serve([_load(name) for name in model or [None]], port=port, host=host, share=share)
+    names: list[str | None] = [*model] if model else [None]
+    serve([_load(name) for name in names], port=port, host=host, share=share)
 
 
 def _load(model: str | None, int8: bool = False, fastest: bool = False) -> Any:
@@ -360,7 +363,7 @@ def _write_comparison(found: Any, captions: Any, out: Path, photos: int) -> None
     _say(f"see {out / 'comparison.html'}")
 
 
-def _run(kind: type, name: str | None, overrides: list[str], data: list[str], out: Path, small: bool) -> tuple:
+def _run(kind: Any, name: str | None, overrides: list[str], data: list[str], out: Path, small: bool) -> tuple:
     from train.smoke import smoke
 
     _no_loading_bars()
@@ -370,7 +373,7 @@ def _run(kind: type, name: str | None, overrides: list[str], data: list[str], ou
     return recipe, data, out
 
 
-def _recipe(kind: type, name: str | None, overrides: list[str], **options: Any) -> Any:
+def _recipe(kind: Any, name: str | None, overrides: list[str], **options: Any) -> Any:
     from train.recipe import RecipeError
 
     try:
@@ -410,17 +413,48 @@ def _say(message: str) -> None:
 
 
 def main() -> None:
-    """The entry point: an error is one line, unless --debug asks for all of it."""
+    """The entry point: an error is one line, unless --debug, wherever it stands, asks for all of it."""
+    if "--debug" in sys.argv:
+        sys.argv.remove("--debug")
+        os.environ["VLCAP_DEBUG"] = "1"
+    for stream in (sys.stdout, sys.stderr):  # a file's name may have no letters in the terminal's alphabet, or in any
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
-    except Exception as error:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # now, while somebody can still say that there is no room for it
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # BaseException: what a panic in a library written in Rust is
         if os.environ.get("VLCAP_DEBUG"):
             raise
-        text = str(error).strip() or type(error).__name__
-        expected = isinstance(error, (ValueError, OSError)) or type(error).__module__.split(".")[0] in (
-            "vlcap", "train", "encoders")
-        _say(text if expected else f"{type(error).__name__}: {text} (--debug shows where)")
+        if not isinstance(error, BrokenPipeError):  # who reads no further needs no telling
+            _say(_reason(error))
+        _give_up_unwritten()
         sys.exit(getattr(error, "exit_status", 1))
+
+
+def _reason(error: BaseException) -> str:
+    """One line for a person."""
+    text = str(error).strip() or type(error).__name__
+    if "Original Traceback" in text:  # of a process that loads photos: its last line is the error's own
+        text = text.splitlines()[-1].partition(": ")[2] or text.splitlines()[-1]
+    text = " ".join(text.split())
+    if getattr(error, "errno", None) == errno.ENOSPC:
+        text += ": make room on the disk"
+    expected = isinstance(error, (ValueError, OSError)) or type(error).__module__.split(".")[0] in (
+        "vlcap", "train", "encoders")
+    return text if expected else f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+def _give_up_unwritten() -> None:
+    """What standard output doesn't take would be tried again, and complained about, at the very end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ From parquet files, webdataset archives, a folder of class folders, a Hugging Fa
 photos, whose labels are the words that people used for them.
 """
 
-import io
+import glob
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -14,12 +14,14 @@ from typing import Any
 
 import torch
 from PIL import Image
+from timm.utils import natural_key
 from torch.utils.data import Dataset
 
 from vlcap.captions import read_captions
-from vlcap.images import load_image
+from vlcap.images import ImageError, find_images, load_image
 
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test")}
+MAX_CLASSES = 1_000_000
 
 
 class LabelError(ValueError):
@@ -123,7 +125,10 @@ def class_names(feature: Any, folder: Path | None, number: int | None = None) ->
     if names := getattr(feature, "names", None):
         return names
     if folder and (folder / "classes.txt").is_file():
-        return (folder / "classes.txt").read_text(encoding="utf-8").splitlines()
+        try:
+            return (folder / "classes.txt").read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError):
+            raise LabelError(f"{folder / 'classes.txt'}: not a text in UTF-8 of one class a line") from None
     return None if number is None else [str(i) for i in range(number)]
 
 
@@ -154,7 +159,12 @@ def read_words(data: list[str], split: str, words: int, vocabulary: list[str] | 
 def _load_files(files: list[str]) -> Any:
     from datasets import load_dataset
 
-    return load_dataset(file_kind(files), data_files=files, split="train")
+    try:
+        # datasets takes every path for a pattern
+        return load_dataset(file_kind(files), data_files=[glob.escape(path) for path in files], split="train")
+    except Exception as error:  # datasets hides what was found behind an error of its own
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise LabelError(f"{files[0]}: cannot be read as {file_kind(files)} ({reason:.300})") from None
 
 
 def _read_hub(name: str, split: str) -> LabelledSet:
@@ -175,20 +185,36 @@ def _from_datasets(dataset: Any, source: str, folder: Path | None = None) -> Lab
     from datasets import Image as ImageFeature
 
     image, label = image_and_label(dataset.features, source)
-    labels = dataset[label][:]
-    targets = torch.tensor([each["label"] for each in labels] if label == "json" else labels, dtype=torch.long)
+    try:
+        labels = dataset[label][:]
+        targets = torch.tensor([each["label"] for each in labels] if label == "json" else labels, dtype=torch.long)
+        photos = dataset.cast_column(image, ImageFeature(decode=False))
+    except Exception as error:  # of Arrow, datasets and torch, about values that aren't what the columns' names say
+        raise LabelError(f"{source}: the columns {image} and {label} aren't photos and numbers of classes "
+                         f"({' '.join(str(error).split()):.200})") from None
+    if targets.ndim != 1 or not len(targets) or targets.min() < 0 or targets.max() > MAX_CLASSES:
+        raise LabelError(f"{source}: the column {label} has to hold one number for each photo, 0 to {MAX_CLASSES}")
     names = class_names(dataset.features[label], folder, int(targets.max()) + 1)
-    photos = dataset.cast_column(image, ImageFeature(decode=False))
-    return LabelledSet(names, targets, lambda i: load_image(photos[i][image]["bytes"] or photos[i][image]["path"]))
+    if names is None or targets.max() >= len(names):
+        raise LabelError(f"{source}: label {int(targets.max())} of {len(names or [])} classes")
+
+    def load(row: int) -> Image.Image:
+        cell, name = photos[row][image], f"row {row} of {source}"
+        if cell and cell["bytes"]:
+            return load_image(cell["bytes"], name=name)
+        if folder or not cell or not cell["path"]:  # a file from outside may not name files here
+            raise ImageError(f"{name}: no photo in it, only {'its path' if cell else 'nothing'}: embed the photos")
+        return load_image(cell["path"])
+
+    return LabelledSet(names, targets, load)
 
 
 def _read_class_folders(folder: Path) -> LabelledSet:
-    from timm.data.readers import create_reader
-
-    try:
-        reader = create_reader("", root=str(folder))
-    except RuntimeError as error:
-        raise LabelError(f"{folder}: {error}") from None
-    names = sorted(reader.class_to_idx, key=reader.class_to_idx.get)
-    targets = torch.tensor([target for _, target in reader.samples])
-    return LabelledSet(names, targets, lambda i: load_image(io.BytesIO(reader[i][0].read())))
+    """Every folder in it is a class, named by it, with the photos in and below it; one without photos is none."""
+    found = {each.name: find_images([each]) for each in folder.iterdir() if each.is_dir() and each.name[0] != "."}
+    names = sorted((name for name, paths in found.items() if paths != [folder / name]), key=natural_key)
+    if not names:
+        raise LabelError(f"{folder}: no photos in folders here: expected {folder.name}/CLASS/photo.jpg")
+    paths = [path for name in names for path in found[name]]
+    targets = torch.tensor([number for number, name in enumerate(names) for _ in found[name]])
+    return LabelledSet(names, targets, lambda i: load_image(paths[i]))

@@ -52,11 +52,15 @@ class Recipe(BaseModel):
             key, equals, value = override.partition("=")
             if not equals:
                 raise RecipeError(f"--set {override}: expected key=value")
-            values[key.strip()] = yaml.safe_load(value)
+            try:
+                values[key.strip()] = yaml.safe_load(value)
+            except (yaml.YAMLError, ValueError, RecursionError):
+                raise RecipeError(f"--set {override:.200}: its value is not YAML") from None
         try:
             return cls(**values)
         except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            found = [f"{'.'.join(map(str, e['loc']))!s:.60}: {e['msg']:.200}" for e in error.errors()]
+            problems = " ".join("; ".join(found[:3] + (["..."] if len(found) > 3 else [])).split())
             raise RecipeError(
                 f"recipe {name or '(defaults)'}: {problems}. Known keys: {', '.join(cls.model_fields)}") from None
 
@@ -69,14 +73,17 @@ class Recipe(BaseModel):
             raise RecipeError(f"no recipe {name!r}: give a .yaml file or one of {', '.join(known)}")
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
-            raise RecipeError(f"recipe {name}: not YAML: {error}") from None
-        if not isinstance(values, dict):
+        except OSError as error:
+            raise RecipeError(f"recipe {name}: cannot be read ({error.strerror})") from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # not YAML, not UTF-8, brackets without end
+            raise RecipeError(f"recipe {name}: not YAML: {' '.join(str(error).split()):.300}") from None
+        if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
             raise RecipeError(f"recipe {name}: expected key: value lines")
         return values
 
     def total_steps(self, images: int | None) -> int:
-        return self.steps or max(1, round(self.epochs * images / self.batch_size))
+        """`images` may be None where `steps` says it all."""
+        return self.steps or max(1, round(self.epochs * (images or 0) / self.batch_size))
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -127,7 +127,7 @@ def _entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     listed = archive.infolist()
     if len(listed) > MAX_ENTRIES:
         raise ValueError(f"more than {MAX_ENTRIES} entries")
-    return [entry for entry in listed if not entry.is_dir() and not _added_by_system(entry.filename)]
+    return [entry for entry in listed if not entry.filename.endswith("/") and not _added_by_system(entry.filename)]
 
 
 def _added_by_system(name: str) -> bool:
