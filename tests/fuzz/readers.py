@@ -1,0 +1,35 @@
+"""The readers by name."""
+
+from train.labels import LabelError
+from train.recipe import RecipeError
+from vlcap.captioner import CaptionerError
+from vlcap.captions import CaptionError
+from vlcap.images import ImageError
+from vlcap.model_folder import ModelFolderError
+
+from . import Reader, archives, captions, images, labels, models, recipes
+
+
+def _parquet() -> None:
+    import datasets
+    import pyarrow.parquet  # noqa: F401
+
+    datasets.disable_progress_bars()
+    captions.photos()
+
+
+CAPTIONS = (CaptionError, ImageError)
+READERS = {
+    "images": Reader(images.make, images.read, (ImageError,), prepare=images.seeds),
+    "coco": Reader(captions.make_coco, captions.read_folder, CAPTIONS, prepare=captions.photos),
+    "karpathy": Reader(captions.make_karpathy, captions.read_folder, CAPTIONS, prepare=captions.photos),
+    "references": Reader(captions.make_references, captions.read_references, (CaptionError,)),
+    "predictions": Reader(captions.make_predictions, captions.read_predictions, (CaptionError,)),
+    "parquet": Reader(captions.make_parquet, captions.read_folder, CAPTIONS, prepare=_parquet),
+    "models": Reader(models.make, models.read, (CaptionerError,), prepare=models.seed),
+    "encoders": Reader(models.make_encoder, models.read_encoder, (ModelFolderError,), prepare=models.seed),
+    "archives": Reader(archives.make, archives.read, (), prepare=archives.photos),
+    "classes": Reader(labels.make_folders, labels.read, (LabelError, ImageError), prepare=labels.prepare),
+    "labels": Reader(labels.make_files, labels.read, (LabelError, ImageError), prepare=labels.prepare),
+    "recipes": Reader(recipes.make, recipes.read, (RecipeError,)),
+}

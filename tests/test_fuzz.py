@@ -1,0 +1,48 @@
+"""The readers under hostile inputs, a few of each; `python -m tests.fuzz` is the long form."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("readers", [
+    "images archives", "coco karpathy references predictions parquet", "models encoders", "classes labels recipes"])
+def test_no_input_does_harm(readers):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz", *readers.split(), "--count", "40", "--seed", "1"],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(", 0 defects") == len(readers.split())
+
+
+def test_the_fuzzer_sees_harm():
+    """Of each kind: another exception, a message without the file, a process that ends, too much memory."""
+    from tests.fuzz import Reader, fuzz
+
+    def make(rng, folder):
+        (folder / "input").write_text(str(rng.randrange(5)))
+        return folder / "input"
+
+    def read(path):
+        match path.read_text():
+            case "0":
+                raise KeyError("another")
+            case "1":
+                raise ValueError("no name")
+            case "2":
+                import os
+
+                os._exit(3)
+            case "3":
+                return len(b"1" * (1200 << 20))
+            case "4":
+                raise ValueError("input: as it should be")
+
+    report = fuzz("harm", Reader(make, read, (ValueError,)), count=30, seed=0)
+    assert report.refused + len(report.defects) == 30 and report.refused
+    for kind in ("KeyError", "doesn't name", "ended with 3", "MB"):
+        assert any(kind in defect for defect in report.defects), kind
