@@ -18,6 +18,8 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
+	rm -f app/demo/*.pyi  # gradio's, of components as they once were: mypy would believe them
+	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest
 
 $(VENV)/installed: pyproject.toml

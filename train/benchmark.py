@@ -49,7 +49,7 @@ def bench_training(
     Raises:
         TrainingError: A run failed; what it said.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in recipes:
         kind, recipe = _load(name)
         for number in processes:
@@ -107,7 +107,7 @@ def _load(name: str) -> tuple[str, Recipe]:
     return "captioner", CaptionerRecipe.load(name)
 
 
-def _measure(kind: str, recipe: Recipe, processes: int, batch_size: int, steps: int) -> tuple[float, float]:
+def _measure(kind: str, recipe: Any, processes: int, batch_size: int, steps: int) -> tuple[float, float]:
     """Photos per second and the largest process's memory in MB of a run on photos of noise."""
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -150,9 +150,11 @@ def _run(kind: str, folder: Path, data: str) -> None:
     from .captioner import train_captioner
     from .classifier import train_classifier
 
-    recipe = {"classifier": ClassifierRecipe, "captioner": CaptionerRecipe}[kind].load(str(folder / "recipe.yaml"))
+    kinds: dict[str, Any] = {"classifier": ClassifierRecipe, "captioner": CaptionerRecipe}
+    trainers: dict[str, Any] = {"classifier": train_classifier, "captioner": train_captioner}
+    recipe = kinds[kind].load(str(folder / "recipe.yaml"))
     try:
-        {"classifier": train_classifier, "captioner": train_captioner}[kind](recipe, [data], folder / "run")
+        trainers[kind](recipe, [data], folder / "run")
     except Exception as error:
         (folder / "error").write_text(str(error))  # torchrun's own report leaves it out
         raise

@@ -44,7 +44,7 @@ class StepBatches:
         self.images, self.batch_size, self.seed = images, batch_size, seed
         self.start, self.stop = start, stop
         self.share = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
-        self._epoch, self._order = -1, None
+        self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def __len__(self) -> int:
         return self.stop - self.start

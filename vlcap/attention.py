@@ -85,7 +85,7 @@ def gather_attention(
         raise CaptionerError(f"{captioner.name}'s encoder does not gather: there are no maps to show")
     encoder = captioner.model.encoder.model
     normal = captioner.normalize(pixels)
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     compressed, _ = encoder.forward_streams(normal, budget, lookup_output=False, intermediates=found)
     attention = torch.stack([found[f"blocks.{i}.attn"][0] for i in range(len(encoder.blocks))])  # (L, K, M, N)
     grid = tuple(side // encoder.patch_size for side in pixels.shape[-2:])
@@ -131,7 +131,7 @@ def word_attention(
 
 def group_pieces(pieces: Sequence[str]) -> list[tuple[str, list[int]]]:
     """SentencePiece's pieces -> words, each with the places of its pieces: a leading mark begins a word."""
-    words = []
+    words: list[tuple[str, list[int]]] = []
     for place, piece in enumerate(pieces):
         if piece.startswith(WORD_MARK) or not words:
             words.append((piece.removeprefix(WORD_MARK), [place]))

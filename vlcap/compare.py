@@ -180,7 +180,7 @@ def compare(
     for each, budget in entries:
         path = out / "predictions" / f"{slug(each.name)}-{budget}-{_key(each, budget, captions, generation)}.json"
         if not path.is_file():
-            found = predict(each.captioner, captions, budget=budget, **generation)
+            found: Iterable[Any] = predict(each.captioner, captions, budget=budget, **generation)
             found = track(found, len(captions), f"{each.name}, budget {budget}")
             write_coco_results(path, {image_id: caption.text for image_id, caption in found})
         paths.append(path)

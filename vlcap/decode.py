@@ -56,17 +56,17 @@ def find_captions(
         model: VisionEncoderDecoderModel, tokens: torch.Tensor, search: Search, watch: Watch | None = None,
 ) -> list[tuple[int, ...]]:
     """The captions' pieces, start and end included, for compressed tokens (B, M, D)."""
-    hypotheses = [search.start() for _ in tokens]
+    hypotheses: list[Any] = [search.start() for _ in tokens]
     state = DecoderState(model, tokens, slots=1 + (search.max_new_tokens - 1) * search.num_beams)
     active = hypotheses
     beams = 1  # until the first piece is written, all beams are one
     while active:
         pieces = [ids[-1] for photo in active for ids in photo.running[:beams]]
         logits = state.step(torch.tensor(pieces, device=tokens.device).view(len(active), beams)).float()  # (B, G, V)
-        history = [[ids for ids in photo.running[:beams]] for photo in active]
+        history: list[list[tuple[int, ...]]] = [[ids for ids in photo.running[:beams]] for photo in active]
         if search.num_beams == 1:
             best = _adjusted(logits, history, search).argmax(dim=-1, keepdim=True)  # (B, 1, 1)
-            found = [((0.0,), tuple(place)) for [place] in best.tolist()]
+            found: Any = [((0.0,), tuple(place)) for [place] in best.tolist()]
         else:
             scores = _adjusted(logits.log_softmax(dim=-1), history, search)
             scores = scores + torch.tensor([photo.scores[:beams] for photo in active], device=scores.device)[..., None]
@@ -126,7 +126,8 @@ class DecoderState:
         self.cache = tokens.new_empty(size)  # (L, 2, B, K, S, d)
         crossed = [split_heads(block.crossattention.c_attn(tokens), 2, self.heads) for block in self.blocks]
         self.crossed = torch.stack(crossed)  # (L, 2, B, K, M, d)
-        self.mask = None  # (B, 1, G, S), -inf where a slot is no past of a beam; None while there is one beam
+        # (B, 1, G, S), -inf where a slot is no past of a beam; None while there is one beam
+        self.mask: torch.Tensor | None = None
         self.used = self.steps = 0
 
     def step(self, pieces: torch.Tensor) -> torch.Tensor:
@@ -152,13 +153,13 @@ class DecoderState:
 
     def fork(self, parents: list[list[int]]) -> None:
         """After a step: beam g of photo b goes on from beam parents[b][g]; its next slot is its own."""
-        parents = torch.tensor(parents, device=self.cache.device)  # (B, G)
-        batch, beams = parents.shape
+        chosen = torch.tensor(parents, device=self.cache.device)  # (B, G)
+        batch, beams = chosen.shape
         if self.mask is None:  # one slot, the start, which is every beam's past
             self.mask = self.cache.new_full((batch, 1, beams, self.cache.shape[4]), float("-inf"))
             self.mask[..., 0] = 0
         else:
-            self.mask = self.mask.take_along_dim(parents[:, None, :, None], dim=2)
+            self.mask = self.mask.take_along_dim(chosen[:, None, :, None], dim=2)
         stop = min(self.used + beams, self.mask.shape[-1])
         self.mask[..., self.used:stop].diagonal(dim1=-2, dim2=-1).zero_()
 

@@ -237,6 +237,7 @@ def _meteor(gts: Captions, res: Captions) -> Results:
     with tempfile.TemporaryFile() as complaints:
         try:
             with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=complaints, encoding="utf-8") as java:
+                assert java.stdout is not None  # for the type checker: both are pipes
                 watchdog = threading.Timer(SECONDS["METEOR"], java.kill)
                 watchdog.start()
                 try:

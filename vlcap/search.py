@@ -40,7 +40,7 @@ class Greedy:
 
     def __init__(self, search: Search):
         self.limit = 1 + search.max_new_tokens
-        self.running = [(START,)]
+        self.running: list[tuple[int, ...]] = [(START,)]
         self.done = False
 
     @property
@@ -70,11 +70,11 @@ class Beams:
 
     def __init__(self, search: Search):
         self.search = search
-        self.running = [(START,)] * search.num_beams
+        self.running: list[tuple[int, ...]] = [(START,)] * search.num_beams
         self.scores = [0.0] * search.num_beams
         self.parents = [0] * search.num_beams
         self.finished: list[tuple[float, tuple[int, ...]]] = []  # (score by length, pieces), the best first
-        self.leader = (START,)
+        self.leader: tuple[int, ...] = (START,)
         self.done = False
 
     @property

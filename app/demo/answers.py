@@ -72,7 +72,8 @@ class Author:
 
     def settings(self, beams: int, length: int, sampling: bool, temperature: float, top_p: float) -> dict[str, Any]:
         """The page's advanced settings in Hugging Face's words. A slider's range is checked by Gradio, its step not."""
-        settings = {"max_new_tokens": min(int(length), self.longest), "num_beams": int(beams), "do_sample": False}
+        settings: dict[str, Any] = {
+            "max_new_tokens": min(int(length), self.longest), "num_beams": int(beams), "do_sample": False}
         if sampling:
             settings |= {"num_beams": 1, "do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
         return settings

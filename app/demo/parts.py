@@ -26,7 +26,7 @@ class FilesOnly:
     async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
         if str(url_or_file_path).lower().startswith(("http:", "https:")):
             raise refusal("The photo has to come as a file, not as an address.")
-        return await super().async_move_resource_to_block_cache(url_or_file_path)
+        return await super().async_move_resource_to_block_cache(url_or_file_path)  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
