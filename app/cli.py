@@ -5,6 +5,7 @@ Exit status: 0, 1 (some input failed), 2 (usage). Heavy packages are imported by
 """
 
 import errno
+import gc
 import io
 import itertools
 import json
@@ -61,12 +62,12 @@ def caption(
         batch_size: Annotated[int, typer.Option(min=1, help="Photos at a time.")] = 16,
 ) -> None:
     """Caption photos: one line each, in the order given. A photo that can't be read is reported and passed over."""
+    captioner = _load(model, int8, fastest=True)
     from torch import stack
 
     from vlcap.images import ImageError, find_images, one_line
     from vlcap.reading import read_batches
 
-    captioner = _load(model, int8, fastest=True)
     budget = _known_budget(captioner, budget)
     failed = False
 
@@ -330,12 +331,17 @@ def demo(
 
 def _load(model: str | None, int8: bool = False, fastest: bool = False) -> Any:
     """`fastest` takes the device's fastest numbers; scores are made with float32, to be the same everywhere."""
-    from torch import float32
+    gc.disable()  # imports make a million objects and no garbage: looking for it would take a seventh of the time
+    try:
+        from torch import float32
 
-    from vlcap.captioner import Captioner
+        from vlcap.captioner import Captioner
 
-    _no_loading_bars()
-    return Captioner.from_pretrained(model, int8=int8, dtype=None if fastest else float32)
+        _no_loading_bars()
+        return Captioner.from_pretrained(model, int8=int8, dtype=None if fastest else float32)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _no_loading_bars() -> None:

@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,17 +36,17 @@ from .search import Search
 
 BASE, VIT = "lookupvit_base_patch16_224", "vit_base_patch16_224"
 PIECES = 20  # of every caption
-EXACTLY = {"min_new_tokens": PIECES, "max_new_tokens": PIECES}
+EXACTLY: dict[str, Any] = {"min_new_tokens": PIECES, "max_new_tokens": PIECES}
 VOCABULARY = 8000
 SIZES = (224, 384, 512, 768, 1024)
 Row = dict[str, Any]
 
 
-def paired_times(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def paired_times(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each function in each round; they run in turn, after one uncounted run each."""
     for function in functions.values():
         function()
-    times = {name: [] for name in functions}
+    times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
             start = time.perf_counter()
@@ -91,7 +91,7 @@ def bench_encoder(quick: bool = False) -> list[Row]:
     rows = []
     for batch in (8,) if quick else (1, 8):
         pixels = torch.randn(batch, 3, 224, 224)
-        models = {name: (model, None) for name, model in peers.items()}
+        models: dict[str, tuple[Any, int | None]] = {name: (model, None) for name, model in peers.items()}
         models |= {f"LookupViT-B/16 {side}x{side}": (ours, side) for side in budgets}
         models |= {f"LookupViT-B/16 {side}x{side} int8": (small, side) for side in (3, 5)}
         functions = {name: partial(model.forward_tokens, pixels, budget=side)
@@ -132,7 +132,7 @@ def bench_decoder(quick: bool = False) -> list[Row]:
     for batch, beams in ((1, 1), (1, 4)) if quick else ((1, 1), (1, 4), (16, 1), (16, 4)):
         tokens = torch.randn(batch, 25, 768)
         search = Search(**EXACTLY, num_beams=beams)
-        functions = {
+        functions: dict[str, Any] = {
             "generate": lambda tokens=tokens, beams=beams: whole.generate(
                 encoder_outputs=BaseModelOutput(last_hidden_state=tokens), num_beams=beams, **EXACTLY),
             "ours": partial(find_captions, whole, tokens, search),
@@ -156,7 +156,7 @@ def bench_caption(quick: bool = False) -> list[Row]:
     rows = []
     for batch in (1,) if quick else (1, 8):
         pixels = torch.randn(batch, 3, 224, 224)
-        functions = {name: partial(
+        functions: dict[str, Any] = {name: partial(
             theirs.generate, pixel_values=pixels, num_beams=4, **EXACTLY)}
         for label, model in (("", whole), (" int8", small)):
             functions[f"LookupViT-B/16 5x5 + 6 x 512{label}"] = lambda pixels=pixels, model=model: find_captions(
@@ -200,17 +200,23 @@ def bench_folder(quick: bool = False) -> list[Row]:
 
 
 def bench_startup(quick: bool = False) -> list[Row]:
-    """From the shell to the caption of one photo, against a Python that imports the libraries and ends."""
+    """From the shell to the caption of one photo, against a Python that imports the libraries: each to its line."""
     with TemporaryDirectory() as folder:
         photo = Path(folder) / "photo.jpg"
         Image.linear_gradient("L").convert("RGB").save(photo)
+        imports = "import torch, transformers, timm"
         commands = {
-            "python -c 'import torch, transformers, timm'": ["-c", "import torch, transformers, timm"],
+            f"python -c '{imports}'": ["-c", f"{imports}; print(flush=True)"],
             "vlcap caption photo.jpg": ["-m", "app.cli", "caption", str(photo)],
         }
-        functions = {
-            name: partial(subprocess.run, [sys.executable, *command], check=True, capture_output=True)
-            for name, command in commands.items()}
+
+        def first_line(command: list[str]) -> None:
+            with subprocess.Popen(
+                    [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+                assert process.stdout and process.stdout.readline()
+                process.kill()
+
+        functions = {name: partial(first_line, command) for name, command in commands.items()}
         against = next(iter(commands))
         return [{**row, "against": against}
                 for row in compared(paired_times(functions, 2 if quick else 7), against=against)]
