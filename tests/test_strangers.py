@@ -62,6 +62,7 @@ def test_code_that_came_along_is_not_run(folder, tmp_path):
     ("decoder", {"vocab_size": 10**9}),
     ("decoder", {"n_layer": 10**9}),
     ("decoder", {"n_positions": 10**12}),
+    ("decoder", {"n_embd": 10**400}),
     ("encoder", {"architecture": "vit_giant_patch14_224", "model_args": {"num_classes": 0}}),
     ("encoder", {"model_args": {"embed_dim": 2**20, "depth": 2, "num_heads": 2}}),
     ("encoder", {"model_args": {"img_size": 8 * 10**6}}),

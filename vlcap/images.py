@@ -142,7 +142,7 @@ class PixelConfig:
         if self.size < 1:
             raise ValueError(f"size must be a positive number of pixels, got {self.size}")
         scales = (*self.mean, *self.std)
-        if not all(isinstance(each, (int, float)) and math.isfinite(each) for each in scales) or not (
+        if not all(isinstance(each, (int, float)) and abs(each) < math.inf for each in scales) or not (
                 len(self.mean) == len(self.std) == 3 and min(self.std) > 0):
             raise ValueError(f"mean and std must be 3 numbers, std positive, got {self.mean} and {self.std}")
         if not 0 < self.crop_pct <= 1:

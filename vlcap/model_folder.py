@@ -7,7 +7,6 @@ header of model.safetensors: what the file doesn't hold isn't asked of the machi
 
 import inspect
 import json
-import math
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -113,7 +112,7 @@ def check_numbers(values: Mapping[str, Any]) -> None:
     """Raises ModelFolderError where a config holds a number that can't be a size, or a list that isn't of numbers."""
     for name, value in values.items():
         for each in value if isinstance(value, list) else [value]:
-            if isinstance(each, (int, float)) and not (math.isfinite(each) and abs(each) < MAX_SIZE):
+            if isinstance(each, (int, float)) and not abs(each) < MAX_SIZE:  # NaN isn't either
                 raise ModelFolderError(f"{name} is {each}")
             if not isinstance(each, (int, float, str, type(None))):
                 raise ModelFolderError(f"{name} is {each!r:.100}")
