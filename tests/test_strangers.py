@@ -63,6 +63,8 @@ def test_code_that_came_along_is_not_run(folder, tmp_path):
     ("decoder", {"n_layer": 10**9}),
     ("decoder", {"n_positions": 10**12}),
     ("decoder", {"n_embd": 10**400}),
+    ("decoder", {"n_layer": 0}),
+    ("decoder", {"n_head": -1}),
     ("encoder", {"architecture": "vit_giant_patch14_224", "model_args": {"num_classes": 0}}),
     ("encoder", {"model_args": {"embed_dim": 2**20, "depth": 2, "num_heads": 2}}),
     ("encoder", {"model_args": {"img_size": 8 * 10**6}}),
@@ -90,6 +92,15 @@ def test_an_encoder_that_would_be_fetched_or_opened_is_refused(folder, architect
 def test_weights_of_another_shape_are_named(folder):
     change(folder, "decoder", n_positions=13)
     with pytest.raises(CaptionerError, match=r"wpe.weight is \(13, 48\) by config.json and \(12, 48\) in model.safe"):
+        Captioner.from_pretrained(folder)
+
+
+def test_a_tokenizer_that_makes_its_library_panic(folder):
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(CaptionerError, match=r"strange: tokenizer.json is damaged"):
         Captioner.from_pretrained(folder)
 
 

@@ -378,7 +378,9 @@ def _load_tokenizer(folder: Path, model: VisionEncoderDecoderModel) -> PreTraine
     try:
         tokenizer = load_tokenizer(folder)
         pieces = len(tokenizer)
-    except Exception as error:  # of Hugging Face's two tokenizer libraries, one in Rust
+    except BaseException as error:  # a panic of the tokenizers library, which is written in Rust, is no Exception
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
         raise ModelFolderError(f"tokenizer.json is damaged ({' '.join(str(error).split()):.200})") from None
     if pieces != model.decoder.config.vocab_size or (tokenizer.pad_token_id, tokenizer.eos_token_id) != (PAD, EOS):
         raise ModelFolderError(

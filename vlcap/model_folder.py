@@ -35,6 +35,7 @@ DECODER = (
     "embd_pdrop", "attn_pdrop", "layer_norm_epsilon", "initializer_range", "scale_attn_weights",
     "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "tie_word_embeddings", "bos_token_id", "eos_token_id",
     "pad_token_id")
+DECODER_SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
 GENERATION = {
     "max_new_tokens": int, "min_new_tokens": int, "num_beams": int, "no_repeat_ngram_size": int, "top_k": int,
     "length_penalty": float, "repetition_penalty": float, "temperature": float, "top_p": float, "do_sample": bool,
@@ -86,6 +87,9 @@ def decoder_config(values: Any) -> GPT2Config:
         raise ModelFolderError("config.json: its decoder is not a GPT-2")
     known = {name: values[name] for name in DECODER if name in values}
     check_numbers(known)
+    for name in DECODER_SIZES:
+        if not isinstance(known.get(name, 1), int) or known.get(name, 1) < 1:
+            raise ModelFolderError(f"config.json: {name} is {known[name]!r:.100}")
     try:
         return GPT2Config(**known, add_cross_attention=True, is_decoder=True)
     except Exception as error:  # Hugging Face's own checks
