@@ -9,7 +9,7 @@ import typer
 
 bench = typer.Typer(
     invoke_without_command=True,
-    help="Measure speed against peers, side by side; without a name, all but training.")
+    help="Measure speed against peers, side by side; without a name, all but training and ONNX Runtime.")
 
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer rounds and cases: a look, no figure to quote.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for bench.json and sizes.png.")]
@@ -21,7 +21,7 @@ def everything(context: typer.Context, quick: Quick = False, out: Out = None, as
     if context.invoked_subcommand is None:
         from vlcap.benchmark import PARTS
 
-        _measure(list(PARTS), quick, out, as_json)
+        _measure([part for part in PARTS if part != "onnx"], quick, out, as_json)  # which needs packages of its own
 
 
 def _command(part: str) -> Callable[..., None]:
@@ -38,6 +38,7 @@ for part, what in {
     "caption": "Whole captions against ViT-B/16 with GPT-2.",
     "folder": "A folder of photos in batches, read ahead, against one by one.",
     "sizes": "Time and memory as images grow, against ViT-B/16.",
+    "onnx": "Encoder, decoding and caption by ONNX Runtime, against PyTorch.",
 }.items():
     bench.command(part, help=what)(_command(part))
 

@@ -216,13 +216,14 @@ def export(
         folder: Annotated[Path, typer.Argument(help="Folder for encoder.onnx, decoder.onnx and what they need.")],
         model: Model = None,
         budget: Budget = None,
+        int8: Int8 = False,
 ) -> None:
-    """Export a captioner to ONNX, for machines without PyTorch: docs/onnx_caption.py captions with it."""
+    """Export a captioner to ONNX, for machines without PyTorch: vlcap/onnx_captioner.py captions with it."""
+    captioner = _load(model)
     from vlcap.export import export_onnx
 
-    captioner = _load(model)
-    export_onnx(captioner, folder, _known_budget(captioner, budget))
-    _say(f"written to {folder}; see docs/onnx_caption.py")
+    export_onnx(captioner, folder, _known_budget(captioner, budget), int8)
+    _say(f"written to {folder}; python -m vlcap.onnx_captioner {folder} PHOTO captions with it")
 
 
 @app.command()

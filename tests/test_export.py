@@ -1,7 +1,6 @@
 """Captions by ONNX Runtime against PyTorch's, and without PyTorch."""
 
 import json
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +12,13 @@ import pytest
 from vlcap.captioner import Captioner, CaptionerError
 from vlcap.export import export_onnx
 from vlcap.images import PixelConfig, load_image
+from vlcap.onnx_captioner import OnnxCaptioner
+from vlcap.tokenizer import START
 
 ROOT = Path(__file__).parents[1]
 RUN = """
 import runpy, sys
-sys.argv = ["onnx_caption.py", *sys.argv[1:]]
-runpy.run_path("docs/onnx_caption.py", run_name="__main__")
+runpy.run_module("vlcap.onnx_captioner", run_name="__main__")
 assert "torch" not in sys.modules and "transformers" not in sys.modules
 """
 
@@ -58,6 +58,24 @@ def test_captions_equal_the_originals(captioner, exported, photos, changes):
     assert found == captioner.caption(photos, budget=3, **changes)
 
 
+def test_int8_writes_nearly_the_same(captioner, exported, photos, tmp_path):
+    export_onnx(captioner, tmp_path, budget=3, int8=True)
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.onnx")) < 0.4 * sum(
+        path.stat().st_size for path in exported.glob("*.onnx"))
+    assert not [*tmp_path.glob("*.float.onnx")]
+    whole, small = OnnxCaptioner(exported), OnnxCaptioner(tmp_path)
+    pixels = np.stack([whole.read(photo) for photo in photos])
+    read, rounded = whole.encode(pixels), small.encode(pixels)
+    assert 0 < np.abs(rounded - read).mean() < 0.1 * np.abs(read).mean()
+    first = {"pieces": np.full(len(photos), START), "past": read[..., :0, :]}
+    logits, close = (
+        each.decoder.run(None, {**first, "photo": photo})[0] for each, photo in ((whole, read), (small, rounded)))
+    assert np.corrcoef(logits.ravel(), close.ravel())[0, 1] > 0.99
+    assert all(small.caption(photo) for photo in photos)
+    # What was exported before is as it was.
+    assert captioner.caption(photos, budget=3) == [whole.caption(photo) for photo in photos]
+
+
 def test_what_it_cannot_follow_is_refused(captioner, tmp_path, monkeypatch):
     monkeypatch.setattr(captioner.model.generation_config, "no_repeat_ngram_size", 2)
     with pytest.raises(CaptionerError, match="more than greedy or beam search"):
@@ -76,8 +94,7 @@ def test_missing_packages_are_named(captioner, tmp_path, monkeypatch):
     {"crop_mode": "center", "crop_pct": 0.875, "interpolation": "bilinear"}])
 def test_pixels_equal_the_originals(photos, crop):
     pixels = PixelConfig(size=96, mean=(0.5,) * 3, std=(0.5,) * 3, **crop)
-    example = runpy.run_path(str(ROOT / "docs" / "onnx_caption.py"))["OnnxCaptioner"]
-    ours = example.__new__(example)
+    ours = OnnxCaptioner.__new__(OnnxCaptioner)
     ours.settings = {"pixels": pixels.to_dict()}
     for photo in photos:
         assert np.array_equal(ours.read(photo), pixels.eval_transform()(load_image(photo)).numpy())

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,13 +27,15 @@ from transformers.modeling_outputs import BaseModelOutput
 from encoders import create_encoder
 from encoders.cost import count_gflops
 
-from .captioner import Captioner, build_model
+from .captioner import BUNDLED, Captioner, build_model
 from .decode import find_captions
 from .encoder import Encoder
+from .export import export_onnx
 from .images import ImageError, find_images
 from .quantize import Int8Linear, quantize, quantize_encoder
 from .reading import read_batches
 from .search import Search
+from .tokenizer import load_tokenizer
 
 BASE, VIT = "lookupvit_base_patch16_224", "vit_base_patch16_224"
 PIECES = 20  # of every caption
@@ -222,8 +225,55 @@ def bench_startup(quick: bool = False) -> list[Row]:
                 for row in compared(paired_times(functions, 2 if quick else 7), against=against)]
 
 
+def bench_onnx(quick: bool = False) -> list[Row]:
+    """What `vlcap export` writes, run by ONNX Runtime, against the same peers in PyTorch.
+
+    Raises:
+        CaptionerError: The packages for it are missing.
+    """
+    from .onnx_captioner import OnnxCaptioner
+
+    model, vit, gpt2 = _captioner(), _encoder(VIT), _vit_gpt2()
+    model.generation_config.min_new_tokens = PIECES
+    captioner = Captioner(model, load_tokenizer(BUNDLED))
+    with TemporaryDirectory() as name:
+        exported: dict[str, OnnxCaptioner] = {}
+        for side in (5,) if quick else (3, 5):
+            for label in ("", " int8"):
+                folder = Path(name) / f"{side}{label}"
+                export_onnx(captioner, folder, budget=side, int8=bool(label))
+                exported[f"LookupViT-B/16 {side}x{side}{label}"] = OnnxCaptioner(folder)
+
+    def versus(task: str, peer: str, theirs: Callable[[], Any], ours: Callable[[OnnxCaptioner], Any]) -> None:
+        functions: dict[str, Any] = {peer: theirs, **{what: partial(ours, each) for what, each in exported.items()}}
+        for row in compared(paired_times(functions, 2 if quick else 5), against=peer):
+            limited = task == "greedy decoding" and "int8" not in row["what"]
+            rows.append({**row, "task": task, "against": peer,
+                         "of_limit": seconds * PIECES / row["ms"] * 1000 if limited else None})
+
+    rows: list[Row] = []
+    seconds = weight_bytes(model) / (memory_bandwidth() * 1e9)
+    for batch in (8, 1):
+        pixels = torch.randint(256, (batch, 3, captioner.pixels.size, captioner.pixels.size), dtype=torch.uint8)
+        floats = captioner.normalize(pixels)
+        versus(f"encoder, batch {batch}", VIT, partial(vit.forward_tokens, floats),
+               partial(OnnxCaptioner.encode, pixels=pixels.numpy()))
+    array = pixels.numpy()
+    versus("whole caption", "ViT-B/16 + GPT-2, generate",
+           partial(gpt2.generate, pixel_values=floats, num_beams=4, **EXACTLY),
+           lambda each: each.find(each.encode(array)))
+    tokens = BaseModelOutput(last_hidden_state=captioner.encode(pixels, 5))
+    photos = {id(each): each.encode(array) for each in exported.values()}
+    for each in exported.values():
+        each.search = replace(each.search, num_beams=1)
+    versus("greedy decoding", "generate",
+           lambda: model.generate(encoder_outputs=tokens, num_beams=1, **EXACTLY),
+           lambda each: each.find(photos[id(each)]))
+    return rows
+
+
 PARTS = {"startup": bench_startup, "encoder": bench_encoder, "decoder": bench_decoder, "caption": bench_caption,
-         "folder": bench_folder, "sizes": bench_sizes}
+         "folder": bench_folder, "sizes": bench_sizes, "onnx": bench_onnx}
 
 
 @torch.inference_mode()

@@ -1,6 +1,6 @@
 """Export to ONNX: a captioner at one budget, as two graphs that ONNX Runtime runs without PyTorch.
 
-    vlcap export FOLDER --budget 5                    # docs/onnx_caption.py captions photos with what it writes
+    vlcap export FOLDER --budget 5                    # vlcap/onnx_captioner.py captions photos with what it writes
 
 Written into the folder:
     encoder.onnx    pixels uint8 (B, 3, S, S) -> photo (L, 2, B, K, M, d): keys and values of the compressed tokens for
@@ -13,6 +13,7 @@ Letters: B photos or beams, free   S side of the pixels   L layers   K heads   d
     T pieces written before, free, 0 at first   V pieces of the vocabulary
 """
 
+import contextlib
 import json
 import logging
 import warnings
@@ -28,6 +29,7 @@ from encoders.cross_attention import merge_heads
 from .captioner import Captioner, CaptionerError
 from .decode import search_for, split_heads
 from .images import PixelConfig
+from .quantize import reassociation_off
 
 OPSET = 20  # the first with GELU
 
@@ -52,10 +54,12 @@ class EncoderGraph(nn.Module):
 class DecoderGraph(nn.Module):
     """One piece for each row: GPT-2's block with cross-attention, over keys and values computed before."""
 
-    def __init__(self, captioner: Captioner):
+    def __init__(self, captioner: Captioner, own_head: bool = False):
         super().__init__()
         self.decoder = captioner.model.decoder
         self.heads = self.decoder.config.n_head
+        # Tied to the embedding, the last product's weights are float numbers to be looked up: int8 needs a copy.
+        self.head = Product(self.decoder.lm_head.weight) if own_head else self.decoder.lm_head
 
     def forward(
             self, pieces: torch.Tensor, past: torch.Tensor, photo: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,41 +74,56 @@ class DecoderGraph(nn.Module):
             [q] = split_heads(block.crossattention.q_attn(block.ln_cross_attn(x)), 1, self.heads)
             x = x + block.crossattention.c_proj(merge_heads(F.scaled_dot_product_attention(q, keys, values)))
             x = x + block.mlp(block.ln_2(x))
-        return self.decoder.lm_head(transformer.ln_f(x))[:, 0], torch.stack(extended)
+        return self.head(transformer.ln_f(x))[:, 0], torch.stack(extended)
+
+
+class Product(nn.Module):
+    """A linear layer without a bias, its weights (out, in) copied and turned."""
+
+    def __init__(self, weight: torch.Tensor):
+        super().__init__()
+        self.register_buffer("weight", weight.detach().t().contiguous())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight
 
 
 @torch.inference_mode()
-def export_onnx(captioner: Captioner, folder: Path, budget: int | None = None) -> None:
-    """Writes a captioner at one budget as ONNX graphs, in float32.
+def export_onnx(captioner: Captioner, folder: Path, budget: int | None = None, int8: bool = False) -> None:
+    """Writes a captioner at one budget as ONNX graphs, in float32 but for what `int8` says.
 
     Args:
         captioner: In float32 and on the CPU.
         folder: Made if it isn't there.
         budget: Side of the compressed grid; None for the captioner's own.
+        int8: Weights of linear layers in 8 bits, each output channel with its scale; what they are multiplied with is
+            rounded at each call (ONNX Runtime's dynamic quantisation).
 
     Raises:
-        CaptionerError: The packages for it are missing, or its settings are none that docs/onnx_caption.py can follow.
+        CaptionerError: The packages for it are missing, or its settings are none that onnx_captioner.py can follow.
         ValueError: A budget that doesn't fit the grid.
     """
     try:
+        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise CaptionerError(
-            "exporting needs the packages onnx and onnxscript: pip install 'vlcap[onnx]'") from error
+            "exporting needs the packages onnx, onnxscript and onnxruntime: pip install 'vlcap[onnx]'") from error
     search = search_for(captioner.model)
     if search is None:
         raise CaptionerError(f"{captioner.name} asks for more than greedy or beam search: change its generation config")
     budget = budget or captioner.default_budget
     pixels = torch.zeros(2, 3, captioner.pixels.size, captioner.pixels.size, dtype=torch.uint8)
-    encoder, decoder = EncoderGraph(captioner, budget).eval(), DecoderGraph(captioner).eval()
+    encoder, decoder = EncoderGraph(captioner, budget).eval(), DecoderGraph(captioner, own_head=int8).eval()
     photo = encoder(pixels)
     past = torch.zeros(*photo.shape[:4], 3, photo.shape[-1])
     folder.mkdir(parents=True, exist_ok=True)
     rows, written = torch.export.Dim("rows"), torch.export.Dim("written")
-    _export(encoder, (pixels,), folder / "encoder.onnx", ["pixels"], ["photo"], {"pixels": {0: rows}})
+    with reassociation_off(captioner.model.encoder) if int8 else contextlib.nullcontext():
+        _export(encoder, (pixels,), folder / "encoder.onnx", ["pixels"], ["photo"], {"pixels": {0: rows}}, int8)
     _export(
         decoder, (torch.zeros(2, dtype=torch.long), past, photo), folder / "decoder.onnx", ["pieces", "past", "photo"],
-        ["logits", "extended"], {"pieces": {0: rows}, "past": {2: rows, 4: written}, "photo": {2: rows}})
+        ["logits", "extended"], {"pieces": {0: rows}, "past": {2: rows, 4: written}, "photo": {2: rows}}, int8)
     captioner.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"name": captioner.name, "budget": budget, "pixels": _cut(captioner.pixels), "search": asdict(search),
                 "shape": {"layers": photo.shape[0], "heads": photo.shape[3], "width": photo.shape[-1]}}
@@ -120,11 +139,29 @@ def _cut(pixels: PixelConfig) -> dict[str, str | float]:
 
 def _export(
         model: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path, names: list[str], outputs: list[str],
-        dims: dict[str, dict],
+        dims: dict[str, dict], int8: bool,
 ) -> None:
+    whole = path.with_suffix(".float.onnx") if int8 else path
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
         logging.getLogger("onnxscript").setLevel(logging.ERROR)
         torch.onnx.export(
-            model, inputs, path, input_names=names, output_names=outputs, opset_version=OPSET, dynamo=True,
+            model, inputs, whole, input_names=names, output_names=outputs, opset_version=OPSET, dynamo=True,
             dynamic_shapes=dims, external_data=False, verbose=False)
+    if int8:
+        try:
+            _quantize(whole, path)
+        finally:
+            whole.unlink()
+
+
+def _quantize(whole: Path, path: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    logging.disable(logging.WARNING)  # it advises a preparation that changes nothing here
+    try:
+        # 7 bits of the 8: who runs it may have a CPU on which sums of 8-bit products overflow.
+        quantize_dynamic(whole, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, reduce_range=True,
+                         weight_type=QuantType.QInt8)
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,7 +1,7 @@
 """Captions by ONNX Runtime: what `vlcap export FOLDER` wrote, run without PyTorch.
 
     pip install onnxruntime numpy pillow tokenizers
-    python docs/onnx_caption.py FOLDER photo.jpg another.jpg
+    python -m vlcap.onnx_captioner FOLDER photo.jpg another.jpg
 
 Of vlcap only what is plain Python takes part: how a photo is opened, and how captions are searched for.
 """
@@ -9,21 +9,25 @@ Of vlcap only what is plain Python takes part: how a photo is opened, and how ca
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 from PIL import Image
 from tokenizers import Tokenizer
 
-from vlcap.images import load_image
-from vlcap.search import Search
-from vlcap.tokenizer import EOS
+from .images import load_image
+from .search import Search
+from .tokenizer import EOS
 
 
 class OnnxCaptioner:
     """Photos to captions.
 
-    Letters: G beams of a photo, 1 at first   V pieces of the vocabulary   L, K, M, d, T as in vlcap/export.py
+    Args:
+        folder: What `vlcap export` wrote.
+
+    Letters: G beams of a photo, 1 at first   V pieces of the vocabulary   S, L, K, M, d, T as in vlcap/export.py
     """
 
     def __init__(self, folder: Path):
@@ -35,35 +39,47 @@ class OnnxCaptioner:
             for name in ("encoder", "decoder"))
 
     def caption(self, photo: Path) -> str:
-        [keys_values] = self.encoder.run(None, {"pixels": self.read(photo)[None]})  # (L, 2, 1, K, M, d)
-        layers, heads, width = self.settings["shape"].values()
-        past = np.zeros((layers, 2, 1, heads, 0, width), dtype=np.float32)
-        found, beams = self.search.start(), 1  # until the first piece is written, all beams are one
+        """The caption of a photo, as anything that `load_image` takes."""
+        pieces = self.find(self.encode(self.read(photo)[None]))
+        return self.tokenizer.decode(list(pieces), skip_special_tokens=True).strip()
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 pixels (B, 3, S, S) -> what the decoder reads of the photos, (L, 2, B, K, M, d)."""
+        [photo] = self.encoder.run(None, {"pixels": pixels})
+        return photo
+
+    def find(self, photo: np.ndarray) -> tuple[int, ...]:
+        """One photo's (L, 2, 1, K, M, d) -> its caption's pieces, start and end included."""
+        past = np.zeros_like(photo[..., :0, :])
+        found: Any = self.search.start()
+        beams = 1  # until the first piece is written, all beams are one
         while not found.done:
             running = np.array(found.running[:beams])  # (G, T + 1)
-            logits, past = self.decoder.run(None, {
-                "pieces": running[:, -1], "past": past, "photo": np.repeat(keys_values, beams, axis=2)})
+            logits, past = self.decoder.run(None, {"pieces": running[:, -1], "past": past, "photo": photo})
             if self.search.num_beams == 1:
                 scores = self.adjusted(logits, running)
-                found.advance([0.0], [scores.argmax()], vocab_size=scores.shape[1])
+                found.advance([0.0], [int(scores.argmax())], vocab_size=scores.shape[1])
                 continue
             scores = self.adjusted(log_softmax(logits), running) + np.array(found.scores[:beams])[:, None]  # (G, V)
-            best = np.argsort(-scores, axis=None, kind="stable")[:2 * self.search.num_beams]
+            best = np.argpartition(-scores, 2 * self.search.num_beams, axis=None)[:2 * self.search.num_beams]
+            best = best[np.argsort(-scores.flat[best], kind="stable")]
             found.advance(scores.flat[best].tolist(), best.tolist(), vocab_size=scores.shape[1])
-            past, beams = past[:, :, found.parents], self.search.num_beams
-        return self.tokenizer.decode(list(found.best), skip_special_tokens=True).strip()
+            past = past[:, :, found.parents]
+            if beams == 1:
+                photo, beams = np.repeat(photo, self.search.num_beams, axis=2), self.search.num_beams
+        return found.best
 
     def read(self, photo: Path) -> np.ndarray:
         """A photo -> uint8 pixels (3, S, S)."""
         image, cut = load_image(photo), self.settings["pixels"]
         side = int(cut["size"] / cut["crop_pct"])
         if cut["crop_mode"] == "squash":
-            size = side, side
+            width = height = side
         else:  # the short side
             short = min(image.size)
-            size = tuple(side if length == short else int(side * length / short) for length in image.size)
-        image = image.resize(size, Image.Resampling[cut["interpolation"].upper()])
-        left, top = (round((length - cut["size"]) / 2) for length in size)
+            width, height = (side if length == short else int(side * length / short) for length in image.size)
+        image = image.resize((width, height), Image.Resampling[cut["interpolation"].upper()])
+        left, top = (round((length - cut["size"]) / 2) for length in (width, height))
         image = image.crop((left, top, left + cut["size"], top + cut["size"]))
         return np.asarray(image).transpose(2, 0, 1)
 

@@ -7,7 +7,9 @@ call, with one scale for the whole batch. So a caption may depend, by rounding, 
 Norms, attention and embeddings stay as they are.
 """
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 
 import torch
 import torch.nn as nn
@@ -62,10 +64,25 @@ def quantize(model: VisionEncoderDecoderModel) -> None:
 
 def quantize_encoder(encoder: nn.Module) -> None:
     """The same for an encoder alone."""
-    for module in encoder.modules():
-        if hasattr(module, "set_reassociation"):  # which takes float weights apart; int8, the plain order is as cheap
-            module.set_reassociation(False)
+    _reassociate(encoder, False)
     _replace(encoder, ENCODER_ENGINES)
+
+
+@contextlib.contextmanager
+def reassociation_off(encoder: nn.Module) -> Iterator[None]:
+    """An encoder for a while as int8 wants it: re-association takes float weights apart; int8, the plain order is as
+    cheap."""
+    _reassociate(encoder, False)
+    try:
+        yield
+    finally:
+        _reassociate(encoder, True)
+
+
+def _reassociate(encoder: nn.Module, enable: bool) -> None:
+    for module in encoder.modules():
+        if hasattr(module, "set_reassociation"):
+            module.set_reassociation(enable)
 
 
 def _replace(parent: nn.Module, engines: tuple[str, ...]) -> None:

@@ -1,6 +1,6 @@
 """Greedy and beam search over a caption's pieces, in plain Python: what goes on and what has ended, given scores.
 
-Whoever computes the scores, PyTorch (decode.py) or ONNX Runtime (docs/onnx_caption.py), asks one of these per photo
+Whoever computes the scores, PyTorch (decode.py) or ONNX Runtime (onnx_captioner.py), asks one of these per photo
 what to compute next:
 
     photo = search.start()
