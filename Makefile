@@ -20,7 +20,7 @@ test: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
 	rm -f app/demo/*.pyi  # gradio's, of components as they once were: mypy would believe them
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import drawings
 import pytest
-import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches a network; the hub's client says so at once instead
+if "PYTEST_XDIST_WORKER" in os.environ:  # two of them, each with threads for all cores, would wait for one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # reads the number of threads
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -34,8 +34,10 @@ class OnnxCaptioner:
         self.settings = json.loads((folder / "export.json").read_text(encoding="utf-8"))
         self.search = Search(**self.settings["search"])
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # or one's threads would disturb the other
         self.encoder, self.decoder = (
-            onnxruntime.InferenceSession(folder / f"{name}.onnx", providers=["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(folder / f"{name}.onnx", options, providers=["CPUExecutionProvider"])
             for name in ("encoder", "decoder"))
 
     def caption(self, photo: Path) -> str:
