@@ -4,6 +4,7 @@ Exit status: 0, 1 (some input failed), 2 (usage). Heavy packages are imported by
 `vlcap --help` answers at once.
 """
 
+import atexit
 import errno
 import gc
 import io
@@ -343,6 +344,7 @@ def _load(model: str | None, int8: bool = False, fastest: bool = False) -> Any:
     finally:
         gc.freeze()
         gc.enable()
+        atexit.register(gc.unfreeze)  # or libraries would complain at the end of what they had left in cycles
 
 
 def _no_loading_bars() -> None:
