@@ -363,7 +363,7 @@ def test_an_evaluation_shows_captions_and_warns_of_collapse(captioner_run, capti
     task = Captioning(recipe, [str(captioned_folder)], tmp_path)
     figures, samples, warning = task.evaluate(task.model)
     assert warning is None
-    assert figures[f"distinct % {captioned_folder.name}"] > 20
+    assert figures[f"distinct % {captioned_folder.name}"] > 10  # a collapse is 1 of 24, 4 %
     assert [sample.split(":")[0] for sample in samples] == ["240", "248", "256"]
     assert all(drawings.kind(i)[0] in sample for i, sample in zip((240, 248, 256), samples, strict=True))
     monkeypatch.setattr(Captioner, "decode", lambda self, tokens, **generation: ["a dog"] * len(tokens))

@@ -201,7 +201,10 @@ class Captioning:
     def cross_entropy(self, model: nn.Module, tokens: torch.Tensor, batch: Batch, smoothing: float) -> Loss:
         """Mean over the pieces of the batch's captions."""
         inputs, targets = batch.inputs.to(tokens.device), batch.targets.to(tokens.device)
-        logits = model(encoder_outputs=BaseModelOutput(last_hidden_state=tokens), decoder_input_ids=inputs).logits
+        # All ones: causal attention doesn't see the padding behind a caption, and Hugging Face need not warn of it.
+        logits = model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=tokens), decoder_input_ids=inputs,
+            decoder_attention_mask=torch.ones_like(inputs)).logits
         loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), label_smoothing=smoothing)
         return Loss(loss, count=int((batch.targets != IGNORE).sum()))
 

@@ -59,6 +59,8 @@ def self_critical_loss(
     advantage = (rewards - baseline).view(-1, 1).to(tokens.device)
 
     states = BaseModelOutput(last_hidden_state=tokens.repeat_interleave(samples, dim=0))
-    logits = model(encoder_outputs=states, decoder_input_ids=ids[:, :-1]).logits.float()
+    read = ids[:, :-1]
+    logits = model(
+        encoder_outputs=states, decoder_input_ids=read, decoder_attention_mask=torch.ones_like(read)).logits.float()
     log_probability = -F.cross_entropy(logits.transpose(1, 2), targets.masked_fill(~mask, PAD), reduction="none")
     return Loss(-(advantage * log_probability * mask).sum() / mask.sum(), count=int(mask.sum()))
