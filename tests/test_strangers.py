@@ -104,6 +104,12 @@ def test_a_tokenizer_that_makes_its_library_panic(folder):
         Captioner.from_pretrained(folder)
 
 
+def test_a_tokenizer_that_would_count_for_ever(folder):
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"extra_ids": 2**63}))
+    assert Captioner.from_pretrained(folder).budgets == [2, 3]  # none of ours has any: the number isn't read
+
+
 def test_an_encoder_of_a_stranger(tmp_path):
     Encoder.create("lookupvit_test_patch8_48").save_pretrained(tmp_path / "encoder")
     assert Encoder.load(tmp_path / "encoder").config.budgets == [2, 3]

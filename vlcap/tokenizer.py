@@ -54,7 +54,10 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrainedToken
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """Not by AutoTokenizer: that would look for the class, and for code, where the folder's files say."""
+    """Not by AutoTokenizer: that would look for the class, and for code, where the folder's files say.
+
+    Nor with as many `extra_ids`, T5's own, as a stranger's file may ask for: Hugging Face would count up to it.
+    """
     from transformers import T5Tokenizer
 
-    return T5Tokenizer.from_pretrained(folder, local_files_only=True)
+    return T5Tokenizer.from_pretrained(folder, local_files_only=True, extra_ids=0)
