@@ -157,6 +157,7 @@ def train_table3(
             "train table3 is for one process; torchrun can train its stages: train classifier or captioner with the "
             "recipe.yaml of a stage's folder, and that folder as --out")
     split = read_captions(captions[0], recipe.split, limit=recipe.limit)
+    out = out.absolute()  # a stage's recipe names its encoder's folder: the same one, however --out is spelt
     out.mkdir(parents=True, exist_ok=True)
     contenders: list[Contender] = []
     for number, row in enumerate(recipe.all_rows, start=1):
