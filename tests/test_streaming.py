@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 
 import drawings
@@ -94,6 +95,11 @@ def test_an_epoch_is_every_photo_once(kind, parquet_folder, webdataset_folder):
     assert second[:12] == batches
     assert second[12:] != batches
     assert sorted(number for batch in second[12:] for number, _ in batch) == list(range(PHOTOS))
+
+
+def test_a_folder_whose_name_looks_like_a_pattern(parquet_folder, tmp_path):
+    folder = shutil.copytree(parquet_folder, tmp_path / "photos [1]")
+    assert read_stream(str(folder), "train").classes == list(drawings.COLOURS)
 
 
 def test_processes_share_an_epoch(parquet_folder):

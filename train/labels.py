@@ -83,7 +83,7 @@ def read_labelled(data: str, split: str) -> LabelledSet:
     if not folder.exists():
         return _read_hub(data, split)
     if files := split_files(folder, split):
-        return _from_datasets(_load_files(files), source=files[0], folder=folder)
+        return _from_datasets(load_files(files), source=files[0], folder=folder)
     for name in SPLIT_NAMES[split]:
         if (folder / name).is_dir():
             return _read_class_folders(folder / name)
@@ -156,12 +156,17 @@ def read_words(data: list[str], split: str, words: int, vocabulary: list[str] | 
     return LabelledSet(vocabulary, targets, lambda i: photos[i][0].image(photos[i][1]))
 
 
-def _load_files(files: list[str]) -> Any:
+def load_files(files: list[str], split: str = "train", streaming: bool = False) -> Any:
+    """A split's parquet files or webdataset archives as a data set of Hugging Face's.
+
+    Raises:
+        LabelError: They can't be read.
+    """
     from datasets import load_dataset
 
     try:
-        # datasets takes every path for a pattern
-        return load_dataset(file_kind(files), data_files=[glob.escape(path) for path in files], split="train")
+        patterns = {split: [glob.escape(path) for path in files]}  # datasets takes every path for a pattern
+        return load_dataset(file_kind(files), data_files=patterns, split=split, streaming=streaming)
     except Exception as error:  # datasets hides what was found behind an error of its own
         reason = " ".join(str(error.__cause__ or error).split())
         raise LabelError(f"{files[0]}: cannot be read as {file_kind(files)} ({reason:.300})") from None

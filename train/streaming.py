@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from vlcap.images import load_image
 
-from .labels import LabelError, class_names, file_kind, image_and_label, split_files
+from .labels import LabelError, class_names, image_and_label, load_files, split_files
 from .sampling import in_worker, seed_all
 
 Places = dict[int, tuple[int, int]]  # stream -> (epoch, examples read of it)
@@ -68,7 +68,7 @@ def read_stream(data: str, split: str, classes: int | None = None) -> LabelledSt
         files = split_files(folder, split)
         if not files:
             raise LabelError(f"{folder} has no {split} split to stream: expected {split}*.parquet or {split}*.tar")
-        dataset = load_dataset(file_kind(files), data_files={split: files}, split=split, streaming=True)
+        dataset = load_files(files, split, streaming=True)
     else:
         try:
             dataset = load_dataset(data, split=split, streaming=True)
