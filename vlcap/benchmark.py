@@ -30,7 +30,7 @@ from encoders.cost import count_gflops
 from .captioner import BUNDLED, Captioner, build_model
 from .decode import find_captions
 from .encoder import Encoder
-from .export import export_onnx
+from .export import check_packages, export_onnx
 from .images import ImageError, find_images
 from .quantize import Int8Linear, quantize, quantize_encoder
 from .reading import read_batches
@@ -143,10 +143,8 @@ def bench_decoder(quick: bool = False) -> list[Row]:
         }
         for row in compared(paired_times(functions, 3 if quick else 5), against="generate"):
             read = weight_bytes(small if "int8" in row["what"] else whole)
-            seconds = read / (memory_bandwidth() * 1e9)
-            # The limit counts the weights alone, once for each piece: no search of any kind can read less.
             rows.append({**row, "batch": batch, "beams": beams, "against": "generate", "megabytes": read / 1e6,
-                         "of_limit": seconds * PIECES / row["ms"] * 1000 if batch * beams == 1 else None})
+                         "of_limit": of_reading(read, row["ms"]) if batch * beams == 1 else None})
     return rows
 
 
@@ -231,6 +229,7 @@ def bench_onnx(quick: bool = False) -> list[Row]:
     Raises:
         CaptionerError: The packages for it are missing.
     """
+    check_packages()
     from .onnx_captioner import OnnxCaptioner
 
     model, vit, gpt2 = _captioner(), _encoder(VIT), _vit_gpt2()
@@ -249,10 +248,9 @@ def bench_onnx(quick: bool = False) -> list[Row]:
         for row in compared(paired_times(functions, 2 if quick else 5), against=peer):
             limited = task == "greedy decoding" and "int8" not in row["what"]
             rows.append({**row, "task": task, "against": peer,
-                         "of_limit": seconds * PIECES / row["ms"] * 1000 if limited else None})
+                         "of_limit": of_reading(weight_bytes(model), row["ms"]) if limited else None})
 
     rows: list[Row] = []
-    seconds = weight_bytes(model) / (memory_bandwidth() * 1e9)
     for batch in (8, 1):
         pixels = torch.randint(256, (batch, 3, captioner.pixels.size, captioner.pixels.size), dtype=torch.uint8)
         floats = captioner.normalize(pixels)
@@ -315,6 +313,11 @@ def activation_megabytes(function: Callable[[], Any]) -> float:
         held += event.nbytes()
         most = max(most, held)
     return most / 1e6
+
+
+def of_reading(read: int, ms: float) -> float:
+    """The share of a caption's time that reading so many bytes for each piece takes: no search can read less."""
+    return read / (memory_bandwidth() * 1e9) * PIECES / ms * 1000
 
 
 def weight_bytes(model: VisionEncoderDecoderModel) -> int:

@@ -103,12 +103,7 @@ def export_onnx(captioner: Captioner, folder: Path, budget: int | None = None, i
         CaptionerError: The packages for it are missing, or its settings are none that onnx_captioner.py can follow.
         ValueError: A budget that doesn't fit the grid.
     """
-    try:
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise CaptionerError(
-            "exporting needs the packages onnx, onnxscript and onnxruntime: pip install 'vlcap[onnx]'") from error
+    check_packages()
     search = search_for(captioner.model)
     if search is None:
         raise CaptionerError(f"{captioner.name} asks for more than greedy or beam search: change its generation config")
@@ -128,6 +123,16 @@ def export_onnx(captioner: Captioner, folder: Path, budget: int | None = None, i
     settings = {"name": captioner.name, "budget": budget, "pixels": _cut(captioner.pixels), "search": asdict(search),
                 "shape": {"layers": photo.shape[0], "heads": photo.shape[3], "width": photo.shape[-1]}}
     (folder / "export.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def check_packages() -> None:
+    """Raises CaptionerError where the packages for exporting and for running what was exported are missing."""
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise CaptionerError(
+            "exporting needs the packages onnx, onnxscript and onnxruntime: pip install 'vlcap[onnx]'") from error
 
 
 def _cut(pixels: PixelConfig) -> dict[str, str | float]:
