@@ -48,8 +48,7 @@ Override = Annotated[list[str] | None, typer.Option("--set", help="key=value, ov
 
 @app.callback()
 def options(debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False) -> None:
-    if debug:
-        os.environ["VLCAP_DEBUG"] = "1"
+    return  # here for the help: `main` takes it out of the arguments before they are read
 
 
 @app.command()

@@ -127,6 +127,7 @@ def _entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     listed = archive.infolist()
     if len(listed) > MAX_ENTRIES:
         raise ValueError(f"more than {MAX_ENTRIES} entries")
+    # Not entry.is_dir(): that fails at a name of no letters.
     return [entry for entry in listed if not entry.filename.endswith("/") and not _added_by_system(entry.filename)]
 
 

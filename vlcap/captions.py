@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from .images import ImageError, load_image
+from .images import ImageError, load_image, one_line
 from .writing import replacing
 
 # By name, as Hugging Face puts a dataset_info.json beside parquet files.
@@ -449,4 +449,4 @@ def _listed(names: Iterable[str]) -> str:
 
 def _shown(name: str) -> str:
     """A name out of a file as a message can show it: on one line, and not without end."""
-    return f"{name if name.isprintable() else repr(name):.200}"
+    return f"{one_line(name):.200}"

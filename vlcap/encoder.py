@@ -156,10 +156,10 @@ class Encoder(PreTrainedModel):
             if list(budgets) != list(self.model.budgets):
                 raise ValueError(f"{self.config.architecture} has no choice of budget: it is {self.model.budget}")
             return self
-        self.model.budgets, self.model.budget = tuple(budgets), budgets[len(budgets) // 2]
+        middle = budgets[len(budgets) // 2]
+        self.model.budgets, self.model.budget = tuple(budgets), middle
         self.config.budgets = list(budgets)
-        self.config.model_args = {
-            **self.config.model_args, "budgets": list(budgets), "budget": budgets[len(budgets) // 2]}
+        self.config.model_args = {**self.config.model_args, "budgets": list(budgets), "budget": middle}
         return self
 
     def check_settings(self) -> None:

@@ -16,6 +16,7 @@ NAMES = ("0.png", "1.jpg", "a b.webp", "notes.txt", ".hidden.png", "🦆.png", "
 
 def prepare() -> None:
     import datasets
+    import pyarrow.parquet  # noqa: F401
 
     datasets.disable_progress_bars()
     photos()

@@ -109,7 +109,7 @@ def make(rng: random.Random, folder: Path, kind: str = "captioner") -> Path:
             case 0:
                 del files[name]
             case 1:
-                files["pytorch_model.bin"] = b"cos\nsystem\n(S'touch /tmp/owned'\ntR."
+                files["pytorch_model.bin"] = b"cos\nsystem\n(S'touch owned'\ntR."
                 files.pop("model.safetensors", None)
             case 2:
                 files[name] = mutate.bytes_of(rng, files[name])

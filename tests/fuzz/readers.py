@@ -9,15 +9,6 @@ from vlcap.model_folder import ModelFolderError
 
 from . import Reader, archives, captions, images, labels, models, recipes
 
-
-def _parquet() -> None:
-    import datasets
-    import pyarrow.parquet  # noqa: F401
-
-    datasets.disable_progress_bars()
-    captions.photos()
-
-
 CAPTIONS = (CaptionError, ImageError)
 READERS = {
     "images": Reader(images.make, images.read, (ImageError,), prepare=images.seeds),
@@ -25,7 +16,7 @@ READERS = {
     "karpathy": Reader(captions.make_karpathy, captions.read_folder, CAPTIONS, prepare=captions.photos),
     "references": Reader(captions.make_references, captions.read_references, (CaptionError,)),
     "predictions": Reader(captions.make_predictions, captions.read_predictions, (CaptionError,)),
-    "parquet": Reader(captions.make_parquet, captions.read_folder, CAPTIONS, prepare=_parquet),
+    "parquet": Reader(captions.make_parquet, captions.read_folder, CAPTIONS, prepare=labels.prepare),
     "models": Reader(models.make, models.read, (CaptionerError,), prepare=models.seed),
     "encoders": Reader(models.make_encoder, models.read_encoder, (ModelFolderError,), prepare=models.seed),
     "archives": Reader(archives.make, archives.read, (), prepare=archives.photos),
