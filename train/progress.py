@@ -77,7 +77,7 @@ class Log:
         if not self.enabled:
             return
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": round(time.time(), 1), "step": step, **figures}) + "\n")
+            file.write(json.dumps({"time": round(time.time(), 3), "step": step, **figures}) + "\n")
         for name, value in figures.items():
             self.board.add_scalar(name.replace("@", "/budget "), value, step)
         if "loss" in figures:
