@@ -355,7 +355,12 @@ class LookupViT(nn.Module):
         return compressed, lookup
 
     def forward_tokens(self, x: torch.Tensor, budget: int | None = None) -> torch.Tensor:
-        """What a decoder reads: pixels (B, 3, H, W) -> compressed tokens (B, M, D), after the final norm."""
+        """What a decoder reads: pixels (B, 3, H, W) -> compressed tokens (B, M, D), after the final norm.
+
+        As an ablation, with `streams=("lookup",)`: the lookup tokens (B, N, D), whatever the budget.
+        """
+        if "compressed" not in self.streams:
+            return self.norm_lookup(self.forward_streams(x, budget)[1])
         compressed, _ = self.forward_streams(x, budget, lookup_output=False)
         return self.norm(compressed)
 

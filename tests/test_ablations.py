@@ -73,6 +73,7 @@ def test_loss_on_one_stream(x, stream):
     pooled = (compressed if stream == "compressed" else lookup).mean(dim=1)
     head = model.head if stream == "compressed" else model.head_lookup
     torch.testing.assert_close(model(x), head(pooled))
+    assert torch.equal(model.forward_tokens(x), compressed if stream == "compressed" else lookup)
     assert model.get_classifier() == (head,)
     model.train()
     model.set_joint_training()

@@ -266,11 +266,20 @@ def test_pretrained_by_name(local_weights, class_folder, tmp_path):
 @pytest.mark.parametrize("name", OTHERS)
 def test_tokens_are_counted_and_cached(name, captioned_folder, tmp_path):
     """All of them, a class token too."""
+    arguments, tokens = OTHERS[name]
+    encoder = Encoder.create(name, **{k: v for k, v in arguments.items() if k != "num_classes"}).freeze()
+    check_cache(encoder, tokens, captioned_folder, tmp_path)
+
+
+def test_lookup_tokens_are_counted_and_cached(captioned_folder, tmp_path):
+    """The ablation: read in place of the compressed ones, as many as there are patches."""
+    check_cache(Encoder.create("lookupvit_test_patch8_48", streams=["lookup"]).freeze(), 36, captioned_folder, tmp_path)
+
+
+def check_cache(encoder, tokens, captioned_folder, tmp_path):
     from train.cache import TokenCache
     from vlcap.captions import read_captions
 
-    arguments, tokens = OTHERS[name]
-    encoder = Encoder.create(name, **{k: v for k, v in arguments.items() if k != "num_classes"}).freeze()
     assert encoder.token_count(encoder.model.budget) == tokens
     captions = read_captions(captioned_folder, "val", limit=3)
     cache = TokenCache(tmp_path, encoder, captions, encoder.config.budgets).fill()
@@ -278,5 +287,5 @@ def test_tokens_are_counted_and_cached(name, captioned_folder, tmp_path):
     with torch.no_grad():
         expected = encoder(encoder.pixels.normalize(pixels)).last_hidden_state
     found = cache.read([2, 0], view=0, budget=encoder.model.budget)
-    assert found.shape == (2, tokens, 48)
+    assert found.shape == (2, tokens, encoder.config.hidden_size)
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)

@@ -56,3 +56,10 @@ def test_special_ids(tokenizer):
 ])
 def test_normalise_caption(text, expected):
     assert normalise_caption(text) == expected
+
+
+def test_case_is_kept_where_that_is_asked():
+    assert normalise_caption("A Dog runs .", lowercase=False) == "A Dog runs"
+    tokenizer = train_tokenizer([text.title() for text in drawings.captions(60)], vocab_size=60, lowercase=False)
+    ids = tokenizer("A Red Square")["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "A Red Square" and UNK not in ids

@@ -21,7 +21,7 @@ from train.sampling import SeededDataset, StepBatches, draw_budget
 from train.self_critical import self_critical_loss
 from vlcap.captions import read_captions
 from vlcap.encoder import Encoder
-from vlcap.tokenizer import START
+from vlcap.tokenizer import START, normalise_caption
 
 TINY = ["encoder=lookupvit_test_patch8_48", "workers=0", "batch_size=24", "evaluate_every=100"]
 
@@ -354,6 +354,18 @@ def test_self_critical_run_starts_from_a_captioner(captioner_run, captioned_fold
         "lr=1e-4", "cache_views=1", "budgets=[2,3]", "evaluate_every=100"])
     figures = train_captioner(recipe, [str(captioned_folder)], tmp_path)
     assert figures["CIDEr " + captioned_folder.name] > 50  # what it knew is not lost
+
+
+def test_a_photos_first_captions_alone(encoder_run, captioned_folder, tmp_path):
+    recipe = CaptionerRecipe.load(None, [
+        f"encoder={encoder_run[0] / 'encoder'}", "captions_per_photo=1", "workers=0", "lowercase=false"])
+    task = Captioning(recipe, [str(captioned_folder)], tmp_path)
+    firsts = [captions[0] for captions in task.train_set.rows[0][0].captions]
+    assert any(len(captions) > 1 for captions in task.train_set.rows[0][0].captions)
+    assert {len(pieces) for pieces in task.train_set.pieces} == {1}
+    assert [task.tokenizer.decode(pieces, skip_special_tokens=True) for [pieces] in task.train_set.pieces] == [
+        normalise_caption(text, lowercase=False) for text in firsts]
+    assert len(task.val_set.pieces[0]) > 1
 
 
 def test_an_evaluation_shows_captions_and_warns_of_collapse(captioner_run, captioned_folder, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from random weights, one of a photo's captions is drawn per step. RUN2/captioner
 import random
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -46,6 +46,8 @@ class CaptionerRecipe(Recipe):
     start_from: str | None = Field(None, description="folder of a captioner to train further, in place of encoder")
     self_critical: int = Field(0, ge=0, description="captions sampled per photo (2 or more); 0: cross-entropy")
     vocab_size: int = Field(4000, gt=0, description="SentencePiece pieces, at most")
+    lowercase: bool = Field(True, description="captions in lower case")
+    captions_per_photo: int | None = Field(None, gt=0, description="use a photo's first ones only")
     max_length: int = Field(40, gt=1, description="pieces of a caption, start and end included")
     width: int = Field(256, gt=0, description="of the decoder")
     layers: int = Field(3, gt=0)
@@ -72,10 +74,15 @@ class Batch(NamedTuple):
 class CaptionedPhotos(Dataset):
     """(photo, pieces of one of its captions) pairs of several caption sets."""
 
-    def __init__(self, sets: list[CaptionSet], tokenizer: PreTrainedTokenizerBase, transform, max_length: int):
+    def __init__(
+            self, sets: list[CaptionSet], tokenizer: PreTrainedTokenizerBase, transform, max_length: int,
+            lowercase: bool = True, captions_per_photo: int | None = None):
         self.rows = [(captions, i) for captions in sets for i in range(len(captions))]
         self.transform = transform
-        texts = [[normalise_caption(text) for text in captions.captions[i]] for captions, i in self.rows]
+        texts = [
+            [normalise_caption(text, lowercase) for text in captions.captions[i][:captions_per_photo]]
+            for captions, i in self.rows
+        ]
         flat = tokenizer([text for photo in texts for text in photo], truncation=True, max_length=max_length - 1)
         pieces = iter(flat["input_ids"])
         self.pieces = [[next(pieces) for _ in photo] for photo in texts]
@@ -94,8 +101,8 @@ class CaptionedPhotos(Dataset):
 class CachedPhotos(CaptionedPhotos):
     """The same, with the number of a cached view in place of a photo's pixels."""
 
-    def __init__(self, caches: list[TokenCache], tokenizer: PreTrainedTokenizerBase, max_length: int):
-        super().__init__([cache.captions for cache in caches], tokenizer, None, max_length)
+    def __init__(self, caches: list[TokenCache], tokenizer: PreTrainedTokenizerBase, max_length: int, **captions: Any):
+        super().__init__([cache.captions for cache in caches], tokenizer, None, max_length, **captions)
         self.places = [(cache, row) for cache in caches for row in range(len(cache.captions))]
 
     def photo(self, i: int) -> torch.Tensor:
@@ -156,27 +163,30 @@ class Captioning:
             "color_jitter": recipe.color_jitter,
         }
         if recipe.cache_views:
-            self.train_set = self._cached(train, recipe.cache_views, augmentation)
+            self.train_set = self._cached(
+                train, recipe.cache_views, augmentation, captions_per_photo=recipe.captions_per_photo)
             self.val_set = self._cached(self.val, 1, {})
         else:
             plain, augment = self.pixels.eval_transform(), self.pixels.train_transform(**augmentation)
-            self.train_set = CaptionedPhotos(train, self.tokenizer, augment, self.max_length)
-            self.val_set = CaptionedPhotos(self.val, self.tokenizer, plain, self.max_length)
+            self.train_set = CaptionedPhotos(
+                train, self.tokenizer, augment, self.max_length, recipe.lowercase, recipe.captions_per_photo)
+            self.val_set = CaptionedPhotos(self.val, self.tokenizer, plain, self.max_length, recipe.lowercase)
         self.reward = CiderD(self.train_set.pieces) if recipe.self_critical else None
 
-    def _cached(self, sets: list[CaptionSet], views: int, augmentation: dict) -> CachedPhotos:
+    def _cached(self, sets: list[CaptionSet], views: int, augmentation: dict, **captions: Any) -> CachedPhotos:
         encoder = self.model.encoder
         budgets = self.recipe.budgets or [encoder.model.budget]
         caches = [
             TokenCache(self.cache_folder, encoder, captions, budgets, views, augmentation, self.recipe.seed).fill()
             for captions in sets
         ]
-        return CachedPhotos(caches, self.tokenizer, self.max_length)
+        return CachedPhotos(caches, self.tokenizer, self.max_length, lowercase=self.recipe.lowercase, **captions)
 
     def _tokenizer(self, train: list[CaptionSet], folder: Path) -> PreTrainedTokenizerBase:
         if not (folder / "tokenizer.json").is_file():
-            captions = (text for captions in train for photo in captions.captions for text in photo)
-            train_tokenizer(captions, self.recipe.vocab_size).save_pretrained(folder)
+            used = slice(self.recipe.captions_per_photo)
+            captions = (text for captions in train for photo in captions.captions for text in photo[used])
+            train_tokenizer(captions, self.recipe.vocab_size, self.recipe.lowercase).save_pretrained(folder)
         return load_tokenizer(folder)
 
     def collate(self, items: list[tuple[int, torch.Tensor, list[int]]]) -> Batch:

@@ -123,6 +123,7 @@ def _train(task: Task, recipe: Recipe, out: Path, accelerator: Accelerator, stop
         weight_decay=recipe.weight_decay,
         layer_decay=recipe.layer_decay,
         betas=recipe.betas,
+        **({"fused": True} if recipe.opt in ("adam", "adamw") else {}),  # a tenth of a small model's step on a CPU
     )
     scheduler, _ = create_scheduler_v2(
         optimizer,

@@ -21,7 +21,10 @@ def seed_all(*numbers: int) -> None:
     low, high = np.random.SeedSequence(numbers).generate_state(2)
     random.seed(int(low))
     np.random.seed(int(high))
-    torch.manual_seed(int(low) << 32 | int(high))
+    seed = int(low) << 32 | int(high)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed also writes down, in half a millisecond, who asked
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
 
 
 def draw_budget(budgets: list[int] | None, seed: int, step: int) -> int | None:

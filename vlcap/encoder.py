@@ -135,6 +135,8 @@ class Encoder(PreTrainedModel):
 
     def token_count(self, budget: int) -> int:
         """How many tokens a decoder reads at a budget: the grid's, and a ViT's class and register tokens."""
+        if isinstance(self.model, LookupViT) and "compressed" not in self.model.streams:
+            return (self.pixels.size // self.model.patch_size)**2  # an ablation's, which shows its lookup tokens
         return budget**2 + self.model.num_prefix_tokens
 
     def set_image_size(self, size: int) -> "Encoder":

@@ -20,26 +20,26 @@ START = EOS  # as BART and GPT-2 have it: a caption begins where another ended
 WORD_MARK = "\u2581"  # SentencePiece's: the piece begins a word
 
 
-def normalise_caption(text: str) -> str:
+def normalise_caption(text: str, lowercase: bool = True) -> str:
     """One line, lower case, no space before punctuation, no full stop at the end: nothing that CIDEr would see."""
-    text = re.sub(r"\s+([.,;:!?'])", r"\1", " ".join(text.lower().split()))
-    return text.rstrip(" .")
+    text = re.sub(r"\s+([.,;:!?'])", r"\1", " ".join(text.split())).rstrip(" .")
+    return text.lower() if lowercase else text
 
 
-def train_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
+def train_tokenizer(captions: Iterable[str], vocab_size: int, lowercase: bool = True) -> PreTrainedTokenizerBase:
     """A unigram SentencePiece tokenizer of these captions; smaller than asked where they don't give so many pieces."""
     import sentencepiece
     from transformers import T5Tokenizer
 
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "captions.txt"
-        text.write_text("\n".join(normalise_caption(caption) for caption in captions), encoding="utf-8")
+        text.write_text("\n".join(normalise_caption(caption, lowercase) for caption in captions), encoding="utf-8")
         sentencepiece.SentencePieceTrainer.train(
             input=str(text),
             model_prefix=str(Path(folder) / "spiece"),
             vocab_size=vocab_size,
             model_type="unigram",
-            normalization_rule_name="nmt_nfkc_cf",
+            normalization_rule_name="nmt_nfkc_cf" if lowercase else "nmt_nfkc",
             pad_id=PAD,
             eos_id=EOS,
             unk_id=UNK,
