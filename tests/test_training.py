@@ -348,6 +348,26 @@ def test_self_critical_training_makes_the_rewarded_likelier(captioner_run):
     assert likelihood() > min(0.9, before + 0.2)
 
 
+def test_samples_are_drawn_as_the_model_says_not_as_it_is_served(captioner_run):
+    from vlcap import Captioner
+
+    captioner = Captioner.from_pretrained(captioner_run[0] / "captioner")
+    tokens = captioner.encode(captioner.preprocess([drawings.draw(n) for n in range(4)]), budget=3).clone()
+    drawn = []
+
+    class Reward:
+        def score(self, image, caption):
+            drawn[-1].append(tuple(caption))
+            return 0.0
+
+    for penalty in (1.0, 50.0):
+        captioner.model.generation_config.repetition_penalty = penalty
+        drawn.append([])
+        torch.manual_seed(0)
+        self_critical_loss(captioner.model, captioner.model, tokens, range(4), Reward(), samples=5)
+    assert drawn[0] == drawn[1]
+
+
 def test_self_critical_run_starts_from_a_captioner(captioner_run, captioned_folder, tmp_path):
     recipe = CaptionerRecipe.load(None, [
         f"start_from={captioner_run[0] / 'captioner'}", "self_critical=3", "steps=4", "batch_size=8", "workers=0",

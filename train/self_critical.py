@@ -46,6 +46,7 @@ def self_critical_loss(
             top_k=0,
             num_beams=1,
             num_return_sequences=samples,
+            repetition_penalty=1.0,  # whatever it is served with: the policy is what the logits say
             max_new_tokens=min(longest, sampler.generation_config.max_new_tokens),
         )
     targets = ids[:, 1:]
