@@ -1,6 +1,6 @@
 """Makes docs/demo.png: the real page with the bundled captioner, a photo of yours and a word of its caption chosen.
 
-    python docs/screenshot.py PHOTO
+    python docs/screenshot.py PHOTO [NUMBER OF THE WORD]
 """
 
 import shutil
@@ -13,17 +13,16 @@ from app.demo import start
 from vlcap import Captioner
 
 OUT = Path(__file__).with_name("demo.png")
-WORD = 2  # the caption's second: the first is mostly "a"
 
 
-def main(photo: str) -> None:
+def main(photo: str, word: str = "2") -> None:
     page = start(Captioner.from_pretrained())
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": 1120, "height": 1000})
         tab.goto(page.local_url)
         tab.set_input_files("#photo input[type=file]", photo)
-        tab.locator("#words label").nth(WORD).click()
+        tab.locator("#words label").nth(int(word)).click()
         tab.locator("#word_map img").wait_for()
         tab.get_by_role("button", name="Compare all budgets").click()
         tab.locator("table.budgets tbody tr .bar").nth(2).wait_for()

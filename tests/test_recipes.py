@@ -61,13 +61,13 @@ def test_a_chain_of_smoke_runs_is_one(class_folder, captioned_folder, tmp_path, 
 
     monkeypatch.chdir(tmp_path)
     for kind, name, data in (
-            ("classifier", "tiny-imagenet", class_folder), ("classifier", "tiny-imagenet-cooldown", class_folder),
-            ("classifier", "caption-words", captioned_folder), ("captioner", "captioner-mini", captioned_folder)):
+            ("classifier", "tiny-imagenet", class_folder), ("classifier", "caption-words", captioned_folder),
+            ("classifier", "caption-words-96", captioned_folder), ("captioner", "captioner-mini", captioned_folder)):
         arguments = ["train", kind, "--recipe", name, "--data", str(data), "--out", f"runs/{name}", "--smoke"]
         assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
     recipe = CaptionerRecipe.load("runs/smoke/captioner-mini/recipe.yaml")
-    assert recipe.encoder == "runs/smoke/caption-words/encoder"
-    for name, before in (("caption-words", "tiny-imagenet-cooldown"), ("tiny-imagenet-cooldown", "tiny-imagenet")):
+    assert recipe.encoder == "runs/smoke/caption-words-96/encoder"
+    for name, before in (("caption-words-96", "caption-words"), ("caption-words", "tiny-imagenet")):
         assert ClassifierRecipe.load(f"runs/smoke/{name}/recipe.yaml").encoder == f"runs/smoke/{before}/encoder"
     assert Captioner.from_pretrained("runs/smoke/captioner-mini/captioner").budgets == [2, 3]
 
