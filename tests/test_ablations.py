@@ -23,7 +23,7 @@ def x():
     ({"lookup_tokens": False}, 4.5),
     ({"infusion": False}, 11.0),
     ({"streams": ("compressed",)}, 16.5),
-    ({"streams": ("lookup",)}, 16.5),
+    ({"streams": ("lookup",)}, 16.9),  # which are read: the last infusion is not left out
     ({"learned_tokens": True}, 16.5),
 ])
 def test_cost_in_table_5(switches, gflops):
