@@ -1,8 +1,8 @@
-"""The ablations of docs/experiments.md: runs what is not there yet, prints their table, draws their plot.
+"""The experiments of docs/experiments.md: runs ablations that are not there yet, prints their table; decodes.
 
     python docs/experiments.py run --data-classes DIR --data-captions DIR --data-captions DIR --runs RUNS [NAME ...]
     python docs/experiments.py table --runs RUNS
-    python docs/experiments.py plot --runs RUNS
+    python docs/experiments.py decode --model RUN/captioner --data-captions DIR --data-captions DIR
 
 An ablation is an ordinary run of `vlcap train` with one setting of a shared base changed; stopped at any point, the
 same command goes on from there. Those of the decoder read the tokens of the bundled captioner's encoder; those of the
@@ -70,7 +70,7 @@ ABLATIONS = [
     Ablation("lookup", "lookup tokens", ("budgets=[5]",), lookup=True),
     Ablation("encoder", "encoder of 500 steps: base, seed 0", encoder=()),
     Ablation("single", "one resolution", ("budgets=[5]",), ("budgets=[4]",)),
-    Ablation("patch16", "patch of 16", encoder=("encoder=lookupvit_mini_patch8_96", "model_args={patch_size: 16}")),
+    Ablation("patch16", "patch of 16", encoder=("model_args={patch_size: 16}",)),
     Ablation("patch4", "patch of 4", encoder=("model_args={patch_size: 4, img_size: 48}",)),
     Ablation("light1", "AugReg light1", encoder=("mixup=0.2", "auto_augment=rand-n2-m0")),
     Ablation("medium1", "AugReg medium1", encoder=("mixup=0.2", "auto_augment=rand-n2-m15")),
@@ -91,7 +91,8 @@ def run(
         data_classes: Annotated[str, typer.Option()],
         data_captions: Annotated[list[str], typer.Option()],
         runs: Runs,
-        encoder: Annotated[str, typer.Option(help="What the decoder's ablations read.")] = "runs/caption-words/encoder",
+        encoder: Annotated[
+            str, typer.Option(help="What the decoder's ablations read.")] = "runs/caption-words-96/encoder",
         names: Annotated[list[str] | None, typer.Argument()] = None,
 ) -> None:
     """Runs these ablations, or all."""

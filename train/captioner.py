@@ -9,7 +9,7 @@ from random weights, one of a photo's captions is drawn per step. RUN2/captioner
 import random
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
@@ -101,8 +101,11 @@ class CaptionedPhotos(Dataset):
 class CachedPhotos(CaptionedPhotos):
     """The same, with the number of a cached view in place of a photo's pixels."""
 
-    def __init__(self, caches: list[TokenCache], tokenizer: PreTrainedTokenizerBase, max_length: int, **captions: Any):
-        super().__init__([cache.captions for cache in caches], tokenizer, None, max_length, **captions)
+    def __init__(
+            self, caches: list[TokenCache], tokenizer: PreTrainedTokenizerBase, max_length: int,
+            lowercase: bool = True, captions_per_photo: int | None = None):
+        sets = [cache.captions for cache in caches]
+        super().__init__(sets, tokenizer, None, max_length, lowercase, captions_per_photo)
         self.places = [(cache, row) for cache in caches for row in range(len(cache.captions))]
 
     def photo(self, i: int) -> torch.Tensor:
@@ -163,8 +166,7 @@ class Captioning:
             "color_jitter": recipe.color_jitter,
         }
         if recipe.cache_views:
-            self.train_set = self._cached(
-                train, recipe.cache_views, augmentation, captions_per_photo=recipe.captions_per_photo)
+            self.train_set = self._cached(train, recipe.cache_views, augmentation, recipe.captions_per_photo)
             self.val_set = self._cached(self.val, 1, {})
         else:
             plain, augment = self.pixels.eval_transform(), self.pixels.train_transform(**augmentation)
@@ -173,14 +175,16 @@ class Captioning:
             self.val_set = CaptionedPhotos(self.val, self.tokenizer, plain, self.max_length, recipe.lowercase)
         self.reward = CiderD(self.train_set.pieces) if recipe.self_critical else None
 
-    def _cached(self, sets: list[CaptionSet], views: int, augmentation: dict, **captions: Any) -> CachedPhotos:
+    def _cached(
+            self, sets: list[CaptionSet], views: int, augmentation: dict, captions_per_photo: int | None = None,
+    ) -> CachedPhotos:
         encoder = self.model.encoder
         budgets = self.recipe.budgets or [encoder.model.budget]
         caches = [
             TokenCache(self.cache_folder, encoder, captions, budgets, views, augmentation, self.recipe.seed).fill()
             for captions in sets
         ]
-        return CachedPhotos(caches, self.tokenizer, self.max_length, lowercase=self.recipe.lowercase, **captions)
+        return CachedPhotos(caches, self.tokenizer, self.max_length, self.recipe.lowercase, captions_per_photo)
 
     def _tokenizer(self, train: list[CaptionSet], folder: Path) -> PreTrainedTokenizerBase:
         if not (folder / "tokenizer.json").is_file():
