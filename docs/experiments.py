@@ -2,6 +2,7 @@
 
     python docs/experiments.py run --data-classes DIR --data-captions DIR --data-captions DIR --runs RUNS [NAME ...]
     python docs/experiments.py table --runs RUNS
+    python docs/experiments.py plot --runs RUNS --out docs/scaling.png
     python docs/experiments.py decode --model RUN/captioner --data-captions DIR --data-captions DIR
 
 An ablation is an ordinary run of `vlcap train` with one setting of a shared base changed; stopped at any point, the
@@ -12,39 +13,52 @@ encoder train a new one and then the base's decoder on it.
 import subprocess
 import sys
 from itertools import pairwise
+from math import log10
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import torch
 import typer
 
+from encoders.cost import count_gflops
 from train.progress import read_log
 from vlcap.captioner import Captioner
 from vlcap.captions import CaptionSet, read_captions
 from vlcap.encoder import Encoder
 from vlcap.metrics import score
 
-DECODER = ["epochs=6", "ema_decay=0.99", "evaluate_every=6"]  # of captioner-mini
-ENCODER = ["steps=500", "schedule=cosine", "ema_decay=0", "evaluate_every=100", "val_limit=2000"]  # of tiny-imagenet
+DECODER = ["epochs=4", "warmup=0.2", "ema_decay=0.99", "evaluate_every=4"]  # of captioner-mini
+WORDS = ["steps=282", "schedule=linear", "ema_decay=0", "evaluate_every=3"]  # of caption-words; 3 epochs of Flickr8k
+PRETRAINING = ["steps=520", "schedule=linear", "ema_decay=0", "evaluate_every=100"]  # of tiny-imagenet; half an epoch
+BATCH = 64  # photos per step of all these
+STEPS_BEFORE = {"steps12910": 10_410}  # of the encoder that it starts from
 PAUSE = 300  # seconds without a line in a log: the run was interrupted
 
 
 class Ablation(NamedTuple):
-    """One setting, or two that belong together, changed."""
+    """A base's setting changed, or two that belong together.
+
+    Without `words` and `pretraining` the decoder reads the bundled captioner's encoder; with `words`, the Tiny-ImageNet
+    encoder taught the words anew; with `pretraining`, an encoder from scratch that has seen classes only.
+    """
 
     name: str
     subject: str
     decoder: tuple[str, ...] = ()
-    encoder: tuple[str, ...] | None = None  # None: the bundled captioner's encoder as it is
-    lookup: bool = False  # read the lookup tokens
+    words: tuple[str, ...] | None = None
+    pretraining: tuple[str, ...] | None = None
+    continues: bool = False  # the pretraining starts from the Tiny-ImageNet encoder, not from scratch
+    kept: bool = False  # in the bundled captioner's recipes
 
 
 ABLATIONS = [
-    Ablation("base", "decoder of the bundled encoder: base, seed 0"),
+    Ablation("base", "decoder: base, seed 0", kept=True),
     Ablation("base-seed1", "the same, seed 1", ("seed=1",)),
     Ablation("base-seed2", "the same, seed 2", ("seed=2",)),
     Ablation("width128", "width", ("width=128",)),
     Ablation("width384", "width", ("width=384", "heads=6")),
+    Ablation("width512", "width", ("width=512", "heads=8")),
     Ablation("layers1", "depth", ("layers=1",)),
     Ablation("layers4", "depth", ("layers=4",)),
     Ablation("dropout0", "dropout", ("dropout=0",)),
@@ -54,28 +68,42 @@ ABLATIONS = [
     Ablation("cased", "lower-casing", ("lowercase=false",)),
     Ablation("smoothing0", "label smoothing", ("smoothing=0",)),
     Ablation("smoothing2", "label smoothing", ("smoothing=0.2",)),
-    Ablation("views4", "augmented views", ("cache_views=4",)),
+    Ablation("views3", "augmented views", ("cache_views=3",)),
     Ablation("captions1", "captions per photo", ("captions_per_photo=1",)),
     Ablation("captions2", "captions per photo", ("captions_per_photo=2",)),
     Ablation("decay0", "weight decay", ("weight_decay=0",)),
     Ablation("decay3", "weight decay", ("weight_decay=0.3",)),
     Ablation("no-ema", "averaged weights", ("ema_decay=0",)),
-    Ablation("ema999", "averaged weights", ("ema_decay=0.999",)),
-    Ablation("batch32", "batch", ("batch_size=32",)),
     Ablation("lr5e-4", "learning rate", ("lr=5e-4",)),
     Ablation("lr2e-3", "learning rate", ("lr=2e-3",)),
+    Ablation("together", "what helped, together", ("width=384", "heads=6", "dropout=0", "lr=2e-3")),
     Ablation("budget3", "budget", ("budgets=[3]",)),
     Ablation("budget5", "budget", ("budgets=[5]",)),
     Ablation("budget7", "budget", ("budgets=[7]",)),
-    Ablation("lookup", "lookup tokens", ("budgets=[5]",), lookup=True),
-    Ablation("encoder", "encoder of 500 steps: base, seed 0", encoder=()),
-    Ablation("single", "one resolution", ("budgets=[5]",), ("budgets=[4]",)),
-    Ablation("patch16", "patch of 16", encoder=("model_args={patch_size: 16}",)),
-    Ablation("patch4", "patch of 4", encoder=("model_args={patch_size: 4, img_size: 48}",)),
-    Ablation("light1", "AugReg light1", encoder=("mixup=0.2", "auto_augment=rand-n2-m0")),
-    Ablation("medium1", "AugReg medium1", encoder=("mixup=0.2", "auto_augment=rand-n2-m15")),
-    Ablation("strong1", "AugReg strong1", encoder=("mixup=0.5", "auto_augment=rand-n2-m20")),
+    Ablation("lookup", "lookup tokens in place of compressed ones", ("budgets=[5]",)),
+    Ablation("words", "words: base, seed 0, 64 px", words=(), kept=True),
+    Ablation("words-seed1", "the same, seed 1", words=("seed=1",)),
+    Ablation("no-words", "no words: as Tiny-ImageNet left it"),
+    Ablation("size48", "image size", words=("image_size=48",)),
+    Ablation("size96", "image size", words=("image_size=96",), kept=True),
+    Ablation("size128", "image size", words=("image_size=128",)),
+    Ablation("single", "one resolution", words=("budgets=[5]",)),
+    Ablation("light1", "AugReg light1", words=("mixup=0.2", "auto_augment=rand-n2-m0")),
+    Ablation("medium1", "AugReg medium1", words=("mixup=0.2", "auto_augment=rand-n2-m15")),
+    Ablation("strong1", "AugReg strong1", words=("mixup=0.5", "auto_augment=rand-n2-m20")),
+    Ablation("classes", "classes: base, seed 0, width 192", pretraining=(), kept=True),
+    Ablation("embed96", "encoder's width", pretraining=("model_args={embed_dim: 96}",)),
+    Ablation("embed144", "encoder's width", pretraining=("model_args={embed_dim: 144}",)),
+    Ablation("embed240", "encoder's width", pretraining=("model_args={embed_dim: 240}",)),
+    Ablation("patch4", "patch, as many of them", pretraining=("model_args={patch_size: 4}", "image_size=32")),
+    Ablation("patch16", "patch, as many of them", pretraining=("model_args={patch_size: 16}", "image_size=128")),
+    Ablation("steps260", "length", pretraining=("steps=260",)),
+    Ablation("steps1041", "length", pretraining=("steps=1041",)),
+    Ablation("steps12910", "length: 10,410 steps, then these", pretraining=("steps=2500", "lr=8e-4"), continues=True),
 ]
+LENGTHS = ("steps260", "classes", "steps1041", "steps12910")  # of pretraining
+ENCODERS = ("embed96", "embed144", "classes", "embed240")  # by width
+DECODERS = ("width128", "base", "width384", "width512")
 DECODING: list[dict[str, Any]] = [
     {"num_beams": beams, "repetition_penalty": penalty, "length_penalty": length}
     for beams, penalty, length in (
@@ -93,21 +121,30 @@ def run(
         runs: Runs,
         encoder: Annotated[
             str, typer.Option(help="What the decoder's ablations read.")] = "runs/caption-words-96/encoder",
+        pretrained: Annotated[
+            str, typer.Option(help="What the words' ablations start from.")] = "runs/tiny-imagenet/encoder",
         names: Annotated[list[str] | None, typer.Argument()] = None,
 ) -> None:
     """Runs these ablations, or all."""
     for each in ABLATIONS:
         if names and each.name not in names:
             continue
-        reads = encoder
-        if each.encoder is not None:
-            pretrained = runs / f"{each.name}-encoder"
-            train("classifier", "tiny-imagenet", [data_classes], pretrained, [*ENCODER, *each.encoder])
-            reads = str(pretrained / "encoder")
-        if each.lookup:
-            reads = show_lookup_tokens(reads, runs / f"{each.name}-encoder")
-        settings = [f"encoder={reads}", *DECODER, *each.decoder]
-        train("captioner", "captioner-mini", data_captions, runs / each.name, settings)
+        own = runs / f"{each.name}-encoder"
+        reads, settings = pretrained if each.name == "no-words" else encoder, DECODER
+        start = [f"encoder={pretrained}"]
+        if each.words is not None:
+            train("classifier", "caption-words", data_captions, own, [*WORDS, *start, *each.words])
+        if each.pretraining is not None:
+            start = start if each.continues else []
+            train("classifier", "tiny-imagenet", [data_classes], own, [*PRETRAINING, *start, *each.pretraining])
+        if each.words is not None or each.pretraining is not None:
+            reads = str(own / "encoder")
+        if reads != encoder:
+            settings = [*DECODER, "budgets=[5]" if each.pretraining is None else "budgets=[4]"]
+        if each.name == "lookup":
+            reads = show_lookup_tokens(reads, own)
+        train("captioner", "captioner-mini", data_captions, runs / each.name,
+              [*settings, f"encoder={reads}", *each.decoder])
 
 
 def show_lookup_tokens(encoder: str, out: Path) -> str:
@@ -134,22 +171,99 @@ def train(trainer: str, recipe: str, data: list[str], out: Path, settings: list[
 @app.command()
 def table(runs: Runs) -> None:
     """Prints what has been run, as Markdown."""
-    print("| name | what | changed | cost, min | top-1, % | CIDEr x 100 | distinct, % |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print("| name | what | changed | cost, min | encoder | CIDEr x 100 | distinct, % | kept |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for each in ABLATIONS:
         if not (runs / each.name / "finished").exists():
             continue
         figures, minutes = result(runs / each.name)
-        top1 = ""
-        if each.encoder is not None:
-            pretraining, more = result(runs / f"{each.name}-encoder")
+        knows = ""
+        if (runs / f"{each.name}-encoder" / "log.jsonl").exists():
+            learned, more = result(runs / f"{each.name}-encoder")
             minutes += more
-            top1 = f"{100 * max(value for name, value in pretraining.items() if name.startswith('top1')):.1f}"
+            measure, best = max(
+                (pair for pair in learned.items() if pair[0].startswith(("top1", "mAP"))), key=lambda pair: pair[1])
+            knows = f"{measure} {100 * best:.1f} %"
         scores, distinct = (
             " / ".join(f"{value:.{digits}f}" for name, value in figures.items() if name.startswith(start))
             for start, digits in (("CIDEr", 1), ("distinct", 0)))
-        changed = ", ".join((*(each.encoder or ()), *each.decoder))
-        print(f"| `{each.name}` | {each.subject} | {changed} | {minutes:.0f} | {top1} | {scores} | {distinct} |")
+        changed = ", ".join((*(each.pretraining or ()), *(each.words or ()), *each.decoder))
+        cells = [f"`{each.name}`", each.subject, changed, f"{minutes:.0f}", knows, scores, distinct, "yes" * each.kept]
+        print(f"| {' | '.join(cells)} |")
+
+
+class Scale(NamedTuple):
+    """What an encoder of classes cost and what came of it."""
+
+    steps: float
+    parameters: float  # millions
+    gflops: float  # of its training; a photo takes three times its forward pass
+    top1: float  # %
+    cider: float  # x 100
+
+
+@app.command()
+def plot(runs: Runs, out: Annotated[Path, typer.Option(help="Image to write.")]) -> None:
+    """Draws accuracy and CIDEr against pretraining's length and the two models' sizes; prints the points and a fit."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    axes = figure.subplots(2, 3, sharex="col", sharey="row")
+    print("| encoder | steps | parameters, M | training GFLOPs | top-1, % | CIDEr x 100 |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for column, (names, along) in enumerate(((LENGTHS, "steps"), (ENCODERS, "parameters"))):
+        points = [scale(runs, name) for name in names]
+        for place, measure in zip(axes[:, column], ("top1", "cider"), strict=True):
+            place.plot([getattr(point, along) for point in points], [getattr(point, measure) for point in points], "o-")
+        for name, (steps, parameters, gflops, top1, scored) in zip(names, points, strict=True):
+            print(f"| `{name}` | {steps} | {parameters:.2f} | {gflops:.2g} | {top1:.1f} | {scored:.1f} |")
+        if along == "steps":
+            fit = np.polyfit([log10(point.gflops) for point in points], [point.cider for point in points], deg=1)
+    sizes = [decoder_parameters(runs / name / "captioner") for name in DECODERS]
+    ciders = [cider(runs / name) for name in DECODERS]
+    axes[1, 2].plot(sizes, ciders, "o-")
+    for name, size, value in zip(DECODERS, sizes, ciders, strict=True):
+        print(f"| the bundled one, decoder `{name}` | | {size:.2f} | | | {value:.1f} |")
+    print(f"\nCIDEr x 100 = {fit[1]:.1f} + {fit[0]:.1f} log10(training GFLOPs), over the lengths")
+
+    for place in axes.flat:
+        place.set_xscale("log")
+        if place.lines:  # the points' own values say more than powers of ten
+            values = place.lines[0].get_xdata()
+            place.set_xticks(values, [f"{value:.2g}" if value < 100 else f"{value:,.0f}" for value in values])
+            place.minorticks_off()
+        place.grid(visible=True, alpha=0.3)
+    axes[0, 2].set_axis_off()
+    axes[0, 0].set_ylabel("top-1 of Tiny-ImageNet, %")
+    axes[1, 0].set_ylabel("CIDEr x 100 on validation")
+    axes[1, 0].set_xlabel(f"steps of {BATCH} photos, pretraining")
+    axes[1, 1].set_xlabel("parameters of the encoder, millions")
+    axes[1, 2].set_xlabel("parameters of the decoder, millions")
+    figure.savefig(out, dpi=120)
+
+
+def scale(runs: Runs, name: str) -> Scale:
+    encoder = Encoder.load(runs / f"{name}-encoder" / "encoder").without_heads()
+    steps = STEPS_BEFORE.get(name, 0) + read_log(runs / f"{name}-encoder" / "log.jsonl")[-1]["step"]
+    forward = np.mean([count_gflops(encoder.model, budget, encoder.pixels.size) for budget in encoder.config.budgets])
+    learned = result(runs / f"{name}-encoder")[0]
+    return Scale(
+        steps=steps,
+        parameters=sum(weight.numel() for weight in encoder.parameters()) / 1e6,
+        gflops=3 * float(forward) * BATCH * steps,
+        top1=100 * max(value for figure, value in learned.items() if figure.startswith("top1")),
+        cider=cider(runs / name),
+    )
+
+
+def cider(run: Path) -> float:
+    return next(value for figure, value in result(run)[0].items() if figure.startswith("CIDEr"))
+
+
+def decoder_parameters(captioner: Path) -> float:
+    """Millions."""
+    model = Captioner.from_pretrained(str(captioner)).model
+    return sum(weight.numel() for name, weight in model.named_parameters() if not name.startswith("encoder.")) / 1e6
 
 
 @app.command()
