@@ -187,7 +187,9 @@ class Captioner:
         """
         if any(type(module).__name__ == "Int8Linear" for module in self.model.modules()):
             raise CaptionerError("an int8 captioner can't be saved: load it without int8 and save that")
-        state = {k: v.to(dtype or v.dtype) for k, v in self.model.state_dict().items()}
+        weights = self.model.state_dict(keep_vars=True)  # the parameters themselves: a tied one is kept once
+        cast = {id(weight): weight.detach().to(dtype or weight.dtype) for weight in weights.values()}
+        state = {name: cast[id(weight)] for name, weight in weights.items()}
         self.model.save_pretrained(folder, state_dict=state)
         self.tokenizer.save_pretrained(folder)
 
