@@ -26,9 +26,9 @@ def test_serves_its_budgets(bundled):
     assert bundled.default_budget in bundled.budgets
 
 
-@pytest.mark.parametrize(("data", "at_least"), [("flickr8k-144", 0.17), ("coco-6k-144", 0.26)])
+@pytest.mark.parametrize(("data", "at_least"), [("flickr8k-144", 0.18), ("coco-6k-144", 0.28)])
 def test_captions_real_photos(bundled, real_data, data, at_least):
-    """100 validation photos, greedy: 0.190 and 0.292 as shipped, with 90 and 92 distinct captions.
+    """100 validation photos, greedy: 0.197 and 0.302 as shipped, with 95 and 99 distinct captions.
 
     Fewer photos make smaller idf: these are not the card's figures, which `vlcap evaluate` measures on whole splits.
     """
@@ -37,4 +37,4 @@ def test_captions_real_photos(bundled, real_data, data, at_least):
     captions = read_captions(real_data / data, "val", limit=100)
     predictions = {image_id: caption.text for image_id, caption in predict(bundled, captions, num_beams=1)}
     assert score(predictions, captions.references(), metrics=["CIDEr"]).values["CIDEr"] > at_least
-    assert len(set(predictions.values())) > 60
+    assert len(set(predictions.values())) > 80
