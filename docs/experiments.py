@@ -35,7 +35,6 @@ DECODER = [  # captioner-mini as it was before these runs, and shorter
 WORDS = ["steps=282", "schedule=linear", "ema_decay=0", "evaluate_every=3"]  # of caption-words; 3 epochs of Flickr8k
 PRETRAINING = ["steps=520", "schedule=linear", "ema_decay=0", "evaluate_every=100"]  # of tiny-imagenet; half an epoch
 BATCH = 64  # photos per step of all these
-STEPS_BEFORE = {"steps12910": 10_410}  # of the encoder that it starts from
 PAUSE = 300  # seconds without a line in a log: the run was interrupted
 
 
@@ -51,7 +50,7 @@ class Ablation(NamedTuple):
     decoder: tuple[str, ...] = ()
     words: tuple[str, ...] | None = None
     pretraining: tuple[str, ...] | None = None
-    continues: bool = False  # the pretraining starts from the Tiny-ImageNet encoder, not from scratch
+    continues: int = 0  # steps that the Tiny-ImageNet encoder has behind it, where the pretraining starts from that one
     kept: bool = False  # in the bundled captioner's recipes
 
 
@@ -102,7 +101,7 @@ ABLATIONS = [
     Ablation("patch16", "patch, as many of them", pretraining=("model_args={patch_size: 16}", "image_size=128")),
     Ablation("steps260", "length", pretraining=("steps=260",)),
     Ablation("steps1041", "length", pretraining=("steps=1041",)),
-    Ablation("steps12910", "length: 10,410 steps, then these", pretraining=("steps=2500", "lr=8e-4"), continues=True),
+    Ablation("steps12910", "length: 10,410 steps, then these", pretraining=("steps=2500", "lr=8e-4"), continues=10_410),
 ]
 LENGTHS = ("steps260", "classes", "steps1041", "steps12910")  # of pretraining
 ENCODERS = ("embed96", "embed144", "classes", "embed240")  # by width
@@ -187,9 +186,8 @@ def table(runs: Runs) -> None:
         if (runs / f"{each.name}-encoder" / "log.jsonl").exists():
             learned, more = result(runs / f"{each.name}-encoder")
             minutes += more
-            measure, best = max(
-                (pair for pair in learned.items() if pair[0].startswith(("top1", "mAP"))), key=lambda pair: pair[1])
-            knows = f"{measure} {100 * best:.1f} %"
+            measure, value = best(learned, "top1", "mAP")
+            knows = f"{measure} {100 * value:.1f} %"
         scores, distinct = (
             " / ".join(f"{value:.{digits}f}" for name, value in figures.items() if name.startswith(start))
             for start, digits in (("CIDEr", 1), ("distinct", 0)))
@@ -250,20 +248,20 @@ def plot(runs: Runs, out: Annotated[Path, typer.Option(help="Image to write.")])
 
 def scale(runs: Runs, name: str) -> Scale:
     encoder = Encoder.load(runs / f"{name}-encoder" / "encoder").without_heads()
-    steps = STEPS_BEFORE.get(name, 0) + read_log(runs / f"{name}-encoder" / "log.jsonl")[-1]["step"]
+    before = next(each.continues for each in ABLATIONS if each.name == name)
+    steps = before + read_log(runs / f"{name}-encoder" / "log.jsonl")[-1]["step"]
     forward = np.mean([count_gflops(encoder.model, budget, encoder.pixels.size) for budget in encoder.config.budgets])
-    learned = result(runs / f"{name}-encoder")[0]
     return Scale(
         steps=steps,
         parameters=sum(weight.numel() for weight in encoder.parameters()) / 1e6,
         gflops=3 * float(forward) * BATCH * steps,
-        top1=100 * max(value for figure, value in learned.items() if figure.startswith("top1")),
+        top1=100 * best(result(runs / f"{name}-encoder")[0], "top1")[1],
         cider=cider(runs / name),
     )
 
 
 def cider(run: Path) -> float:
-    return next(value for figure, value in result(run)[0].items() if figure.startswith("CIDEr"))
+    return best(result(run)[0], "CIDEr")[1]
 
 
 def decoder_parameters(captioner: Path) -> float:
@@ -297,6 +295,11 @@ def decode(
 def encode(captioner: Captioner, captions: CaptionSet) -> torch.Tensor:
     chunks = [range(i, min(i + 64, len(captions))) for i in range(0, len(captions), 64)]
     return torch.cat([captioner.encode(captioner.preprocess([captions.image(i) for i in chunk])) for chunk in chunks])
+
+
+def best(figures: dict[str, float], *measures: str) -> tuple[str, float]:
+    """Of a measure's figures (`top1@3`, `top1@4`) the highest, with its name."""
+    return max((pair for pair in figures.items() if pair[0].startswith(measures)), key=lambda pair: pair[1])
 
 
 def result(run: Path) -> tuple[dict[str, float], float]:
