@@ -1,8 +1,9 @@
 """Images to tokens. Importing this package registers its encoders with timm: `timm.create_model("lookupvit_...")`."""
 
+from .hybrid import HybridLookupViT
 from .lookupvit import LookupViT
 from .tokenlearner import TokenLearnerViT
 from .vit import create_encoder
 from .vittm import ViTTM
 
-__all__ = ["LookupViT", "TokenLearnerViT", "ViTTM", "create_encoder"]
+__all__ = ["HybridLookupViT", "LookupViT", "TokenLearnerViT", "ViTTM", "create_encoder"]

@@ -23,6 +23,7 @@ How the pseudo-code is read, where it leaves a choice:
 - T resizes like the authors' framework does: bilinear, antialiased when it shrinks.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -143,6 +144,7 @@ class LookupViT(nn.Module):
             (Table 5, "random primary tokens").
         streams: Which are classified: "compressed", "lookup" or both; with one, only its head exists (Table 5,
             "no loss on ...").
+        embed_layer: What makes the grid of lookup tokens, from img_size, in_chans and embed_dim; None for patches.
 
     Raises:
         ValueError: Arguments that contradict each other.
@@ -172,6 +174,7 @@ class LookupViT(nn.Module):
             infusion: bool = True,
             learned_tokens: bool = False,
             streams: tuple[str, ...] = ("compressed", "lookup"),
+            embed_layer: Callable[..., nn.Module] | None = None,
     ):
         super().__init__()
         if embed_dim % num_heads:
@@ -194,22 +197,17 @@ class LookupViT(nn.Module):
         self.budget = budget
         self.budgets = (budget,) if learned_tokens else tuple(budgets)
 
-        self.patch_embed = PatchEmbed(
-            img_size=img_size,
-            patch_size=patch_size,
-            in_chans=in_chans,
-            embed_dim=embed_dim,
-            strict_img_size=False,
-            flatten=False,
-            output_fmt="NHWC",
-        )
-        self.patch_size = patch_size
+        if embed_layer is None:
+            embed_layer = partial(
+                PatchEmbed, patch_size=patch_size, strict_img_size=False, flatten=False, output_fmt="NHWC")
+        self.patch_embed = embed_layer(img_size=img_size, in_chans=in_chans, embed_dim=embed_dim)
+        self.patch_size = self.patch_embed.patch_size[0]
         self.streams = tuple(streams)
         self.learned_tokens = None
         if learned_tokens:
             self.learned_tokens = nn.Parameter(torch.randn(1, budget**2, embed_dim) * embed_dim**-0.5)
         self.feature_info = [
-            {"module": f"blocks.{i}", "num_chs": embed_dim, "reduction": patch_size} for i in range(depth)
+            {"module": f"blocks.{i}", "num_chs": embed_dim, "reduction": self.patch_size} for i in range(depth)
         ]
         self.pos_embed = nn.Parameter(torch.randn(1, self.patch_embed.num_patches, embed_dim) * embed_dim**-0.5)
         self.pos_drop = nn.Dropout(pos_drop_rate)
@@ -300,16 +298,24 @@ class LookupViT(nn.Module):
             init_weights(head, name)
             setattr(self, name, head.to(self.pos_embed))
 
+    def embed_grid(self, x: torch.Tensor) -> torch.Tensor:
+        """Pixels (B, 3, H, W) -> the grid of lookup tokens (B, h, w, D), before its positional embedding.
+
+        Raises:
+            ValueError: The patch doesn't divide the image.
+        """
+        height, width = x.shape[-2:]
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(f"image {height}x{width} is not a multiple of the patch size {self.patch_size}")
+        return self.patch_embed(x)
+
     def embed(self, x: torch.Tensor, budget: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Equations 1 to 4: pixels (B, 3, H, W) -> compressed tokens (B, M, D) and lookup tokens (B, N, D).
 
         Raises:
             ValueError: The patch doesn't divide the image, or the budget is outside 1 .. min(h, w).
         """
-        height, width = x.shape[-2:]
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(f"image {height}x{width} is not a multiple of the patch size {self.patch_size}")
-        features = self.patch_embed(x).contiguous()  # (B, h, w, D); strided, the stream would slow every layer
+        features = self.embed_grid(x).contiguous()  # (B, h, w, D); strided, the stream would slow every layer
         grid = features.shape[1:3]
         side = check_budget(self.budget if budget is None else budget, grid)
         pos = self.pos_embed
@@ -320,7 +326,7 @@ class LookupViT(nn.Module):
         if self.learned_tokens is None:
             compressed = resize_grid(features, side) + resize_grid(pos, side)
         elif side == self.budget:
-            compressed = self.learned_tokens.repeat(x.shape[0], 1, 1)
+            compressed = self.learned_tokens.repeat(features.shape[0], 1, 1)
         else:
             raise ValueError(f"learned compressed tokens have no choice of budget: it is {self.budget}, not {side}")
         lookup = (features + pos).flatten(1, 2)
@@ -376,14 +382,20 @@ class LookupViT(nn.Module):
         """
         if not self.global_pool and (pre_logits or not self.num_classes):
             return features[0]
-        outputs = []
-        for stream, tokens, head in zip(("compressed", "lookup"), features, (self.head, self.head_lookup), strict=True):
-            if stream in self.streams:
-                pooled = self.head_drop(tokens.mean(dim=1))
-                outputs.append(pooled if pre_logits else head(pooled))
+        outputs = [self.head_drop(each) for each in self._pool(features)]
+        if not pre_logits:
+            outputs = [head(each) for head, each in zip(self.get_classifier(), outputs, strict=True)]
         if self.joint_training and self.training and not pre_logits:
             return tuple(outputs)
         return sum(outputs) / len(outputs)
+
+    def _pool(self, features: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        tokens = dict(zip(("compressed", "lookup"), features, strict=True))
+        return tuple(tokens[stream].mean(dim=1) for stream in self.streams)
+
+    def forward_pooled(self, x: torch.Tensor, budget: int | None = None) -> tuple[torch.Tensor, ...]:
+        """Pixels (B, 3, H, W) -> what each head of `get_classifier` reads, (B, D) each, before its dropout."""
+        return self._pool(self.forward_features(x, budget))
 
     def forward(self, x: torch.Tensor, budget: int | None = None) -> torch.Tensor:
         return self.forward_head(self.forward_features(x, budget))
@@ -391,6 +403,8 @@ class LookupViT(nn.Module):
 
 def init_weights(module: nn.Module, name: str = "") -> None:
     """ViT's initialisation as AugReg trained it: Xavier for matrices, LeCun for the patches, zero for the heads."""
+    if ".trunk." in name:
+        return  # a hybrid's convolutions have initialised themselves
     if isinstance(module, nn.Linear):
         if name.startswith("head"):
             nn.init.zeros_(module.weight)

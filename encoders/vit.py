@@ -25,6 +25,7 @@ class FixedBudget:
 
     patch_embed: Any
     fc_norm: Any
+    pool: Any
     forward_features: Any
     forward_head: Any
 
@@ -46,6 +47,11 @@ class FixedBudget:
         """Pixels (B, 3, H, W) -> normed tokens (B, M, D), class and register tokens included."""
         self.check_budget(budget)
         return self.fc_norm(self.forward_features(x))  # the identity where the norm comes before pooling
+
+    def forward_pooled(self, x: torch.Tensor, budget: int | None = None) -> tuple[torch.Tensor, ...]:
+        """Pixels (B, 3, H, W) -> what the head reads, (B, D), alone in a tuple: LookupViT has two."""
+        self.check_budget(budget)
+        return (self.fc_norm(self.pool(self.forward_features(x))),)
 
     def forward(self, x: torch.Tensor, budget: int | None = None) -> torch.Tensor:
         self.check_budget(budget)

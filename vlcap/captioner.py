@@ -188,7 +188,9 @@ class Captioner:
         if any(type(module).__name__ == "Int8Linear" for module in self.model.modules()):
             raise CaptionerError("an int8 captioner can't be saved: load it without int8 and save that")
         weights = self.model.state_dict(keep_vars=True)  # the parameters themselves: a tied one is kept once
-        cast = {id(weight): weight.detach().to(dtype or weight.dtype) for weight in weights.values()}
+        cast = {
+            id(weight): weight.detach().to(dtype if dtype and weight.is_floating_point() else weight.dtype)
+            for weight in weights.values()}
         state = {name: cast[id(weight)] for name, weight in weights.items()}
         self.model.save_pretrained(folder, state_dict=state)
         self.tokenizer.save_pretrained(folder)

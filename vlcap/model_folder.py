@@ -168,10 +168,10 @@ class WeightFile:
             raise ModelFolderError(f"no model.safetensors in it{pickled}")
         try:
             self.file = safe_open(path, framework="pt")
-            self.shapes = {}
+            self.shapes, self.kinds = {}, {}
             for name in self.file.keys():  # noqa: SIM118 - no dict
                 part = self.file.get_slice(name)
-                self.shapes[name] = tuple(part.get_shape()) if part.get_dtype() in DTYPES else part.get_dtype()
+                self.shapes[name], self.kinds[name] = tuple(part.get_shape()), part.get_dtype()
         except Exception as error:  # a SafetensorError, or what Rust has
             raise ModelFolderError(f"model.safetensors is damaged ({error!s:.200})") from None
 
@@ -196,4 +196,7 @@ class WeightFile:
             name = wrong[0]
             raise ModelFolderError(
                 f"{name} is {wanted[name]} by config.json and {self.shapes[name]} in model.safetensors")
+        for name in wanted:  # batch norms count their batches in whole numbers
+            if self.kinds[name] not in (DTYPES if own[name].is_floating_point() else ("I64",)):
+                raise ModelFolderError(f"{name} is of the type {self.kinds[name]} in model.safetensors")
         return {name: self.file.get_tensor(name) for name in wanted}

@@ -1,0 +1,180 @@
+"""Hybrid LookupViT: the lookup tokens are a convolutional trunk's feature map in place of patches.
+
+The LookupViT paper says of its block that it "can handle different tokenization"; ViT's own hybrids (arXiv 2010.11929,
+section 3.1) take a ResNet's feature map the same way. Everything after the tokens is `LookupViT` itself.
+
+    model = timm.create_model("lookupvit_hybrid_lite2_224", num_classes=0)      # after `import encoders`
+    tokens = model.forward_tokens(pixels, budget=5)                             # (B, 25, D)
+    tokens = model.forward_tokens(model.trunk_features(pixels), budget=5)       # the same, from kept features
+
+The trunk is any timm model that timm builds with `features_only`. Its feature maps of one stride or of two are
+normalised, projected to the width of the tokens by 1 x 1 convolutions and added, the coarser one resized to the finer.
+
+Legend of shapes
+    B: batch   S: image in pixels   R: stride of the finest feature map   h = w = ceil(S / R): lookup grid
+    C_i, h_i, w_i: channels and size of feature map i   D: embed_dim
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.layers import LayerNorm2d
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+
+from .lookupvit import LookupViT
+from .preprocessing import augreg_cfg
+
+Features = Sequence[torch.Tensor]  # the trunk's feature maps, finest first: (B, C_i, h_i, w_i)
+
+
+class TrunkEmbed(nn.Module):
+    """Pixels (B, 3, S, S), or a trunk's feature maps, -> lookup grid (B, h, w, D).
+
+    Stands where timm's ViTs have `PatchEmbed`.
+
+    Args:
+        trunk: timm's name of the convolutional model; its weights are random.
+        trunk_indices: Which of its feature maps to read, by timm's `out_indices`, one or two, finest first.
+        img_size: S, the size that `grid_size` is given for; others work too.
+        in_chans: Channels of the image.
+        embed_dim: D.
+
+    Raises:
+        ValueError: timm has no such model, or cannot give its feature maps.
+    """
+
+    def __init__(self, trunk: str, trunk_indices: Sequence[int], img_size: int, in_chans: int, embed_dim: int):
+        super().__init__()
+        if not timm.is_model(trunk):  # before timm takes the name for something to fetch
+            raise ValueError(f"trunk {trunk!r} is not a model of timm's")
+        if not 1 <= len(trunk_indices) <= 2:
+            raise ValueError(f"trunk_indices {list(trunk_indices)}: name one feature map or two")
+        try:
+            self.trunk = timm.create_model(
+                trunk, pretrained=False, features_only=True, out_indices=tuple(trunk_indices), in_chans=in_chans)
+            maps = self.trunk.feature_info.get_dicts()
+        except (RuntimeError, AttributeError, AssertionError, IndexError, TypeError) as error:
+            raise ValueError(f"trunk {trunk} gives no feature maps {list(trunk_indices)} ({error})") from error
+        self.trunk_frozen = False
+        self.stride = maps[0]["reduction"]
+        self.patch_size = (self.stride, self.stride)
+        self.norms = nn.ModuleList(LayerNorm2d(each["num_chs"]) for each in maps)
+        self.projections = nn.ModuleList(nn.Conv2d(each["num_chs"], embed_dim, kernel_size=1) for each in maps)
+        self.set_input_size(img_size)
+
+    def set_input_size(self, img_size: int) -> None:
+        side = math.ceil(img_size / self.stride)
+        self.grid_size, self.num_patches = (side, side), side * side
+
+    def forward(self, x: torch.Tensor | Features) -> torch.Tensor:
+        maps = self.trunk(x) if isinstance(x, torch.Tensor) else x
+        grid, *coarser = (
+            projection(norm(each))  # (B, D, h_i, w_i)
+            for each, norm, projection in zip(maps, self.norms, self.projections, strict=True))
+        for each in coarser:
+            grid = grid + F.interpolate(each, size=grid.shape[-2:], mode="bilinear", align_corners=False)
+        return grid.permute(0, 2, 3, 1)
+
+    def train(self, mode: bool = True) -> "TrunkEmbed":
+        super().train(mode)
+        if self.trunk_frozen:  # batch norms keep ImageNet's statistics
+            self.trunk.eval()
+        return self
+
+
+class HybridLookupViT(LookupViT):
+    """LookupViT over a convolutional trunk.
+
+    Wherever it takes pixels (B, 3, S, S), it also takes what `trunk_features` gave for them: a frozen trunk's features
+    can be computed once and kept.
+
+    Args:
+        trunk: As `TrunkEmbed` takes it.
+        trunk_indices: As `TrunkEmbed` takes it.
+        kwargs: `LookupViT`'s own. The patch size follows from the trunk.
+
+    Raises:
+        ValueError: As `TrunkEmbed` and `LookupViT` do.
+    """
+
+    def __init__(self, trunk: str = "tf_efficientnet_lite2", trunk_indices: Sequence[int] = (3, 4), **kwargs: Any):
+        super().__init__(**kwargs, embed_layer=partial(TrunkEmbed, trunk, trunk_indices))
+
+    @property
+    def trunk(self) -> nn.Module:
+        return self.patch_embed.trunk
+
+    @torch.jit.ignore
+    def freeze_trunk(self) -> None:
+        """No gradients for the trunk, and its batch norms in eval mode whatever `train` says."""
+        self.patch_embed.trunk_frozen = True
+        self.trunk.requires_grad_(False).eval()
+
+    def trunk_features(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Pixels (B, 3, S, S) -> the feature maps that the lookup tokens are made of, finest first."""
+        return self.trunk(x)
+
+    def embed_grid(self, x: torch.Tensor | Features) -> torch.Tensor:
+        return super().embed_grid(x) if isinstance(x, torch.Tensor) else self.patch_embed(x)
+
+
+def _cfg(size: int) -> dict[str, Any]:
+    return augreg_cfg(
+        input_size=(3, size, size),
+        crop_pct=1.0,
+        crop_mode="squash",
+        fixed_input_size=False,
+        first_conv="patch_embed.trunk.conv_stem",
+        classifier=("head", "head_lookup"),
+        paper_ids="arXiv:2407.12753",
+        paper_name="LookupViT: Compressing visual information to a limited number of tokens",
+    )
+
+
+default_cfgs = generate_default_cfgs({
+    "lookupvit_hybrid_lite0_160": _cfg(160),
+    "lookupvit_hybrid_lite2_160": _cfg(160),
+    "lookupvit_hybrid_lite2_224": _cfg(224),
+    "lookupvit_hybrid_test_64": _cfg(64),
+})
+
+MINI_HYBRID = {"embed_dim": 256, "depth": 2, "num_heads": 4, "budgets": (3, 5, 7)}
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> HybridLookupViT:
+    return build_model_with_cfg(HybridLookupViT, variant, pretrained, **kwargs)
+
+
+@register_model
+def lookupvit_hybrid_lite0_160(pretrained: bool = False, **kwargs: Any) -> HybridLookupViT:
+    """Two LookupViT blocks over EfficientNet-Lite0, 10 x 10 lookup tokens."""
+    model_args = dict(MINI_HYBRID, img_size=160, trunk="tf_efficientnet_lite0")
+    return _create("lookupvit_hybrid_lite0_160", pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def lookupvit_hybrid_lite2_160(pretrained: bool = False, **kwargs: Any) -> HybridLookupViT:
+    """Two LookupViT blocks over EfficientNet-Lite2, 10 x 10 lookup tokens."""
+    model_args = dict(MINI_HYBRID, img_size=160, trunk="tf_efficientnet_lite2")
+    return _create("lookupvit_hybrid_lite2_160", pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def lookupvit_hybrid_lite2_224(pretrained: bool = False, **kwargs: Any) -> HybridLookupViT:
+    """Two LookupViT blocks over EfficientNet-Lite2, 14 x 14 lookup tokens."""
+    model_args = dict(MINI_HYBRID, img_size=224, trunk="tf_efficientnet_lite2")
+    return _create("lookupvit_hybrid_lite2_224", pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def lookupvit_hybrid_test_64(pretrained: bool = False, **kwargs: Any) -> HybridLookupViT:
+    """For tests and `--smoke`: runs in milliseconds, learns nothing of use."""
+    model_args = dict(
+        img_size=64, trunk="test_efficientnet", embed_dim=64, depth=2, num_heads=2, budget=3, budgets=(2, 3))
+    return _create("lookupvit_hybrid_test_64", pretrained, **dict(model_args, **kwargs))
