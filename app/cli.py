@@ -24,7 +24,8 @@ from .bench import AsJson, bench
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="Caption photos with few visual tokens; train, evaluate and compare captioners.")
-train = typer.Typer(no_args_is_help=True, help="Train a classifier (the encoder) or a captioner (the decoder).")
+train = typer.Typer(
+    no_args_is_help=True, help="Train a classifier (the encoder), a text decoder, or a captioner of both.")
 app.add_typer(train, name="train")
 app.add_typer(bench, name="bench")
 
@@ -272,6 +273,25 @@ def classifier(
 
     overrides = [*(set_ or []), *([f"init_from={init_from}"] if init_from else [])]
     train_classifier(*_run(ClassifierRecipe, recipe, overrides, data, out, smoke))
+
+
+@train.command()
+def decoder(
+        data: Annotated[list[str], typer.Option(
+            "--data", help="Captions: a COCO caption file, a .txt of one per line (also .gz), or a folder of captioned "
+            "photos; repeat it to join several.")],
+        out: RunFolder,
+        hold_out: Annotated[list[str] | None, typer.Option(
+            help="Captioned photos whose val and test sentences are not learned; val judges the run.")] = None,
+        recipe: RecipeName = None,
+        set_: Override = None,
+        smoke: Smoke = False,
+) -> None:
+    """Train a decoder on captions without photos; OUT/decoder is what `train captioner --set decoder=` starts from."""
+    from train.decoder import DecoderRecipe, train_decoder
+
+    overrides = [*(set_ or []), *([f"hold_out={json.dumps(hold_out)}"] if hold_out else [])]
+    train_decoder(*_run(DecoderRecipe, recipe, overrides, data, out, smoke))
 
 
 @train.command()

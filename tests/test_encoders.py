@@ -256,7 +256,7 @@ def test_pretrained_by_name(local_weights, class_folder, tmp_path):
             Encoder.from_pretrained(tmp_path / "encoder").eval()(x).last_hidden_state, there.forward_features(x))
 
     recipe = ClassifierRecipe.load(None, [f"encoder={name}", "pretrained=true", "image_size=32", "workers=0"])
-    task = Classification(recipe, [str(class_folder)])
+    task = Classification(recipe, [str(class_folder)], tmp_path)
     assert torch.equal(task.model.blocks[1].mlp.fc1.weight, there.blocks[1].mlp.fc1.weight)
     assert task.model.patch_embed.grid_size == (4, 4) and task.model.head.out_features == 4
     loss = task.loss(task.model, task.collate([task.train_set[i] for i in range(2)]), None)
@@ -286,6 +286,6 @@ def check_cache(encoder, tokens, captioned_folder, tmp_path):
     pixels = torch.stack([encoder.pixels.eval_transform()(captions.image(i)) for i in (2, 0)])
     with torch.no_grad():
         expected = encoder(encoder.pixels.normalize(pixels)).last_hidden_state
-    found = cache.read([2, 0], view=0, budget=encoder.model.budget)
+    found = cache.read(f"budget{encoder.model.budget}", [2, 0], view=0)
     assert found.shape == (2, tokens, encoder.config.hidden_size)
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)

@@ -9,7 +9,9 @@ from safetensors.torch import save_file
 
 import encoders  # noqa: F401 - registers them
 from train.classifier import Classification, ClassifierRecipe, train_classifier
-from train.teacher import Teacher, TeacherError, start_from_vit
+from train.frozen import Frozen
+from train.pretrained import PretrainedError, load_classifier
+from train.teacher import distillation_loss, start_from
 from vlcap.encoder import Encoder
 
 VIT = {"img_size": 48, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
@@ -34,7 +36,7 @@ def test_the_vit_parts_are_the_vits(tmp_path):
     name, vit = vit_folder(tmp_path / "vit")
     encoder = Encoder.create("lookupvit_test_patch8_48", classes=["a", "b"])
     before = {key: weight.clone() for key, weight in encoder.model.state_dict().items()}
-    start_from_vit(encoder, name)
+    start_from(encoder, name)
     model = encoder.model
     x = torch.randn(2, 9, 64)
     for ours, theirs in zip(model.blocks, vit.blocks, strict=True):
@@ -52,7 +54,7 @@ def test_the_vit_parts_are_the_vits(tmp_path):
 def test_other_grids_and_patches_are_resampled(tmp_path):
     name, vit = vit_folder(tmp_path / "vit", img_size=64, patch_size=16)
     encoder = Encoder.create("lookupvit_test_patch8_48")
-    start_from_vit(encoder, name)
+    start_from(encoder, name)
     assert encoder.model.pos_embed.shape == (1, 36, 64)
     flat = torch.full((1, 3, 48, 48), 0.7)  # a patch of one colour is embedded alike whatever its size
     ours = encoder.model.patch_embed(flat)[0, 0, 0]
@@ -62,30 +64,28 @@ def test_other_grids_and_patches_are_resampled(tmp_path):
 
 def test_what_does_not_fit_is_said(tmp_path):
     encoder = Encoder.create("lookupvit_test_patch8_48")
-    with pytest.raises(TeacherError, match="64 wide and 3 blocks deep, lookupvit_test_patch8_48 64 and 2"):
-        start_from_vit(encoder, vit_folder(tmp_path / "deep", depth=3)[0])
-    with pytest.raises(TeacherError, match=r"scale|ls1|gamma"):
-        start_from_vit(encoder, vit_folder(tmp_path / "scaled", init_values=1e-5)[0])
-    with pytest.raises(TeacherError, match="no_such_vit: no pretrained model"):
-        start_from_vit(encoder, "no_such_vit")
-    with pytest.raises(TeacherError, match="fills a LookupViT"):
-        start_from_vit(Encoder.create("vit_tiny_patch16_224"), vit_folder(tmp_path / "vit")[0])
-    with pytest.raises(TeacherError, match="tells 4 classes apart, the photos have 5"):
-        Teacher(vit_folder(tmp_path / "vit")[0], classes=5, pupil=encoder.pixels)
+    with pytest.raises(PretrainedError, match="64 wide and 3 blocks deep, lookupvit_test_patch8_48 64 and 2"):
+        start_from(encoder, vit_folder(tmp_path / "deep", depth=3)[0])
+    with pytest.raises(PretrainedError, match=r"scale|ls1|gamma"):
+        start_from(encoder, vit_folder(tmp_path / "scaled", init_values=1e-5)[0])
+    with pytest.raises(PretrainedError, match="no_such_vit: no pretrained model"):
+        start_from(encoder, "no_such_vit")
+    with pytest.raises(PretrainedError, match="fills a LookupViT"):
+        start_from(Encoder.create("vit_tiny_patch16_224"), vit_folder(tmp_path / "vit")[0])
 
 
 def test_the_teacher_sees_what_it_is_used_to(tmp_path):
     """The pupil's normalisation undone, the teacher's applied, its size: the loss is that of the plain definition."""
     name, vit = vit_folder(tmp_path / "vit", img_size=64)
     encoder = Encoder.create("lookupvit_test_patch8_48")
-    teacher = Teacher(name, classes=4, pupil=encoder.pixels)
+    teacher = Frozen(encoder.pixels, teacher=load_classifier(name))
     photos = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
     seen = (photos.float() / 255 - 0.4) / 0.25
     logits = [torch.randn(3, 4), torch.randn(3, 4)]
     with torch.no_grad():
         p = (vit(seen) / 2).softmax(dim=1)
     expected = sum(4 * (p * (p.log() - (each / 2).log_softmax(dim=1))).sum(dim=1).mean() for each in logits) / 2
-    got = teacher.loss(encoder.pixels.normalize(photos), logits, temperature=2.0)
+    got = distillation_loss(logits, teacher(photos)[0], temperature=2.0)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -94,13 +94,14 @@ def test_the_pupil_learns_from_the_teacher(class_folder, tmp_path):
     recipe = ClassifierRecipe.load(None, [
         "encoder=lookupvit_test_patch8_48", f"init_from={name}", f"teacher={name}", "teacher_weight=1.0",
         "steps=30", "batch_size=24", "lr=3e-3", "workers=0", "budgets=[2,3]", "scale=[0.6,1]"])
-    task = Classification(recipe, [str(class_folder)])
-    assert not any(parameter.requires_grad for parameter in task.teacher.model.parameters())
+    task = Classification(recipe, [str(class_folder)], tmp_path / "run")
+    assert not any(parameter.requires_grad for parameter in task.frozen.parameters())
     train_classifier(recipe, [str(class_folder)], tmp_path / "run")
     encoder = Encoder.from_pretrained(tmp_path / "run" / "encoder")
     pixels = torch.stack([task.val_set[i][0] for i in range(24)])
     seen = encoder.pixels.normalize(pixels)
     with torch.no_grad():
-        before = task.teacher.loss(seen, [task.model.eval()(seen)], temperature=1.0)
-        after = task.teacher.loss(seen, [encoder.eval().model(seen)], temperature=1.0)
+        taught = task.frozen(pixels)[0]
+        before = distillation_loss([task.model.eval()(seen)], taught, temperature=1.0)
+        after = distillation_loss([encoder.eval().model(seen)], taught, temperature=1.0)
     assert after < before / 2

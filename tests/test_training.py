@@ -247,30 +247,30 @@ def test_cache_holds_what_the_encoder_says(cached):
     pixels = torch.stack([encoder.pixels.eval_transform()(captions.image(i)) for i in (0, 5)])
     with torch.no_grad():
         live = encoder(encoder.pixels.normalize(pixels), budget=3).last_hidden_state
-    torch.testing.assert_close(cache.read([0, 5], view=0, budget=3), live, atol=2e-3, rtol=2e-3)  # float16 on disk
-    assert not torch.equal(cache.read([0], view=1, budget=3), cache.read([0], view=0, budget=3))
+    torch.testing.assert_close(cache.read("budget3", [0, 5], view=0), live, atol=2e-3, rtol=2e-3)  # float16 on disk
+    assert not torch.equal(cache.read("budget3", [0], view=1), cache.read("budget3", [0], view=0))
     assert sum(path.stat().st_size for path in cache.folder.glob("*.npy")) == pytest.approx(cache.size(), rel=0.01)
 
 
 def test_cache_goes_on_where_it_stopped(cached, monkeypatch):
     encoder, captions, root = cached
     monkeypatch.setattr("train.cache.CHUNK", 7)
-    encode, calls = TokenCache._encode, []
+    encode, calls = TokenCache.compute, []
 
-    def interrupted(self, rows):
-        calls.append(rows)
+    def interrupted(self, places):
+        calls.append(places)
         if len(calls) == 3:
             raise Interruption
-        encode(self, rows)
+        return encode(self, places)
 
-    monkeypatch.setattr(TokenCache, "_encode", interrupted)
+    monkeypatch.setattr(TokenCache, "compute", interrupted)
     with pytest.raises(Interruption):
         TokenCache(root, encoder, captions, budgets=[2]).fill()
     resumed = TokenCache(root, encoder, captions, budgets=[2]).fill()
-    assert calls[3].start == 14
+    assert calls[3][0] == (0, 14)  # (view, photo)
     whole = TokenCache(root.with_name("whole"), encoder, captions, budgets=[2]).fill()
     everything = range(len(captions))
-    assert torch.equal(resumed.read(everything, view=0, budget=2), whole.read(everything, view=0, budget=2))
+    assert torch.equal(resumed.read("budget2", everything, view=0), whole.read("budget2", everything, view=0))
 
 
 def test_cache_grows_by_views(cached):
@@ -281,7 +281,7 @@ def test_cache_grows_by_views(cached):
     three = TokenCache(root, encoder, captions, budgets=[2], views=3).fill()
     assert three.folder == two.folder
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert not torch.equal(three.read([0], view=2, budget=2), three.read([0], view=1, budget=2))
+    assert not torch.equal(three.read("budget2", [0], view=2), three.read("budget2", [0], view=1))
 
 
 def test_the_loss_is_the_same_from_the_cache(encoder_run, captioned_folder, tmp_path):
@@ -301,8 +301,9 @@ def test_cache_key_knows_all_it_depends_on(cached, captioned_folder):
     encoder, captions, root = cached
 
     def key(**changes):
-        return TokenCache(root, changes.pop("encoder", encoder), changes.pop("captions", captions), **{
-            "budgets": [2], "views": 2, **changes}).key()
+        cache = TokenCache(root, changes.pop("encoder", encoder), changes.pop("captions", captions), **{
+            "budgets": [2], "views": 2, **changes})
+        return cache.folder, *cache.files.values()
 
     assert key(views=3) == key(views=2)  # they are added to one another
     keys = [key(), key(budgets=[3]), key(seed=1), key(augmentation={"hflip": 0.0}),

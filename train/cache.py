@@ -1,89 +1,125 @@
-"""The token cache: a frozen encoder's tokens, computed once, read by memory map ever after.
+"""Caches of what frozen networks compute: once per view of a photo, read by memory map ever after.
 
-LiT's appendix G: with the image tower locked, pre-computed embeddings pay off after one epoch. Tokens lie in a folder
-named by everything that they depend on - the encoder's weights, its preprocessing, the augmentation, the data's own
-content - so that a stale cache can't be mistaken for a fresh one.
+LiT's appendix G: with the image tower locked, pre-computed embeddings pay off after one epoch. The same holds for a
+frozen trunk's features and for a teacher's answers; a teacher must see the very crop that its pupil sees (L. Beyer et
+al., "Knowledge distillation: a good teacher is patient and consistent", arXiv 2106.05237), which fixed views give.
+
+A folder holds the arrays of one set of views. It is named by all that the views depend on: the content of the data, the
+preprocessing, the augmentation. A file is named by the weights that computed it. So a stale array can't be mistaken for
+a fresh one, and runs share what they have in common.
 """
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from filelock import FileLock
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
 from vlcap.captions import CaptionSet
 from vlcap.encoder import Encoder, digest_weights
+from vlcap.images import PixelConfig
 from vlcap.writing import replacing
 
+from .frozen import Frozen
 from .sampling import seed_all
 
-FORMAT = 1  # part of the key: raised when what the files hold changes
+FORMAT = 2  # part of the key: raised when what the files hold changes
 CHUNK = 64  # photos encoded, and at most lost, at a time
 
 
 class CacheError(RuntimeError):
-    """Tokens that can't be cached: where and why."""
+    """Arrays that can't be cached: where and why."""
 
 
-class TokenCache:
-    """Tokens of one caption set, for some budgets and some views of each photo.
+class Photos(Protocol):
+    """What can be cached of: a `CaptionSet`, say."""
 
-    View 0 is the photo as evaluation sees it; the others are augmented, each by a seed of its own.
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def split(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def image(self, i: int) -> Image.Image: ...
+
+    def fingerprint(self) -> str: ...
+
+
+class ViewCache:
+    """Arrays that a frozen network computes from each photo, for some views of it.
+
+    View 0 is the photo as evaluation sees it. The others are augmented, each by a seed of its own, so that whoever
+    needs the pixels of a view again can have them (`pixels_of`).
 
     Args:
         root: Folder of all caches.
-        encoder: The frozen encoder.
-        captions: The photos.
-        budgets: Sides of the compressed grid.
-        views: How many of each photo.
+        photos: The photos.
+        pixels: Their preprocessing.
+        shapes: Shape of one photo's array, by name.
+        keys: Digest of the network that computes it, by name.
+        what: What the arrays are, for the progress line.
+        views: Views per photo.
         augmentation: `PixelConfig.train_transform`'s arguments for the views after the first.
-        seed: Of the augmentation.
+        seed: Random seed of the augmentation.
     """
 
     def __init__(
             self,
             root: Path,
-            encoder: Encoder,
-            captions: CaptionSet,
-            budgets: Sequence[int],
+            photos: Photos,
+            pixels: PixelConfig,
+            shapes: dict[str, tuple[int, ...]],
+            keys: dict[str, str],
+            what: str,
             views: int = 1,
             augmentation: dict[str, Any] | None = None,
             seed: int = 0,
     ):
-        self.encoder, self.captions, self.budgets, self.views = encoder, captions, sorted(budgets), views
+        self.photos, self.pixels, self.what, self.views = photos, pixels, what, views
+        self.shapes = shapes
+        self.files = {name: f"{name}-{keys[name][:16]}" for name in shapes}
         self.augmentation, self.seed = augmentation or {}, seed
-        self.folder = root / self.key()
-        self._maps: dict[tuple[int, int], np.memmap] = {}
-
-    def key(self) -> str:
-        """Digest of everything that the tokens depend on."""
         parts = {
             "format": FORMAT,
-            "weights": digest_weights(self.encoder),
-            "architecture": self.encoder.config.architecture,
-            "pixels": self.encoder.pixels.to_dict(),
-            "data": self.captions.fingerprint(),
-            "budgets": self.budgets,
-            "augmentation": self.augmentation if self.views > 1 else {},
-            "seed": self.seed if self.views > 1 else 0,
+            "pixels": pixels.to_dict(),
+            "data": photos.fingerprint(),
+            "augmentation": self.augmentation if views > 1 else {},
+            "seed": seed if views > 1 else 0,
         }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+        self.folder = root / hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+        self._plain, self._augment = pixels.eval_transform(), pixels.train_transform(**self.augmentation)
+        self._maps: dict[tuple[str, int], np.memmap] = {}
+
+    def compute(self, places: list[tuple[int, int]]) -> dict[str, np.ndarray]:
+        """The arrays of some (view, photo) places, by name, the places first."""
+        raise NotImplementedError
+
+    def pixels_of(self, places: Iterable[tuple[int, int]]) -> torch.Tensor:
+        """uint8 pixels (B, 3, S, S) of some (view, photo) places."""
+        photos = []
+        for view, photo in places:
+            seed_all(self.seed, view, photo)
+            photos.append((self._augment if view else self._plain)(self.photos.image(photo)))
+        return torch.stack(photos)
 
     def size(self) -> int:
         """Bytes on disk when complete."""
-        tokens = sum(map(self.encoder.token_count, self.budgets))
-        return self.views * len(self.captions) * tokens * self.encoder.config.hidden_size * 2
+        return self.views * len(self.photos) * sum(math.prod(shape) for shape in self.shapes.values()) * 2
 
-    def fill(self) -> "TokenCache":
+    def fill(self) -> Self:
         """Computes what is missing; goes on where it was interrupted, and waits for another run that fills it.
 
         Raises:
@@ -96,49 +132,45 @@ class TokenCache:
         return self
 
     def _fill(self) -> None:
-        progress = self.folder / "progress.json"
-        done = json.loads(progress.read_text()) if progress.exists() else 0  # photos, over all views
-        total = self.views * len(self.captions)
-        if done < total:
-            self._check_disk()
-            what = f"caching tokens of {self.captions.name} {self.captions.split}, {self.size() / 1e6:.0f} MB"
-            todo = f"{total - done} of {total} photos to encode, in {self.folder}"
-            console = Console(file=sys.stderr)
-            console.print(f"{what}, {todo}", highlight=False, soft_wrap=True)
-            for start in track(range(done, total, CHUNK), description=what, console=console, transient=True):
-                self._encode(range(start, min(start + CHUNK, total)))
-                with replacing(progress) as file:
-                    json.dump(min(start + CHUNK, total), file)
+        path = self.folder / "progress.json"
+        done = json.loads(path.read_text()) if path.exists() else {}  # photos, over all views, by file
+        total = self.views * len(self.photos)
+        first = min(done.get(file, 0) for file in self.files.values())
+        if first >= total:
+            return
+        self._check_disk()
+        what = f"caching {self.what} of {self.photos.name} {self.photos.split}, {self.size() / 1e6:.0f} MB"
+        todo = f"{total - first} of {total} photos to encode, in {self.folder}"
+        console = Console(file=sys.stderr)
+        console.print(f"{what}, {todo}", highlight=False, soft_wrap=True)
+        for start in track(range(first, total, CHUNK), description=what, console=console, transient=True):
+            stop = min(start + CHUNK, total)
+            self._write(range(start, stop), {name for name, file in self.files.items() if done.get(file, 0) < stop})
+            done |= {file: max(stop, done.get(file, 0)) for file in self.files.values()}
+            with replacing(path) as written:
+                json.dump(done, written)
 
-    def read(self, photos: Sequence[int], view: int, budget: int) -> torch.Tensor:
-        """Tokens (B, M, D), float32, of some photos."""
-        return torch.from_numpy(self._map(budget, view)[list(photos)]).float()
+    def read(self, name: str, photos: Sequence[int], view: int) -> torch.Tensor:
+        """One array of some photos, float32, the photos first."""
+        return torch.from_numpy(self._map(name, view)[list(photos)]).float()
 
-    def _encode(self, rows: range) -> None:
-        pixels = self.encoder.pixels
-        plain, augment = pixels.eval_transform(), pixels.train_transform(**self.augmentation)
-        places = [divmod(row, len(self.captions)) for row in rows]  # (view, photo)
-        photos = []
-        for view, photo in places:
-            seed_all(self.seed, view, photo)
-            photos.append((augment if view else plain)(self.captions.image(photo)))
-        batch = pixels.normalize(torch.stack(photos).to(self.encoder.device))
-        with torch.inference_mode():
-            for budget in self.budgets:
-                tokens = self.encoder(batch, budget=budget).last_hidden_state.half().cpu().numpy()
-                for (view, photo), row in zip(places, tokens, strict=True):
-                    self._map(budget, view, write=True)[photo] = row
-                for view in {view for view, _ in places}:
-                    self._map(budget, view, write=True).flush()
+    def _write(self, rows: range, wanted: set[str]) -> None:
+        places = [divmod(row, len(self.photos)) for row in rows]  # (view, photo)
+        for name, arrays in self.compute(places).items():
+            if name not in wanted:
+                continue
+            for (view, photo), array in zip(places, arrays, strict=True):
+                self._map(name, view, write=True)[photo] = array
+            for view in {view for view, _ in places}:
+                self._map(name, view, write=True).flush()
 
-    def _map(self, budget: int, view: int, write: bool = False) -> np.memmap:
-        if (budget, view) not in self._maps:
-            path = self.folder / f"budget{budget}-view{view}.npy"
-            shape = (len(self.captions), self.encoder.token_count(budget), self.encoder.config.hidden_size)
+    def _map(self, name: str, view: int, write: bool = False) -> np.memmap:
+        if (name, view) not in self._maps:
+            path = self.folder / f"{self.files[name]}-view{view}.npy"
             if write and not path.exists():
-                self._allocate(path, shape)
-            self._maps[budget, view] = np.load(path, mmap_mode="r+" if write else "r")
-        return self._maps[budget, view]
+                self._allocate(path, (len(self.photos), *self.shapes[name]))
+            self._maps[name, view] = np.load(path, mmap_mode="r+" if write else "r")
+        return self._maps[name, view]
 
     def _allocate(self, path: Path, shape: tuple[int, ...]) -> None:
         """Makes an array's file with its place on the disk reserved: a full disk would kill whoever writes to a map."""
@@ -154,11 +186,95 @@ class TokenCache:
 
     def _check_disk(self) -> None:
         """Before the first photo is encoded: is there room for what isn't reserved yet?"""
-        there = sum(path.stat().st_size for path in self.folder.glob("*.npy"))
+        files = (path for file in self.files.values() for path in self.folder.glob(f"{file}-view*.npy"))
+        there = sum(path.stat().st_size for path in files)
         if self.size() - there > (free := shutil.disk_usage(self.folder).free):
             raise self._too_small(free)
 
     def _too_small(self, free: int) -> CacheError:
         return CacheError(
-            f"{self.folder}: the tokens need {self.size() / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free: "
+            f"{self.folder}: the {self.what} need {self.size() / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free: "
             "fewer cache_views or budgets, or another disk")
+
+
+class FrozenCache(ViewCache):
+    """What a frozen network gives for each photo: a trunk's feature maps, a teacher's logits (frozen.py).
+
+    Args:
+        root: Folder of all caches.
+        photos: The photos.
+        frozen: The network.
+        kwargs: `ViewCache`'s views, augmentation and seed.
+    """
+
+    def __init__(self, root: Path, photos: Photos, frozen: Frozen, **kwargs: Any):
+        what = " and ".join(["trunk features"] * bool(frozen.maps) + ["a teacher's answers"] * frozen.has_teacher)
+        super().__init__(root, photos, frozen.pixels, frozen.shapes(), frozen.keys(), what, **kwargs)
+        self.frozen = frozen
+
+    def compute(self, places: list[tuple[int, int]]) -> dict[str, np.ndarray]:
+        return dict(zip(self.shapes, self.frozen.run(self.pixels_of(places)), strict=True))
+
+
+class TokenCache(ViewCache):
+    """An encoder's tokens at some budgets.
+
+    Args:
+        root: Folder of all caches.
+        encoder: The frozen encoder.
+        captions: The photos.
+        budgets: Sides of the compressed grid.
+        features: The cache of the same views' trunk features, for an encoder that has a trunk: its blocks start from
+            them.
+        kwargs: `ViewCache`'s views, augmentation and seed.
+    """
+
+    def __init__(
+            self,
+            root: Path,
+            encoder: Encoder,
+            captions: CaptionSet,
+            budgets: Sequence[int],
+            features: FrozenCache | None = None,
+            **kwargs: Any,
+    ):
+        self.encoder, self.captions, self.budgets, self.features = encoder, captions, sorted(budgets), features
+        shapes: dict[str, tuple[int, ...]] = {
+            f"budget{budget}": (encoder.token_count(budget), encoder.config.hidden_size) for budget in self.budgets}
+        digest = hashlib.sha256(f"{digest_weights(encoder)} {encoder.config.architecture}".encode()).hexdigest()
+        super().__init__(
+            root, captions, encoder.pixels, shapes, dict.fromkeys(shapes, digest), "tokens", **kwargs)
+
+    def compute(self, places: list[tuple[int, int]]) -> dict[str, np.ndarray]:
+        device = self.encoder.device
+        if self.features is None:
+            seen: Any = self.pixels.normalize(self.pixels_of(places).to(device))
+        else:
+            seen = [each.to(device) for each in read_places(
+                [(self.features, photo, view) for view, photo in places], self.features.frozen.maps)]
+        with torch.inference_mode():
+            return {
+                f"budget{budget}": self.encoder(seen, budget=budget).last_hidden_state.half().cpu().numpy()
+                for budget in self.budgets}
+
+
+def read_places(places: Sequence[tuple[ViewCache, int, int]], names: Sequence[str]) -> list[torch.Tensor]:
+    """Arrays of photos that lie in several caches, float32, in the order of the places.
+
+    Args:
+        places: (cache, photo, view) of each.
+        names: The arrays.
+    """
+    together: dict[tuple[ViewCache, int], list[tuple[int, int]]] = {}  # read at once: (place in the result, photo)
+    for place, (cache, photo, view) in enumerate(places):
+        together.setdefault((cache, view), []).append((place, photo))
+    found: list[torch.Tensor] = []
+    for name in names:
+        result = None
+        for (cache, view), pairs in together.items():
+            rows, photos = zip(*pairs, strict=True)
+            read = cache.read(name, photos, view)
+            result = read.new_empty(len(places), *read.shape[1:]) if result is None else result
+            result[list(rows)] = read
+        found.append(result)
+    return found

@@ -6,35 +6,41 @@ As LiT (arXiv 2111.07991) and its decoder variant (arXiv 2303.17376) have it: th
 from random weights, one of a photo's captions is drawn per step. RUN2/captioner is what `vlcap caption --model` takes.
 """
 
+import json
+import math
 import random
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from pydantic import Field
 from torch.utils.data import DataLoader, Dataset, Subset
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, VisionEncoderDecoderModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from vlcap.captioner import Captioner, build_model
+from encoders import HybridLookupViT
+from vlcap.captioner import Captioner, build_model, load_decoder
 from vlcap.captions import CaptionSet, read_captions
 from vlcap.cider import CiderD
 from vlcap.encoder import Encoder
 from vlcap.metrics import find_java, score
 from vlcap.processes import join, share
-from vlcap.tokenizer import PAD, START, load_tokenizer, normalise_caption, train_tokenizer
+from vlcap.tokenizer import load_tokenizer, normalise_caption, train_tokenizer
+from vlcap.writing import replacing
 
-from .cache import TokenCache
+from .cache import FrozenCache, TokenCache, read_places
 from .checkpoint import written_whole
+from .decoder import IGNORE, shift
+from .frozen import Frozen
 from .loop import Evaluation, Loss, TrainingError, fit
 from .recipe import Recipe
 from .sampling import in_worker, read
 from .self_critical import self_critical_loss
 
-IGNORE = -100  # cross-entropy's word for "no target here"
 SAMPLES = 3  # captions of each validation set shown at an evaluation
 COLLAPSE = 0.05  # share of distinct captions below which something is wrong
 
@@ -44,7 +50,12 @@ class CaptionerRecipe(Recipe):
 
     encoder: str | None = Field(None, description="folder of a trained encoder (RUN/encoder)")
     start_from: str | None = Field(None, description="folder of a captioner to train further, in place of encoder")
+    decoder: str | None = Field(None, description="folder of a text decoder to start from (train decoder); its shape "
+                                "and vocabulary hold, not this recipe's")
     self_critical: int = Field(0, ge=0, description="captions sampled per photo (2 or more); 0: cross-entropy")
+    cross_entropy: float = Field(0.0, ge=0, description="weight of cross-entropy beside the self-critical loss")
+    keep: Literal["last", "best"] = Field("last", description="which evaluation's weights OUT/captioner has; best: the "
+                                          "highest mean CIDEr over the validation sets")
     vocab_size: int = Field(4000, gt=0, description="SentencePiece pieces, at most")
     lowercase: bool = Field(True, description="captions in lower case")
     captions_per_photo: int | None = Field(None, gt=0, description="use a photo's first ones only")
@@ -113,17 +124,9 @@ class CachedPhotos(CaptionedPhotos):
 
     def tokens(self, batch: Batch, budget: int) -> torch.Tensor:
         """(B, M, D)."""
-        together: dict[tuple[TokenCache, int], list[tuple[int, int]]] = {}  # read at once: (place in the batch, row)
-        for place, (i, view) in enumerate(zip(batch.rows, batch.photos.tolist(), strict=True)):
-            cache, row = self.places[i]
-            together.setdefault((cache, view), []).append((place, row))
-        tokens = None
-        for (cache, view), pairs in together.items():
-            places, rows = zip(*pairs, strict=True)
-            read = cache.read(rows, view, budget)
-            tokens = read.new_empty(len(batch.rows), *read.shape[1:]) if tokens is None else tokens
-            tokens[list(places)] = read
-        return tokens
+        views = batch.photos.tolist()
+        places = [(*self.places[i], view) for i, view in zip(batch.rows, views, strict=True)]
+        return read_places(places, [f"budget{budget}"])[0]
 
 
 class Captioning:
@@ -145,16 +148,7 @@ class Captioning:
             captioner = Captioner.from_pretrained(recipe.start_from)
             self.model, self.tokenizer = captioner.model, captioner.tokenizer
         else:
-            self.tokenizer = self._tokenizer(train, out / "tokenizer")
-            self.model = build_model(
-                Encoder.load(str(recipe.encoder)),
-                vocab_size=len(self.tokenizer),
-                width=recipe.width,
-                layers=recipe.layers,
-                heads=recipe.heads,
-                dropout=recipe.dropout,
-                max_length=recipe.max_length,
-            )
+            self.model, self.tokenizer = self._new_model(train, out)
         self.max_length = self.model.config.decoder.n_positions
         if recipe.budgets:
             self.model.encoder.set_budgets(recipe.budgets)
@@ -175,16 +169,43 @@ class Captioning:
             self.val_set = CaptionedPhotos(self.val, self.tokenizer, plain, self.max_length, recipe.lowercase)
         self.reward = CiderD(self.train_set.pieces) if recipe.self_critical else None
 
+    def _new_model(
+            self, train: list[CaptionSet], out: Path) -> tuple[VisionEncoderDecoderModel, PreTrainedTokenizerBase]:
+        recipe = self.recipe
+        encoder = Encoder.load(str(recipe.encoder))
+        shape: dict[str, Any] = {"dropout": recipe.dropout}
+        if recipe.decoder is None:
+            tokenizer = self._tokenizer(train, out / "tokenizer")
+            shape |= {name: getattr(recipe, name) for name in ("width", "layers", "heads", "max_length")}
+            return build_model(encoder, vocab_size=len(tokenizer), **shape), tokenizer
+        decoder, tokenizer = load_decoder(recipe.decoder)
+        own = decoder.config
+        shape |= {"width": own.n_embd, "layers": own.n_layer, "heads": own.n_head, "max_length": own.n_positions}
+        model = build_model(encoder, vocab_size=own.vocab_size, **shape)
+        model.decoder.load_state_dict(decoder.state_dict())
+        return model, tokenizer
+
     def _cached(
             self, sets: list[CaptionSet], views: int, augmentation: dict, captions_per_photo: int | None = None,
     ) -> CachedPhotos:
         encoder = self.model.encoder
         budgets = self.recipe.budgets or [encoder.model.budget]
         caches = [
-            TokenCache(self.cache_folder, encoder, captions, budgets, views, augmentation, self.recipe.seed).fill()
+            TokenCache(
+                self.cache_folder, encoder, captions, budgets, self._features(captions, views, augmentation),
+                views=views, augmentation=augmentation, seed=self.recipe.seed).fill()
             for captions in sets
         ]
         return CachedPhotos(caches, self.tokenizer, self.max_length, self.recipe.lowercase, captions_per_photo)
+
+    def _features(self, captions: CaptionSet, views: int, augmentation: dict) -> FrozenCache | None:
+        """A hybrid's trunk features of the same views: a classification run beside this one may have left them."""
+        encoder = self.model.encoder
+        if not isinstance(encoder.model, HybridLookupViT):
+            return None
+        return FrozenCache(
+            self.cache_folder.with_name("features"), captions, Frozen(self.pixels, encoder.model.trunk), views=views,
+            augmentation=augmentation, seed=self.recipe.seed).fill()
 
     def _tokenizer(self, train: list[CaptionSet], folder: Path) -> PreTrainedTokenizerBase:
         if not (folder / "tokenizer.json").is_file():
@@ -195,13 +216,7 @@ class Captioning:
 
     def collate(self, items: list[tuple[int, torch.Tensor, list[int]]]) -> Batch:
         rows, photos, captions = zip(*items, strict=True)
-        length = max(map(len, captions))
-        inputs = torch.full((len(items), length), PAD)
-        targets = torch.full((len(items), length), IGNORE)
-        for row, pieces in enumerate(captions):
-            targets[row, :len(pieces)] = torch.tensor(pieces)
-            inputs[row, :len(pieces)] = torch.tensor([START, *pieces[:-1]])
-        return Batch(list(rows), torch.stack(photos), inputs, targets)
+        return Batch(list(rows), torch.stack(photos), *shift(captions))
 
     @torch.no_grad()
     def tokens(self, batch: Batch, dataset: CaptionedPhotos, budget: int | None) -> torch.Tensor:
@@ -225,7 +240,12 @@ class Captioning:
     def loss(self, model: nn.Module, batch: Batch, budget: int | None) -> Loss:
         tokens = self.tokens(batch, self.train_set, budget)
         if self.reward:
-            return self_critical_loss(model, self.model, tokens, batch.rows, self.reward, self.recipe.self_critical)
+            loss, count = self_critical_loss(
+                model, self.model, tokens, batch.rows, self.reward, self.recipe.self_critical)
+            if self.recipe.cross_entropy:
+                told = self.cross_entropy(model, tokens, batch, self.recipe.smoothing).mean
+                loss = loss + self.recipe.cross_entropy * told
+            return Loss(loss, count)
         return self.cross_entropy(model, tokens, batch, self.recipe.smoothing)
 
     @torch.no_grad()
@@ -262,9 +282,18 @@ class Captioning:
                     f"{times} times {text!r}. Normal in a run's first minutes; later, try a lower lr")
         return Evaluation(figures, samples, warning="; ".join(warnings) or None)
 
-    def save(self, model: nn.Module, folder: Path) -> None:
+    def save(self, model: nn.Module, folder: Path, figures: Mapping[str, float]) -> None:
+        score = [value for name, value in figures.items() if name.startswith("CIDEr ")]
+        best = folder / "best.json"
+        if self.recipe.keep == "best" and score:
+            known = json.loads(best.read_text())["CIDEr"] if best.exists() else -math.inf
+            if sum(score) / len(score) <= known:
+                return
         with written_whole(folder / "captioner") as new:
             Captioner(model, self.tokenizer).save_pretrained(new)
+        if self.recipe.keep == "best" and score:  # after the weights: a crash between the two saves them once more
+            with replacing(best) as file:
+                json.dump({"CIDEr": sum(score) / len(score)}, file)
 
 
 def train_captioner(recipe: CaptionerRecipe, data: list[str], out: Path) -> dict[str, float]:

@@ -8,9 +8,10 @@ one. RUN/encoder is what the captioning trainer takes.
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -19,17 +20,29 @@ from pydantic import Field
 from timm.data import Mixup
 from torch.utils.data import DataLoader, Subset
 
-from encoders import LookupViT
+from encoders import HybridLookupViT, LookupViT
 from vlcap.encoder import Encoder
 from vlcap.processes import join, share
 
+from .cache import FrozenCache
 from .checkpoint import written_whole
-from .labels import LabelError, LabelledPhotos, LabelledSet, read_labelled, read_words
-from .loop import Evaluation, Loss, fit
+from .frozen import LOGITS, POOLED, Frozen
+from .labels import (
+    CachedPhotos,
+    LabelError,
+    LabelledPhotos,
+    LabelledSet,
+    join_labelled,
+    read_labelled,
+    read_words,
+    take,
+)
+from .loop import Evaluation, Loss, TrainingError, fit
+from .pretrained import PretrainedError, load_classifier
 from .recipe import Recipe
 from .sampling import in_worker, read
 from .streaming import LabelledStream, StreamedPhotos, read_stream
-from .teacher import Teacher, start_from_vit
+from .teacher import Answers, Pupil, distillation_loss, feature_loss, start_from
 
 
 class ClassifierRecipe(Recipe):
@@ -38,10 +51,19 @@ class ClassifierRecipe(Recipe):
     encoder: str = Field("lookupvit_mini_patch8_96", description="architecture, or the folder of a trained encoder")
     model_args: dict[str, Any] = Field({}, description="further arguments of a new encoder, such as Table 5's switches")
     pretrained: bool = Field(False, description="start a new encoder from timm's weights, which may be downloaded")
-    init_from: str | None = Field(None, description="a timm ViT whose weights the ViT parts start from, by name")
-    teacher: str | None = Field(None, description="a timm ViT, trained for the same classes, to learn from too")
-    teacher_weight: float = Field(0.5, gt=0, le=1, description="its share of the loss")
+    init_from: str | None = Field(
+        None, description="a pretrained classifier (train/pretrained.py): a ViT, whose weights a LookupViT's ViT parts "
+        "start from, or the one that a hybrid's trunk belongs to")
+    freeze_trunk: bool = Field(True, description="a hybrid's trunk keeps its weights")
+    teacher: str | None = Field(None, description="a pretrained classifier to learn from too (train/pretrained.py)")
+    teacher_head: Literal["shared", "own"] = Field(
+        "shared", description="shared: the teacher knows the photos' classes, own: its classes get a head of their own")
+    teacher_weight: float = Field(0.5, gt=0, le=1, description="share of its answers in the loss")
+    feature_weight: float = Field(0.0, ge=0, description="weight of the distance from its pooled features")
+    teacher_size: int | None = Field(None, gt=0, description="side in pixels of what it sees; None: its own")
     temperature: float = Field(2.0, gt=0, description="of the teacher's and the pupil's distributions")
+    cache_views: int = Field(0, ge=0, description="views per photo for which a frozen trunk's features and the "
+                             "teacher's answers are computed once and kept; 0: computed live, anew each time")
     stream: bool = Field(False, description="read the training photos as a stream; takes steps in place of epochs")
     shuffle_buffer: int = Field(10_000, gt=0, description="photos of a stream that are shuffled at a time")
     classes: int | None = Field(None, gt=0, description="their number, for a stream that doesn't name them")
@@ -62,26 +84,42 @@ class ClassifierRecipe(Recipe):
     val_limit: int | None = Field(None, gt=0, description="no more validation images than this")
 
 
+class Batch(NamedTuple):
+    """uint8 pixels (B, 3, S, S), or nothing where the caches have all; class numbers (B,) or weights per class (B, C);
+    places in the caches (B, 3), if there are any."""
+
+    photos: torch.Tensor
+    targets: torch.Tensor
+    places: torch.Tensor | None = None
+
+
 class Classification:
     """The `Task` of the loop. Targets are class numbers (cross-entropy) or weights per class (binary cross-entropy)."""
 
-    def __init__(self, recipe: ClassifierRecipe, data: list[str]):
+    def __init__(self, recipe: ClassifierRecipe, data: list[str], out: Path):
         self.recipe = recipe
+        self.cache_folder = out.parent / "features"  # runs side by side share it
         train, val = self._read(data)
         self.multi_label = isinstance(train, LabelledSet) and train.multi_label
         self.binary = self.multi_label or recipe.criterion == "sigmoid"
         self.encoder, fresh = self._encoder(train.classes)
-        self.model = self.encoder.model
+        self.model: nn.Module = self.encoder.model
         self.pixels = self.encoder.pixels
         if recipe.image_size:
             self.pixels = replace(self.pixels, size=recipe.image_size)
-        augment = self.pixels.train_transform(
-            scale=recipe.scale, hflip=recipe.hflip, auto_augment=recipe.auto_augment, color_jitter=recipe.color_jitter)
-        if isinstance(train, LabelledStream):
-            self.train_set = StreamedPhotos(train, augment, recipe.shuffle_buffer)
+        self.frozen = self._frozen()
+        augmentation: dict[str, Any] = {
+            "scale": recipe.scale, "hflip": recipe.hflip, "auto_augment": recipe.auto_augment,
+            "color_jitter": recipe.color_jitter}
+        augment, plain = self.pixels.train_transform(**augmentation), self.pixels.eval_transform()
+        self.train_set: LabelledPhotos | StreamedPhotos
+        if recipe.cache_views:
+            self.train_set = self._cached(train, recipe.cache_views, augmentation)
+            self.val_set = self._cached(val, 1, {})
         else:
-            self.train_set = LabelledPhotos(train, augment, limit=recipe.limit)
-        self.val_set = LabelledPhotos(val, self.pixels.eval_transform(), limit=recipe.val_limit or recipe.limit)
+            self.val_set = LabelledPhotos(val, plain)
+            self.train_set = StreamedPhotos(train, augment, recipe.shuffle_buffer) if isinstance(
+                train, LabelledStream) else LabelledPhotos(train, augment)
         self.mix = None
         if recipe.mixup or recipe.cutmix:
             self.mix = Mixup(
@@ -91,7 +129,6 @@ class Classification:
                 num_classes=len(train.classes),
                 multi_label=self.multi_label,
             )
-        self.teacher = Teacher(recipe.teacher, len(train.classes), pupil=self.pixels) if recipe.teacher else None
         heads = self.model.get_classifier()
         if isinstance(heads, tuple):
             self.model.set_joint_training()
@@ -101,17 +138,54 @@ class Classification:
                 prior = train.targets.mean(dim=0)
             for head in heads if isinstance(heads, tuple) else (heads,):
                 head.bias.data.copy_(prior.clamp(1e-4, 1 - 1e-4).logit())
+        if self.frozen.teacher is not None:
+            self.model = self._pupil(len(train.classes))
 
     def _read(self, data: list[str]) -> tuple[LabelledSet | LabelledStream, LabelledSet]:
-        if self.recipe.target == "words":
-            train = read_words(data, "train", self.recipe.words)
-            return train, read_words(data, "val", self.recipe.words, vocabulary=train.classes)
-        if len(data) != 1:
-            raise LabelError(f"target: label takes one --data, not {len(data)}")
-        val = read_labelled(data[0], "val")
-        if self.recipe.stream:
-            return read_stream(data[0], "train", self.recipe.classes), val
-        return read_labelled(data[0], "train"), val
+        recipe = self.recipe
+        val_limit = recipe.val_limit or recipe.limit
+        if recipe.target == "words":
+            train = read_words(data, "train", recipe.words, limit=recipe.limit)
+            return train, take(read_words(data, "val", recipe.words, train.classes, recipe.limit), val_limit)
+        if recipe.stream:
+            if len(data) != 1:
+                raise LabelError(f"stream takes one --data, not {len(data)}")
+            return read_stream(data[0], "train", recipe.classes), take(read_labelled(data[0], "val"), val_limit)
+        train = join_labelled([take(read_labelled(each, "train"), recipe.limit) for each in data])
+        return train, join_labelled([take(read_labelled(each, "val"), val_limit) for each in data], train.classes)
+
+    def _frozen(self) -> Frozen:
+        """What answers without learning, if anything: a hybrid's trunk where its features are cached, a teacher."""
+        recipe, model = self.recipe, self.encoder.model
+        trunk = None
+        if isinstance(model, HybridLookupViT) and recipe.freeze_trunk:
+            model.freeze_trunk()
+            trunk = model.trunk if recipe.cache_views else None
+        if recipe.cache_views and (recipe.mixup or recipe.cutmix):
+            raise TrainingError("mixup and cutmix need each step's own pixels: set them to 0, or cache_views to 0")
+        if recipe.cache_views and trunk is None and not recipe.teacher:
+            raise TrainingError("cache_views keeps a teacher's answers or a frozen trunk's features; this run has "
+                                "neither: set cache_views to 0")
+        teacher = load_classifier(recipe.teacher) if recipe.teacher else None
+        return Frozen(self.pixels, trunk, teacher, recipe.teacher_size, recipe.feature_weight > 0)
+
+    def _cached(self, labelled: LabelledSet | LabelledStream, views: int, augmentation: dict) -> CachedPhotos:
+        if isinstance(labelled, LabelledStream):
+            raise TrainingError("a stream's photos cannot be cached: set cache_views to 0")
+        sources = dict.fromkeys(photos for photos, _ in labelled.photos)
+        caches = {
+            photos: FrozenCache(
+                self.cache_folder, photos, self.frozen, views=views, augmentation=augmentation, seed=self.recipe.seed,
+            ).fill() for photos in sources}
+        return CachedPhotos(labelled, caches, pixels=self.frozen.trunk is None)
+
+    def _pupil(self, classes: int) -> Pupil:
+        shapes = self.frozen.shapes()
+        taught, own = shapes[LOGITS][0], self.recipe.teacher_head == "own"
+        if not own and taught != classes:
+            raise PretrainedError(f"teacher {self.recipe.teacher} tells {taught} classes apart, the photos have "
+                                  f"{classes}: teacher_head=own gives its classes a head of their own")
+        return Pupil(self.encoder.model, taught if own else 0, shapes.get(POOLED, (0,))[0])
 
     def _encoder(self, classes: list[str]) -> tuple[Encoder, bool]:
         """The encoder to train, and whether its heads are new."""
@@ -136,12 +210,11 @@ class Classification:
         if self.recipe.image_size and not isinstance(encoder.model, LookupViT):  # which serves any size as it is
             encoder.set_image_size(self.recipe.image_size)
         if self.recipe.init_from:
-            start_from_vit(encoder, self.recipe.init_from)
+            start_from(encoder, self.recipe.init_from)
         return (encoder.set_budgets(self.recipe.budgets) if self.recipe.budgets else encoder), fresh
 
-    def collate(self, items: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
-        pixels, targets = zip(*items, strict=True)
-        return torch.stack(pixels), torch.stack(targets)
+    def collate(self, items: list[tuple[torch.Tensor, ...]]) -> Batch:
+        return Batch(*(torch.stack(each) for each in zip(*items, strict=True)))
 
     def criterion(self, logits: torch.Tensor, target: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
         """Mean loss of a batch; targets are class numbers (B,) or weights per class (B, C)."""
@@ -151,19 +224,37 @@ class Classification:
             return F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(dim=-1).mean()
         return F.cross_entropy(logits, target, label_smoothing=0.0 if target.ndim == 2 else smoothing)
 
-    def loss(self, model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor], budget: int | None) -> Loss:
-        device = next(model.parameters()).device
-        pixels, target = (tensor.to(device, non_blocking=True) for tensor in batch)
-        pixels = self.pixels.normalize(pixels)
+    def seen(self, batch: Batch, dataset: Any, device: torch.device) -> torch.Tensor | list[torch.Tensor]:
+        """What the encoder takes of a batch: normalised pixels, or the trunk's features out of the cache."""
+        if isinstance(dataset, CachedPhotos) and not dataset.pixels:
+            return [each.to(device) for each in dataset.read(batch.places, self.frozen.maps)]
+        return self.pixels.normalize(batch.photos.to(device, non_blocking=True))
+
+    def lessons(self, batch: Batch, dataset: Any, device: torch.device) -> list[torch.Tensor]:
+        """The teacher's arrays for a batch, out of the cache or computed."""
+        names = self.frozen.names[len(self.frozen.maps):]
+        if isinstance(dataset, CachedPhotos):
+            given = dataset.read(batch.places, names)
+        else:
+            given = self.frozen.to(device)(batch.photos.to(device))[-len(names):]
+        return [each.to(device) for each in given]
+
+    def loss(self, model: nn.Module, batch: Batch, budget: int | None) -> Loss:
+        device, recipe = next(model.parameters()).device, self.recipe
+        seen, target = self.seen(batch, self.train_set, device), batch.targets.to(device, non_blocking=True)
         if self.mix:
-            pixels, target = self.mix(pixels, target)
-        logits = model(pixels, budget=budget)
-        streams = [each.float() for each in (logits if isinstance(logits, tuple) else (logits,))]
-        loss = torch.stack([self.criterion(each, target, self.recipe.smoothing) for each in streams]).mean()
-        if self.teacher:
-            lesson = self.teacher.loss(pixels, streams, self.recipe.temperature)
-            loss = torch.lerp(loss, lesson, self.recipe.teacher_weight)
-        return Loss(loss, count=len(pixels))
+            seen, target = self.mix(seen, target)
+        answers = model(seen, budget=budget)
+        if not isinstance(answers, Answers):
+            answers = Answers(list(answers) if isinstance(answers, tuple) else [answers], [], [])
+        own, taught, features = ([each.float() for each in streams] for streams in answers)
+        loss = torch.stack([self.criterion(each, target, recipe.smoothing) for each in own]).mean()
+        if taught:
+            logits, *pooled = self.lessons(batch, self.train_set, device)
+            loss = torch.lerp(loss, distillation_loss(taught, logits, recipe.temperature), recipe.teacher_weight)
+            if features:
+                loss = loss + recipe.feature_weight * feature_loss(features, pooled[0])
+        return Loss(loss, count=len(target))
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> Evaluation:
@@ -176,11 +267,11 @@ class Classification:
         losses: dict[int, list[float]] = {budget: [] for budget in budgets}
         answers: dict[int, list[torch.Tensor]] = {budget: [] for budget in budgets}  # right or not; or all the scores
         targets = []
-        for pixels, target in read(loader):
-            pixels = self.pixels.normalize(pixels.to(device))
+        for batch in read(loader):
+            seen, target = self.seen(batch, self.val_set, device), batch.targets
             targets += target
             for budget in budgets:
-                logits = model(pixels, budget=budget).float().cpu()
+                logits = model(seen, budget=budget).float().cpu()
                 losses[budget].append(self.criterion(logits, target).item() * len(target))
                 answers[budget] += logits if self.multi_label else (logits.argmax(dim=1) == target).float()
         if self.multi_label:
@@ -195,9 +286,9 @@ class Classification:
                 figures[f"top1@{budget}"] = everyones.mean().item()
         return Evaluation(figures)
 
-    def save(self, model: nn.Module, folder: Path) -> None:
+    def save(self, model: nn.Module, folder: Path, figures: Mapping[str, float]) -> None:
         encoder = copy.deepcopy(self.encoder)  # its own model is the one in training, `model` perhaps an average of it
-        encoder.model.load_state_dict(model.state_dict())
+        encoder.model.load_state_dict((model.encoder if isinstance(model, Pupil) else model).state_dict())
         encoder.config.pixels = self.pixels.to_dict()
         with written_whole(folder / "encoder") as new:
             encoder.save_pretrained(new)
@@ -220,4 +311,4 @@ def mean_average_precision(scores: torch.Tensor, positive: torch.Tensor) -> floa
 
 def train_classifier(recipe: ClassifierRecipe, data: list[str], out: Path) -> dict[str, float]:
     """Trains an encoder into `out`/encoder; returns the last validation figures."""
-    return fit(lambda: Classification(recipe, data), recipe, out)
+    return fit(lambda: Classification(recipe, data, out), recipe, out)

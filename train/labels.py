@@ -5,9 +5,11 @@ photos, whose labels are the words that people used for them.
 """
 
 import glob
+import hashlib
+import random
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,42 @@ from torch.utils.data import Dataset
 from vlcap.captions import read_captions
 from vlcap.images import ImageError, find_images, load_image
 
+from .cache import Photos, ViewCache, read_places
+
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test")}
 MAX_CLASSES = 1_000_000
 
 
 class LabelError(ValueError):
     """Labelled photos that can't be used: where, what is wrong, what is expected."""
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoFiles:
+    """Photos without captions.
+
+    Args:
+        name: Name of the data set.
+        split: train or val.
+        size: How many.
+        load: Row number -> photo.
+        digest: Gives the SHA-256 of their content.
+    """
+
+    name: str
+    split: str
+    size: int
+    load: Callable[[int], Image.Image]
+    digest: Callable[[], str]
+
+    def __len__(self) -> int:
+        return self.size
+
+    def image(self, i: int) -> Image.Image:
+        return self.load(i)
+
+    def fingerprint(self) -> str:
+        return self.digest()
 
 
 @dataclass(frozen=True)
@@ -35,12 +67,12 @@ class LabelledSet:
     Args:
         classes: Their names.
         targets: (n,) class numbers, or (n, C) weights.
-        load: Row number -> photo.
+        photos: Where each is: (photos, row in them).
     """
 
     classes: list[str]
     targets: torch.Tensor
-    load: Callable[[int], Image.Image]
+    photos: list[tuple[Photos, int]]
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -49,23 +81,107 @@ class LabelledSet:
     def multi_label(self) -> bool:
         return self.targets.ndim == 2
 
+    def load(self, row: int) -> Image.Image:
+        """The photo of a row."""
+        photos, i = self.photos[row]
+        return photos.image(i)
+
 
 class LabelledPhotos(Dataset):
     """(transformed photo, target) pairs of a `LabelledSet`."""
 
-    def __init__(
-            self, labelled: LabelledSet, transform: Callable[[Image.Image], torch.Tensor], limit: int | None = None,
-    ):
+    def __init__(self, labelled: LabelledSet, transform: Callable[[Image.Image], torch.Tensor]):
         self.labelled, self.transform = labelled, transform
-        size = min(len(labelled), limit or len(labelled))
-        self.rows = [i * len(labelled) // size for i in range(size)]  # spread out: rows often lie class by class
+
+    def __len__(self) -> int:
+        return len(self.labelled)
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, ...]:
+        return self.transform(self.labelled.load(row)), self.labelled.targets[row]
+
+
+class CachedPhotos(LabelledPhotos):
+    """(what is seen, target, place) triples: a photo's place in the caches is (cache, row in it, view).
+
+    What is seen is the photo's pixels, the view's own, where `pixels` says so; else nothing, as the caches have all.
+    """
+
+    def __init__(self, labelled: LabelledSet, caches: Mapping[Photos, ViewCache], pixels: bool):
+        super().__init__(labelled, transform=lambda photo: photo)
+        self.caches = list(caches.values())
+        number = {photos: i for i, photos in enumerate(caches)}
+        self.places = [(number[photos], i) for photos, i in labelled.photos]
+        self.pixels = pixels
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, ...]:
+        number, i = self.places[row]
+        cache = self.caches[number]
+        view = random.randrange(cache.views)
+        seen = cache.pixels_of([(view, i)])[0] if self.pixels else torch.empty(0)
+        return seen, self.labelled.targets[row], torch.tensor([number, i, view])
+
+    def read(self, places: torch.Tensor, names: Sequence[str]) -> list[torch.Tensor]:
+        """Arrays of a batch by its places (B, 3)."""
+        return read_places([(self.caches[number], i, view) for number, i, view in places.tolist()], names)
+
+
+@dataclass(frozen=True, eq=False)
+class SomePhotos:
+    """Some rows of other photos."""
+
+    photos: Photos
+    rows: list[int]
+
+    @property
+    def name(self) -> str:
+        return self.photos.name
+
+    @property
+    def split(self) -> str:
+        return self.photos.split
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
-        row = self.rows[i]
-        return self.transform(self.labelled.load(row)), self.labelled.targets[row]
+    def image(self, i: int) -> Image.Image:
+        return self.photos.image(self.rows[i])
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.photos.fingerprint()} {self.rows}".encode()).hexdigest()
+
+
+def take(labelled: LabelledSet, limit: int | None) -> LabelledSet:
+    """No more than `limit` of its rows, spread out: rows often lie class by class."""
+    if limit is None or limit >= len(labelled):
+        return labelled
+    rows = [i * len(labelled) // limit for i in range(limit)]
+    chosen: dict[Photos, list[int]] = {}
+    for photos, i in (labelled.photos[row] for row in rows):
+        chosen.setdefault(photos, []).append(i)
+    some = [(SomePhotos(photos, kept), len(kept)) for photos, kept in chosen.items()]
+    places: list[tuple[Photos, int]] = [(photos, i) for photos, size in some for i in range(size)]
+    return LabelledSet(labelled.classes, labelled.targets[rows], places)
+
+
+def join_labelled(sets: Sequence[LabelledSet], classes: list[str] | None = None) -> LabelledSet:
+    """Several sets as one, whose classes are matched by name.
+
+    Args:
+        sets: Each with one label per photo.
+        classes: The classes in their order, the training split's for any other; None for the sets' own, in order.
+
+    Raises:
+        LabelError: A set has classes that `classes` lacks.
+    """
+    known = classes or list(dict.fromkeys(name for labelled in sets for name in labelled.classes))
+    number = {name: i for i, name in enumerate(known)}
+    for labelled in sets:
+        used = [labelled.classes[i] for i in labelled.targets.unique().tolist()]
+        if strange := [name for name in used if name not in number]:
+            raise LabelError(f"{labelled.photos[0][0].name}: its validation photos have classes that the training "
+                             f"photos lack: {', '.join(strange[:5])}")
+    targets = [torch.tensor([number.get(name, -1) for name in labelled.classes])[labelled.targets] for labelled in sets]
+    return LabelledSet(known, torch.cat(targets), [place for labelled in sets for place in labelled.photos])
 
 
 def read_labelled(data: str, split: str) -> LabelledSet:
@@ -83,10 +199,10 @@ def read_labelled(data: str, split: str) -> LabelledSet:
     if not folder.exists():
         return _read_hub(data, split)
     if files := split_files(folder, split):
-        return _from_datasets(load_files(files), source=files[0], folder=folder)
+        return _from_datasets(load_files(files), split, source=files[0], folder=folder, files=files)
     for name in SPLIT_NAMES[split]:
         if (folder / name).is_dir():
-            return _read_class_folders(folder / name)
+            return _read_class_folders(folder / name, folder.name, split)
     raise LabelError(
         f"{folder} has no {split} split: expected {split}*.parquet with columns image and label, {split}*.tar, "
         f"or {split}/CLASS/photo.jpg")
@@ -132,7 +248,9 @@ def class_names(feature: Any, folder: Path | None, number: int | None = None) ->
     return None if number is None else [str(i) for i in range(number)]
 
 
-def read_words(data: list[str], split: str, words: int, vocabulary: list[str] | None = None) -> LabelledSet:
+def read_words(
+        data: list[str], split: str, words: int, vocabulary: list[str] | None = None, limit: int | None = None,
+) -> LabelledSet:
     """Captioned photos labelled by words: a class's weight is the share of the photo's captions that use it.
 
     Args:
@@ -140,9 +258,10 @@ def read_words(data: list[str], split: str, words: int, vocabulary: list[str] | 
         split: train or val.
         words: Size of the vocabulary, the most frequent words of these captions.
         vocabulary: The training split's words, for any other split.
+        limit: No more photos than this of each folder.
     """
-    sets = [read_captions(folder, split) for folder in data]
-    photos = [(captions, i) for captions in sets for i in range(len(captions))]
+    sets = [read_captions(folder, split, limit=limit) for folder in data]
+    photos: list[tuple[Any, int]] = [(captions, i) for captions in sets for i in range(len(captions))]
     used = [[set(re.findall(r"[a-z]+", text.lower())) for text in captions.captions[i]] for captions, i in photos]
     if vocabulary is None:
         counts = Counter(word for captions in used for word in set().union(*captions))
@@ -153,7 +272,7 @@ def read_words(data: list[str], split: str, words: int, vocabulary: list[str] | 
         for caption in captions:
             for word in caption & number.keys():
                 row[number[word]] += 1 / len(captions)
-    return LabelledSet(vocabulary, targets, lambda i: photos[i][0].image(photos[i][1]))
+    return LabelledSet(vocabulary, targets, photos)
 
 
 def load_files(files: list[str], split: str = "train", streaming: bool = False) -> Any:
@@ -177,7 +296,7 @@ def _read_hub(name: str, split: str) -> LabelledSet:
 
     for candidate in SPLIT_NAMES[split]:
         try:
-            return _from_datasets(load_dataset(name, split=candidate), source=name)
+            return _from_datasets(load_dataset(name, split=candidate), split, source=name)
         except ValueError as error:  # datasets' answer to a split that it hasn't got
             if "split" not in str(error).lower():
                 raise
@@ -186,7 +305,9 @@ def _read_hub(name: str, split: str) -> LabelledSet:
     raise LabelError(f"data set {name} has no {split} split")
 
 
-def _from_datasets(dataset: Any, source: str, folder: Path | None = None) -> LabelledSet:
+def _from_datasets(
+        dataset: Any, split: str, source: str, folder: Path | None = None, files: Sequence[str] = (),
+) -> LabelledSet:
     from datasets import Image as ImageFeature
 
     image, label = image_and_label(dataset.features, source)
@@ -211,15 +332,33 @@ def _from_datasets(dataset: Any, source: str, folder: Path | None = None) -> Lab
             raise ImageError(f"{name}: no photo in it, only {'its path' if cell else 'nothing'}: embed the photos")
         return load_image(cell["path"])
 
-    return LabelledSet(names, targets, load)
+    def digest() -> str:
+        return digest_files(files) if files else str(dataset._fingerprint)
+
+    name = folder.name if folder else source
+    return _labelled(names, targets, PhotoFiles(name, split, len(targets), load, digest))
 
 
-def _read_class_folders(folder: Path) -> LabelledSet:
+def _labelled(classes: list[str], targets: torch.Tensor, photos: PhotoFiles) -> LabelledSet:
+    return LabelledSet(classes, targets, [(photos, i) for i in range(len(photos))])
+
+
+def digest_files(paths: Iterable[str | Path]) -> str:
+    """SHA-256 of files' names and contents."""
+    digest = hashlib.sha256()
+    for path in map(Path, paths):
+        with open(path, "rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _read_class_folders(folder: Path, name: str, split: str) -> LabelledSet:
     """Every folder in it is a class, named by it, with the photos in and below it; one without photos is none."""
     found = {each.name: find_images([each]) for each in folder.iterdir() if each.is_dir() and each.name[0] != "."}
-    names = sorted((name for name, paths in found.items() if paths != [folder / name]), key=natural_key)
+    names = sorted((each for each, paths in found.items() if paths != [folder / each]), key=natural_key)
     if not names:
         raise LabelError(f"{folder}: no photos in folders here: expected {folder.name}/CLASS/photo.jpg")
-    paths = [path for name in names for path in found[name]]
-    targets = torch.tensor([number for number, name in enumerate(names) for _ in found[name]])
-    return LabelledSet(names, targets, lambda i: load_image(paths[i]))
+    paths = [path for each in names for path in found[each]]
+    targets = torch.tensor([number for number, each in enumerate(names) for _ in found[each]])
+    photos = PhotoFiles(name, split, len(paths), lambda i: load_image(paths[i]), lambda: digest_files(paths))
+    return _labelled(names, targets, photos)

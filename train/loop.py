@@ -6,7 +6,7 @@ Distribution and mixed precision are accelerate's, optimiser, schedule and weigh
 import contextlib
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, Protocol, Self
@@ -71,8 +71,8 @@ class Task(Protocol):
     def evaluate(self, model: nn.Module) -> Evaluation:
         """How good it is on the validation split. Every process is asked, for its `processes.share` of the photos."""
 
-    def save(self, model: nn.Module, folder: Path) -> None:
-        """What the run is for, in the form that others load."""
+    def save(self, model: nn.Module, folder: Path, figures: Mapping[str, float]) -> None:
+        """What the run is for, in the form that others load; `figures` are what `evaluate` has just found."""
 
 
 def fit(make_task: Callable[[], Task], recipe: Recipe, out: Path) -> dict[str, float]:
@@ -200,7 +200,7 @@ def _train(task: Task, recipe: Recipe, out: Path, accelerator: Accelerator, stop
                 with autocast:
                     figures, samples, warning = task.evaluate(averaged)
                 if main:
-                    task.save(averaged, out)
+                    task.save(averaged, out, figures)
                 log.show(done, figures, samples)
                 if warning:
                     log.say(f"warning: {warning}", style="bold yellow")

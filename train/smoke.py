@@ -13,9 +13,9 @@ from accelerate import PartialState
 from vlcap.encoder import Encoder
 from vlcap.processes import connect
 
-ARCHITECTURE = "lookupvit_test_patch8_48"
+ARCHITECTURE, HYBRID = "lookupvit_test_patch8_48", "lookupvit_hybrid_test_64"
 SMALL = {
-    "image_size": 48, "words": 20, "init_from": None, "teacher": None, "stream": False,
+    "words": 20, "init_from": None, "teacher": None, "feature_weight": 0.0, "stream": False,
     "vocab_size": 100, "width": 32, "layers": 1, "heads": 2, "cider": True,
     "steps": 2, "batch_size": 4, "limit": 24, "workers": 0, "save_every": 1, "evaluate_every": 1, "compile": False,
 }
@@ -30,7 +30,10 @@ def smoke(recipe: Any, out: Path) -> tuple[Any, Path]:
     small: dict[str, Any] = {key: value for key, value in SMALL.items() if key in type(recipe).model_fields}
     small["budgets"] = [2, 3] if recipe.budgets else None
     if "start_from" not in type(recipe).model_fields:
-        small["encoder"] = _smoked(recipe.encoder) or ARCHITECTURE
+        hybrid = "_hybrid_" in recipe.encoder or (recipe.cache_views > 0 and recipe.teacher is None)
+        small["encoder"] = _smoked(recipe.encoder) or (HYBRID if hybrid else ARCHITECTURE)
+        small["image_size"] = 64 if hybrid else 48
+        small["cache_views"] = min(recipe.cache_views, 2) if hybrid else 0  # without a teacher there is nothing to keep
     else:
         small["cache_views"] = min(recipe.cache_views, 2)
         small["start_from"] = _smoked(recipe.start_from)

@@ -1,67 +1,70 @@
-"""Learning from a plain ViT: its weights to start from, its answers to imitate.
+"""Learning from pretrained classifiers: weights to start from, answers to imitate.
 
     vlcap train classifier --init-from vit_base_patch16_224.augreg_in21k --set encoder=lookupvit_base_patch16_224 ...
+    vlcap train classifier --init-from package:tf_efficientnet_lite2 --set encoder=lookupvit_hybrid_lite2_224 \\
+        --set teacher=package:tf_efficientnet_lite2 --set teacher_head=own ...
 
-For people without ImageNet-21k. Refinement is a ViT block of the same shape (Algorithm 3), so a ViT's blocks, patch and
-positional embeddings fit as they are; gather and infuse start from scratch.
+For people without ImageNet. Refinement is a ViT block of the same shape (Algorithm 3), so a ViT's blocks, patch and
+positional embeddings fit as they are; gather and infuse start from scratch. A hybrid's trunk takes the weights of the
+classifier that it is the trunk of.
 """
 
-import timm
+from typing import NamedTuple
+
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from timm.models.vision_transformer import VisionTransformer
-from timm.task import DistillationTeacher
 
-from encoders import LookupViT
+from encoders import HybridLookupViT, LookupViT
 from vlcap.encoder import Encoder
-from vlcap.images import PixelConfig
+
+from .pretrained import PretrainedError, load_classifier
 
 
-class TeacherError(ValueError):
-    """A ViT that can't be learned from: which, and why."""
-
-
-def pretrained_vit(name: str) -> VisionTransformer:
-    """A timm ViT with its weights, by timm's name, or hf-hub:NAME or local-dir:FOLDER as timm has it.
-
-    Raises:
-        TeacherError: There is no such ViT, or its weights can't be had.
-    """
-    try:
-        vit = timm.create_model(name, pretrained=True)
-    except Exception as error:  # timm's and the hub client's: unknown name, no weights, no network
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TeacherError(f"{name}: no pretrained model of timm's can be had under this name: {reason}") from None
-    if not isinstance(vit, VisionTransformer):
-        raise TeacherError(f"{name} is a {type(vit).__name__}, not a ViT")
-    return vit
-
-
-def start_from_vit(encoder: Encoder, name: str) -> None:
-    """Copies a ViT's weights into what a LookupViT shares with it, in place, and takes over its pixel statistics.
-
-    Patch and positional embeddings are resampled where the patch or the grid is another; the class token's position is
-    left out.
+def start_from(encoder: Encoder, name: str) -> None:
+    """Copies a pretrained classifier's weights into what an encoder shares with it, in place.
 
     Args:
-        encoder: A LookupViT.
-        name: The ViT's, as `pretrained_vit` takes it.
+        encoder: A LookupViT, for a ViT's weights, or a hybrid, for those of its trunk.
+        name: As `load_classifier` takes it.
 
     Raises:
-        TeacherError: Width or depth differ, or a weight does.
+        PretrainedError: It shares nothing, or a weight has another shape.
     """
-    vit, model = pretrained_vit(name), encoder.model
-    if not isinstance(model, LookupViT):
-        raise TeacherError(f"init_from fills a LookupViT; {encoder.config.architecture} takes timm's weights itself")
+    classifier = load_classifier(name)
+    if isinstance(encoder.model, HybridLookupViT):
+        _fill_trunk(encoder.model.trunk, classifier, name)
+    elif not isinstance(encoder.model, LookupViT):
+        raise PretrainedError(f"init_from fills a LookupViT; {encoder.config.architecture} takes timm's weights itself")
+    elif isinstance(classifier, VisionTransformer):
+        _fill_blocks(encoder, classifier, name)
+    else:
+        raise PretrainedError(f"{name} is a {type(classifier).__name__}, not a ViT")
+
+
+def _fill_trunk(trunk: nn.Module, classifier: nn.Module, name: str) -> None:
+    weights, own = classifier.state_dict(), trunk.state_dict()
+    for key, weight in own.items():
+        if key not in weights or weights[key].shape != weight.shape:
+            raise PretrainedError(f"{name} is not the classifier of this encoder's trunk: it has no {key} of the shape "
+                                  f"{tuple(weight.shape)}")
+    trunk.load_state_dict({key: weights[key] for key in own})
+
+
+def _fill_blocks(encoder: Encoder, vit: VisionTransformer, name: str) -> None:
+    """Patch and positional embeddings are resampled where the patch or the grid is another; the class token's position
+    is left out. The encoder takes over the ViT's pixel statistics."""
+    model = encoder.model
     ours, theirs = ((each.embed_dim, len(each.blocks)) for each in (model, vit))
     if ours != theirs:
-        raise TeacherError(
+        raise PretrainedError(
             f"{name} is {theirs[0]} wide and {theirs[1]} blocks deep, "
             f"{encoder.config.architecture} {ours[0]} and {ours[1]}")
     weights = vit.state_dict()
     if "pos_embed" not in weights:
-        raise TeacherError(f"{name} has no positional embedding to start from")
+        raise PretrainedError(f"{name} has no positional embedding to start from")
     start = {
         "patch_embed.proj.weight": resample_patch_embed(
             weights["patch_embed.proj.weight"], new_size=[model.patch_size, model.patch_size]),
@@ -79,48 +82,72 @@ def start_from_vit(encoder: Encoder, name: str) -> None:
             start["norm." + key.split(".")[1]] = weight
     own = model.state_dict()
     if strange := [key for key, weight in start.items() if key not in own or own[key].shape != weight.shape]:
-        raise TeacherError(f"{name} has weights that {encoder.config.architecture} has no place for: {strange[0]} ...")
+        raise PretrainedError(
+            f"{name} has weights that {encoder.config.architecture} has no place for: {strange[0]} ...")
     model.load_state_dict(own | start)
     cfg = vit.pretrained_cfg
     encoder.config.pixels = {**encoder.config.pixels, "mean": list(cfg["mean"]), "std": list(cfg["std"])}
 
 
-class Teacher:
-    """A ViT that knows the classes; the pupil's distribution is drawn to its own (G. Hinton et al., arXiv 1503.02531).
+class Answers(NamedTuple):
+    """Of a pupil in training, per stream: logits of its own classes (B, C) and of the teacher's (B, T), and pooled
+    tokens in the teacher's width (B, P)."""
+
+    own: list[torch.Tensor]
+    taught: list[torch.Tensor]
+    features: list[torch.Tensor]
+
+
+class Pupil(nn.Module):
+    """An encoder in training, with the heads that only its teacher's lessons need.
+
+    In eval mode it answers as the encoder does.
 
     Args:
-        name: As `pretrained_vit` takes it.
-        classes: How many there are.
-        pupil: The pupil's preprocessing.
-
-    Raises:
-        TeacherError: It was trained for other classes.
+        encoder: With its own heads.
+        classes: How many the teacher tells apart, for a head of their own; 0: the encoder's own head learns from it.
+        features: Width of the teacher's pooled features, to be imitated; 0: they are not.
     """
 
-    def __init__(self, name: str, classes: int, pupil: PixelConfig):
-        vit = pretrained_vit(name)
-        if vit.num_classes != classes:
-            raise TeacherError(f"teacher {name} tells {vit.num_classes} classes apart, the photos have {classes}")
-        self.size = vit.pretrained_cfg["input_size"][-1]
-        self.model = DistillationTeacher(vit).requires_grad_(False)
-        self.mean, self.std = (torch.tensor(each).view(1, -1, 1, 1) for each in (pupil.mean, pupil.std))
+    def __init__(self, encoder: nn.Module, classes: int = 0, features: int = 0):
+        super().__init__()
+        self.encoder = encoder
+        streams, width = len(self._own_heads()), encoder.num_features
+        self.heads = nn.ModuleList(nn.Linear(width, classes) for _ in range(streams if classes else 0))
+        self.projections = nn.ModuleList(nn.Linear(width, features) for _ in range(streams if features else 0))
 
-    def loss(self, pixels: torch.Tensor, streams: list[torch.Tensor], temperature: float) -> torch.Tensor:
-        """Mean Kullback-Leibler divergence of the pupil's streams from the teacher, times temperature squared.
+    def _own_heads(self) -> tuple[nn.Module, ...]:
+        heads = self.encoder.get_classifier()
+        return heads if isinstance(heads, tuple) else (heads,)
 
-        Args:
-            pixels: (B, 3, S, S), normalised for the pupil.
-            streams: Logits (B, C) of each.
-            temperature: Of both distributions.
-        """
-        self.model.to(pixels.device)
-        with torch.no_grad():
-            seen = self.model.normalize_input(pixels, self.mean.to(pixels.device), self.std.to(pixels.device))
-            if seen.shape[-1] != self.size:
-                seen = F.interpolate(seen, size=(self.size, self.size), mode="bicubic", antialias=True)
-            taught = F.log_softmax(self.model(seen).float() / temperature, dim=-1)
-        divergences = [
-            F.kl_div(F.log_softmax(each / temperature, dim=-1), taught, reduction="batchmean", log_target=True)
-            for each in streams
-        ]
-        return torch.stack(divergences).mean() * temperature**2
+    def forward(self, x: torch.Tensor | list[torch.Tensor], budget: int | None = None) -> Answers | torch.Tensor:
+        if not self.training:
+            return self.encoder(x, budget=budget)
+        pooled = [self.encoder.head_drop(each) for each in self.encoder.forward_pooled(x, budget=budget)]
+        own = [head(each) for head, each in zip(self._own_heads(), pooled, strict=True)]
+        taught = [head(each) for head, each in zip(self.heads, pooled, strict=True)] if self.heads else own
+        features = [layer(each) for layer, each in zip(self.projections, pooled, strict=True)] if len(
+            self.projections) else []
+        return Answers(own, taught, features)
+
+
+def distillation_loss(streams: list[torch.Tensor], logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Mean Kullback-Leibler divergence of the pupil's streams from the teacher, times temperature squared
+    (G. Hinton et al., arXiv 1503.02531).
+
+    Args:
+        streams: The pupil's logits (B, C) of each.
+        logits: The teacher's (B, C).
+        temperature: Of both distributions.
+    """
+    taught = F.log_softmax(logits.float() / temperature, dim=-1)
+    divergences = [
+        F.kl_div(F.log_softmax(each / temperature, dim=-1), taught, reduction="batchmean", log_target=True)
+        for each in streams
+    ]
+    return torch.stack(divergences).mean() * temperature**2
+
+
+def feature_loss(streams: list[torch.Tensor], features: torch.Tensor) -> torch.Tensor:
+    """Mean cosine distance of the pupil's projected tokens (B, P) of each stream from the teacher's features (B, P)."""
+    return torch.stack([1 - F.cosine_similarity(each, features, dim=-1).mean() for each in streams]).mean()

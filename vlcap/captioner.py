@@ -22,6 +22,7 @@ from huggingface_hub import ModelCard
 from transformers import (
     GenerationConfig,
     GPT2Config,
+    GPT2LMHeadModel,
     PreTrainedTokenizerBase,
     VisionEncoderDecoderConfig,
     VisionEncoderDecoderModel,
@@ -59,6 +60,26 @@ class Caption:
     ids: tuple[int, ...] = ()
 
 
+def decoder_settings(
+        vocab_size: int, width: int, layers: int, heads: int, dropout: float, max_length: int) -> GPT2Config:
+    """Settings of a GPT-2 style decoder with cross-attention, as `build_model` describes them."""
+    return GPT2Config(
+        vocab_size=vocab_size,
+        n_positions=max_length,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        add_cross_attention=True,
+        is_decoder=True,
+        bos_token_id=START,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+    )
+
+
 def build_model(
         encoder: Encoder,
         vocab_size: int,
@@ -80,21 +101,7 @@ def build_model(
         max_length: Longest caption in pieces, start and end included.
     """
     encoder = encoder.without_heads()
-    decoder = GPT2Config(
-        vocab_size=vocab_size,
-        n_positions=max_length,
-        n_embd=width,
-        n_layer=layers,
-        n_head=heads,
-        resid_pdrop=dropout,
-        embd_pdrop=dropout,
-        attn_pdrop=dropout,
-        add_cross_attention=True,
-        is_decoder=True,
-        bos_token_id=START,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-    )
+    decoder = decoder_settings(vocab_size, width, layers, heads, dropout, max_length)
     config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder)
     config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = START, PAD, EOS
     model = VisionEncoderDecoderModel(config=config)
@@ -167,7 +174,7 @@ class Captioner:
         try:
             folder = find_folder(source)
             model = _load_model(folder, dtype)
-            tokenizer = _load_tokenizer(folder, model)
+            tokenizer = _load_tokenizer(folder, model.decoder)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CaptionerError(f"no captioner can be loaded from {source}: {reason}") from error
@@ -352,6 +359,25 @@ def fastest_dtype(device: str) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
 
 
+def load_decoder(folder: str | Path) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerBase]:
+    """A text decoder and its tokenizer out of a folder that `vlcap train decoder` wrote.
+
+    Raises:
+        CaptionerError: There is none, or its files don't fit together.
+    """
+    folder = Path(folder)
+    try:
+        config = decoder_config(read_json(folder / "config.json"))
+        file = WeightFile(folder)
+        file.check_depth(config.n_layer)
+        with torch.device("meta"):
+            shapes = GPT2LMHeadModel(config)
+        decoder = GPT2LMHeadModel.from_pretrained(None, config=config, state_dict=file.read(shapes))
+        return decoder, _load_tokenizer(folder, decoder)
+    except ValueError as error:
+        raise CaptionerError(f"no decoder can be loaded from {folder}: {error}") from None
+
+
 def _without_marks(ids: Sequence[int]) -> tuple[int, ...]:
     return tuple(piece for piece in ids if piece not in (PAD, START, EOS))
 
@@ -375,8 +401,8 @@ def _load_model(folder: Path, dtype: torch.dtype) -> VisionEncoderDecoderModel:
     return model
 
 
-def _load_tokenizer(folder: Path, model: VisionEncoderDecoderModel) -> PreTrainedTokenizerBase:
-    """Raises ModelFolderError where there is none that fits the model."""
+def _load_tokenizer(folder: Path, decoder: GPT2LMHeadModel) -> PreTrainedTokenizerBase:
+    """Raises ModelFolderError where there is none that fits the decoder."""
     for name in ("tokenizer.json", "tokenizer_config.json"):
         read_json(folder / name)
     try:
@@ -386,10 +412,10 @@ def _load_tokenizer(folder: Path, model: VisionEncoderDecoderModel) -> PreTraine
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
         raise ModelFolderError(f"tokenizer.json is damaged ({' '.join(str(error).split()):.200})") from None
-    if pieces != model.decoder.config.vocab_size or (tokenizer.pad_token_id, tokenizer.eos_token_id) != (PAD, EOS):
+    if pieces != decoder.config.vocab_size or (tokenizer.pad_token_id, tokenizer.eos_token_id) != (PAD, EOS):
         raise ModelFolderError(
             f"its tokenizer has {pieces} pieces, pad {tokenizer.pad_token_id} and end {tokenizer.eos_token_id}; "
-            f"its decoder {model.decoder.config.vocab_size}, {PAD} and {EOS}")
+            f"its decoder {decoder.config.vocab_size}, {PAD} and {EOS}")
     return tokenizer
 
 

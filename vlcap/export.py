@@ -142,17 +142,34 @@ def _cut(pixels: PixelConfig) -> dict[str, str | float]:
             "interpolation": pixels.interpolation}
 
 
+def write_graph(
+        model: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path, names: list[str], outputs: list[str],
+        dims: dict[str, dict],
+) -> None:
+    """Writes a module as one ONNX file, in float32.
+
+    Args:
+        model: On the CPU, in eval mode.
+        inputs: Examples of what it takes.
+        path: The file.
+        names: What the inputs are called.
+        outputs: What the outputs are called.
+        dims: For each argument of its `forward`, the dimensions that may vary.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter about itself
+        logging.getLogger("onnxscript").setLevel(logging.ERROR)
+        torch.onnx.export(
+            model, inputs, path, input_names=names, output_names=outputs, opset_version=OPSET, dynamo=True,
+            dynamic_shapes=dims, external_data=False, verbose=False)
+
+
 def _export(
         model: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path, names: list[str], outputs: list[str],
         dims: dict[str, dict], int8: bool,
 ) -> None:
     whole = path.with_suffix(".float.onnx") if int8 else path
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter about itself
-        logging.getLogger("onnxscript").setLevel(logging.ERROR)
-        torch.onnx.export(
-            model, inputs, whole, input_names=names, output_names=outputs, opset_version=OPSET, dynamo=True,
-            dynamic_shapes=dims, external_data=False, verbose=False)
+    write_graph(model, inputs, whole, names, outputs, dims)
     if int8:
         try:
             _quantize(whole, path)
