@@ -2,8 +2,9 @@
 
 from .hybrid import HybridLookupViT
 from .lookupvit import LookupViT
+from .pooled import PooledTrunk
 from .tokenlearner import TokenLearnerViT
 from .vit import create_encoder
 from .vittm import ViTTM
 
-__all__ = ["HybridLookupViT", "LookupViT", "TokenLearnerViT", "ViTTM", "create_encoder"]
+__all__ = ["HybridLookupViT", "LookupViT", "PooledTrunk", "TokenLearnerViT", "ViTTM", "create_encoder"]

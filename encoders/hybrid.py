@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import timm
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -28,9 +27,8 @@ from timm.layers import LayerNorm2d
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from .lookupvit import LookupViT
-from .preprocessing import augreg_cfg
-
-Features = Sequence[torch.Tensor]  # the trunk's feature maps, finest first: (B, C_i, h_i, w_i)
+from .preprocessing import trunk_cfg
+from .trunk import Features, OverTrunk, create_trunk
 
 
 class TrunkEmbed(nn.Module):
@@ -40,28 +38,19 @@ class TrunkEmbed(nn.Module):
 
     Args:
         trunk: timm's name of the convolutional model; its weights are random.
-        trunk_indices: Which of its feature maps to read, by timm's `out_indices`, one or two, finest first.
+        trunk_indices: Which of its feature maps to read, as `create_trunk` takes them.
         img_size: S, the size that `grid_size` is given for; others work too.
         in_chans: Channels of the image.
         embed_dim: D.
 
     Raises:
-        ValueError: timm has no such model, or cannot give its feature maps.
+        ValueError: As `create_trunk` does.
     """
 
     def __init__(self, trunk: str, trunk_indices: Sequence[int], img_size: int, in_chans: int, embed_dim: int):
         super().__init__()
-        if not timm.is_model(trunk):  # before timm takes the name for something to fetch
-            raise ValueError(f"trunk {trunk!r} is not a model of timm's")
-        if not 1 <= len(trunk_indices) <= 2:
-            raise ValueError(f"trunk_indices {list(trunk_indices)}: name one feature map or two")
-        try:
-            self.trunk = timm.create_model(
-                trunk, pretrained=False, features_only=True, out_indices=tuple(trunk_indices), in_chans=in_chans)
-            maps = self.trunk.feature_info.get_dicts()
-        except (RuntimeError, AttributeError, AssertionError, IndexError, TypeError) as error:
-            raise ValueError(f"trunk {trunk} gives no feature maps {list(trunk_indices)} ({error})") from error
-        self.trunk_frozen = False
+        self.trunk = create_trunk(trunk, trunk_indices, in_chans)
+        maps = self.trunk.feature_info.get_dicts()
         self.stride = maps[0]["reduction"]
         self.patch_size = (self.stride, self.stride)
         self.norms = nn.ModuleList(LayerNorm2d(each["num_chs"]) for each in maps)
@@ -81,26 +70,16 @@ class TrunkEmbed(nn.Module):
             grid = grid + F.interpolate(each, size=grid.shape[-2:], mode="bilinear", align_corners=False)
         return grid.permute(0, 2, 3, 1)
 
-    def train(self, mode: bool = True) -> "TrunkEmbed":
-        super().train(mode)
-        if self.trunk_frozen:  # batch norms keep ImageNet's statistics
-            self.trunk.eval()
-        return self
-
-
-class HybridLookupViT(LookupViT):
+class HybridLookupViT(OverTrunk, LookupViT):
     """LookupViT over a convolutional trunk.
-
-    Wherever it takes pixels (B, 3, S, S), it also takes what `trunk_features` gave for them: a frozen trunk's features
-    can be computed once and kept.
 
     Args:
         trunk: As `TrunkEmbed` takes it.
-        trunk_indices: As `TrunkEmbed` takes it.
+        trunk_indices: As `TrunkEmbed` takes them.
         kwargs: `LookupViT`'s own. The patch size follows from the trunk.
 
     Raises:
-        ValueError: As `TrunkEmbed` and `LookupViT` do.
+        ValueError: As `create_trunk` and `LookupViT` do.
     """
 
     def __init__(self, trunk: str = "tf_efficientnet_lite2", trunk_indices: Sequence[int] = (3, 4), **kwargs: Any):
@@ -110,32 +89,17 @@ class HybridLookupViT(LookupViT):
     def trunk(self) -> nn.Module:
         return self.patch_embed.trunk
 
-    @torch.jit.ignore
-    def freeze_trunk(self) -> None:
-        """No gradients for the trunk, and its batch norms in eval mode whatever `train` says."""
-        self.patch_embed.trunk_frozen = True
-        self.trunk.requires_grad_(False).eval()
-
-    def trunk_features(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Pixels (B, 3, S, S) -> the feature maps that the lookup tokens are made of, finest first."""
-        return self.trunk(x)
-
     def embed_grid(self, x: torch.Tensor | Features) -> torch.Tensor:
         return super().embed_grid(x) if isinstance(x, torch.Tensor) else self.patch_embed(x)
 
 
-def _cfg(size: int) -> dict[str, Any]:
-    return augreg_cfg(
-        input_size=(3, size, size),
-        crop_pct=1.0,
-        crop_mode="squash",
-        fixed_input_size=False,
-        first_conv="patch_embed.trunk.conv_stem",
-        classifier=("head", "head_lookup"),
-        paper_ids="arXiv:2407.12753",
-        paper_name="LookupViT: Compressing visual information to a limited number of tokens",
-    )
-
+_cfg = partial(
+    trunk_cfg,
+    first_conv="patch_embed.trunk.conv_stem",
+    classifier=("head", "head_lookup"),
+    paper_ids="arXiv:2407.12753",
+    paper_name="LookupViT: Compressing visual information to a limited number of tokens",
+)
 
 default_cfgs = generate_default_cfgs({
     "lookupvit_hybrid_lite0_160": _cfg(160),

@@ -282,6 +282,26 @@ class LookupViT(nn.Module):
         self.pos_embed = nn.Parameter(resample_abs_pos_embed(
             self.pos_embed.data, new_size=list(self.patch_embed.grid_size), old_size=list(old), num_prefix_tokens=0))
 
+    @property
+    def has_choice(self) -> bool:
+        """Whether it can be asked for another budget than its own."""
+        return self.learned_tokens is None
+
+    def grid_side(self, size: int) -> int:
+        """Lookup tokens on a side of a square image of `size` pixels.
+
+        Raises:
+            ValueError: The patch doesn't divide it.
+        """
+        side, rest = divmod(size, self.patch_size)
+        if rest:
+            raise ValueError(f"{size} pixels are not a multiple of the patch size {self.patch_size}")
+        return side
+
+    def token_count(self, budget: int, size: int) -> int:
+        """How many tokens `forward_tokens` gives for a square image of `size` pixels."""
+        return budget**2 if "compressed" in self.streams else self.grid_side(size)**2
+
     @torch.jit.ignore
     def get_classifier(self) -> tuple[nn.Module, ...]:
         """The heads that there are, of the compressed and of the lookup tokens."""

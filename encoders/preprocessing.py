@@ -24,3 +24,9 @@ def augreg_cfg(**kwargs: Any) -> dict[str, Any]:
         "license": "apache-2.0",
         **kwargs,
     }
+
+
+def trunk_cfg(size: int, **kwargs: Any) -> dict[str, Any]:
+    """A `pretrained_cfg` of an encoder over a convolutional trunk: any size, the whole picture squeezed to a square."""
+    return augreg_cfg(
+        input_size=(3, size, size), crop_pct=1.0, crop_mode="squash", fixed_input_size=False, **kwargs)

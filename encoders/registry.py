@@ -12,8 +12,9 @@ from .cost import count_gflops
 from .vit import create_encoder
 
 # Ours, and of timm's many ViTs those that ours are measured against.
-FAMILIES = ["lookupvit_*", "tokenlearner*", "vittm_*", "vit_mini_*", "vit_tiny_patch16_224", "vit_small_patch16_224",
-            "vit_base_patch16_224", "vit_large_patch16_224"]
+FAMILIES = [
+    "lookupvit_*", "pooled_*", "tokenlearner*", "vittm_*", "vit_mini_*",
+    *(f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large"))]
 
 
 def describe_encoders(pattern: str = "*") -> Iterator[dict[str, Any]]:

@@ -23,7 +23,9 @@ class FixedBudget:
     To be named before `VisionTransformer` among the bases.
     """
 
+    has_choice = False
     patch_embed: Any
+    num_prefix_tokens: int
     fc_norm: Any
     pool: Any
     forward_features: Any
@@ -37,6 +39,21 @@ class FixedBudget:
     @property
     def budgets(self) -> tuple[int, ...]:
         return (self.budget,)
+
+    def grid_side(self, size: int) -> int:
+        """Patches on a side of its image.
+
+        Raises:
+            ValueError: The image isn't of the size that it was made for.
+        """
+        side: int = self.patch_embed.grid_size[0]
+        if side * self.patch_embed.patch_size[0] != size:
+            raise ValueError(f"it reads images of {side * self.patch_embed.patch_size[0]} pixels, not of {size}")
+        return side
+
+    def token_count(self, budget: int, size: int) -> int:
+        """How many tokens `forward_tokens` gives: the grid's, and class and register tokens."""
+        return budget**2 + self.num_prefix_tokens
 
     def check_budget(self, budget: int | None) -> None:
         """Raises ValueError for a budget that is not its own."""

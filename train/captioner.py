@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import PreTrainedTokenizerBase, VisionEncoderDecoderModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from encoders import HybridLookupViT
+from encoders.trunk import OverTrunk
 from vlcap.captioner import Captioner, build_model, load_decoder
 from vlcap.captions import CaptionSet, read_captions
 from vlcap.cider import CiderD
@@ -201,7 +201,7 @@ class Captioning:
     def _features(self, captions: CaptionSet, views: int, augmentation: dict) -> FrozenCache | None:
         """A hybrid's trunk features of the same views: a classification run beside this one may have left them."""
         encoder = self.model.encoder
-        if not isinstance(encoder.model, HybridLookupViT):
+        if not isinstance(encoder.model, OverTrunk):
             return None
         return FrozenCache(
             self.cache_folder.with_name("features"), captions, Frozen(self.pixels, encoder.model.trunk), views=views,

@@ -20,7 +20,8 @@ from pydantic import Field
 from timm.data import Mixup
 from torch.utils.data import DataLoader, Subset
 
-from encoders import HybridLookupViT, LookupViT
+from encoders import LookupViT
+from encoders.trunk import OverTrunk
 from vlcap.encoder import Encoder
 from vlcap.processes import join, share
 
@@ -158,7 +159,7 @@ class Classification:
         """What answers without learning, if anything: a hybrid's trunk where its features are cached, a teacher."""
         recipe, model = self.recipe, self.encoder.model
         trunk = None
-        if isinstance(model, HybridLookupViT) and recipe.freeze_trunk:
+        if isinstance(model, OverTrunk) and recipe.freeze_trunk:
             model.freeze_trunk()
             trunk = model.trunk if recipe.cache_views else None
         if recipe.cache_views and (recipe.mixup or recipe.cutmix):

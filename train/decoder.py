@@ -8,6 +8,7 @@ compressed tokens, this one reads a single learned token that says: no photo. RU
 with its tokenizer.
 """
 
+import contextlib
 import gzip
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from vlcap.captioner import decoder_settings
-from vlcap.captions import CaptionError, read_captions, read_coco_captions
+from vlcap.captions import CaptionError, MissingSplit, read_captions, read_coco_captions
 from vlcap.processes import join, share
 from vlcap.tokenizer import PAD, START, load_tokenizer, normalise_caption, train_tokenizer
 
@@ -106,9 +107,11 @@ class TextTask:
 
     def __init__(self, recipe: DecoderRecipe, data: list[str], out: Path):
         self.recipe = recipe
-        held_out = {
-            split: [text for folder in recipe.hold_out for text in read_texts(folder, split)]
-            for split in ("val", "test")}
+        held_out: dict[str, list[str]] = {"val": [], "test": []}
+        for folder in recipe.hold_out:
+            held_out["val"] += read_texts(folder, "val")
+            with contextlib.suppress(MissingSplit):
+                held_out["test"] += read_texts(folder, "test")
         if not held_out["val"]:
             raise TrainingError("nothing judges this run: --hold-out FOLDER names captioned photos with a val split")
         known = {_key(text) for texts in held_out.values() for text in texts}

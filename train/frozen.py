@@ -56,13 +56,17 @@ class Frozen(nn.Module):
             self.size = teacher_size or cfg.size
             same = (self.size, cfg.mean, cfg.std) == (pixels.size, pixels.mean, pixels.std)
             if self.trunk is not None and same and _is_part(self.trunk, teacher):
-                self.shared = [info["index"] for info in self.trunk.feature_info.get_dicts()]
+                self.shared = self._indices
         self.requires_grad_(False).eval()
+
+    @property
+    def _indices(self) -> list[int]:
+        return [] if self.trunk is None else [info["index"] for info in self.trunk.feature_info.get_dicts()]
 
     @property
     def maps(self) -> list[str]:
         """Names of the feature maps."""
-        return [] if self.trunk is None else [f"map{i}" for i in range(len(self.trunk.feature_info.channels()))]
+        return [f"map{index}" for index in self._indices]
 
     @property
     def names(self) -> list[str]:

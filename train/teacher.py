@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from timm.models.vision_transformer import VisionTransformer
 
-from encoders import HybridLookupViT, LookupViT
+from encoders import LookupViT
+from encoders.trunk import OverTrunk
 from vlcap.encoder import Encoder
 
 from .pretrained import PretrainedError, load_classifier
@@ -34,7 +35,7 @@ def start_from(encoder: Encoder, name: str) -> None:
         PretrainedError: It shares nothing, or a weight has another shape.
     """
     classifier = load_classifier(name)
-    if isinstance(encoder.model, HybridLookupViT):
+    if isinstance(encoder.model, OverTrunk):
         _fill_trunk(encoder.model.trunk, classifier, name)
     elif not isinstance(encoder.model, LookupViT):
         raise PretrainedError(f"init_from fills a LookupViT; {encoder.config.architecture} takes timm's weights itself")

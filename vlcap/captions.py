@@ -41,6 +41,10 @@ class CaptionError(ValueError):
     """Caption data is missing, or not what it should be; the message says where and what."""
 
 
+class MissingSplit(CaptionError):
+    """Caption data that has other splits than the one asked for."""
+
+
 @dataclass(frozen=True, eq=False)
 class CaptionSet:
     """Captioned photos of one split. The photos stay where they are until `image` opens one.
@@ -197,7 +201,7 @@ def _read_karpathy(folder: Path, path: Path, split: str, limit: int | None) -> C
             _list(_json(path), "images", path), f"{path}: images ", _karpathy_photo):
         photos.setdefault(part, []).append((image_id, captions, name))
     if split not in photos:
-        raise CaptionError(f"{path}: no split {split!r}, there is {_listed(photos)}")
+        raise MissingSplit(f"{path}: no split {split!r}, there is {_listed(photos)}")
     return _from_files(folder, split, *_usable(photos[split], f"{path}, {split}", limit), places=("", "images"))
 
 
@@ -387,7 +391,7 @@ def _matching(files: Mapping[str, list[Path]], split: str, folder: Path) -> str:
     matches = [split] if split in files else [part for part in files if re.fullmatch(re.escape(split) + r"\d{4}", part)]
     if len(matches) != 1:
         problem = f"more than one split {split!r}, say which" if matches else f"no split {split!r}, there is"
-        raise CaptionError(f"{folder}: {problem} {_listed(matches or files)}")
+        raise (CaptionError if matches else MissingSplit)(f"{folder}: {problem} {_listed(matches or files)}")
     return matches[0]
 
 

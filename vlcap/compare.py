@@ -133,7 +133,7 @@ def contender(name: str, captioner: Captioner, budgets: Sequence[int] | None = N
         if tuple(budgets) != tuple(captioner.budgets):
             raise CaptionerError(f"{name}: {encoder.config.architecture} has no choice of budget")
         return Contender(name, captioner, tuple(budgets))
-    most = captioner.pixels.size // encoder.model.patch_size
+    most = encoder.model.grid_side(captioner.pixels.size)
     if bad := [budget for budget in budgets if not 1 <= budget <= most]:
         raise CaptionerError(f"{name}: budget {bad[0]} doesn't fit, its grid allows 1 to {most}")
     return Contender(name, captioner, tuple(dict.fromkeys(budgets)))

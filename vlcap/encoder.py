@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from encoders import LookupViT, create_encoder
+from encoders import create_encoder
 
 from .images import PixelConfig
 from .model_folder import MAX_GRID, ModelFolderError, WeightFile, check_encoder_settings, check_numbers, read_json
@@ -131,13 +131,11 @@ class Encoder(PreTrainedModel):
     @property
     def has_choice(self) -> bool:
         """Whether it can be asked for another budget than its own."""
-        return isinstance(self.model, LookupViT) and self.model.learned_tokens is None
+        return self.model.has_choice
 
     def token_count(self, budget: int) -> int:
-        """How many tokens a decoder reads at a budget: the grid's, and a ViT's class and register tokens."""
-        if isinstance(self.model, LookupViT) and "compressed" not in self.model.streams:
-            return (self.pixels.size // self.model.patch_size)**2  # an ablation's, which shows its lookup tokens
-        return budget**2 + self.model.num_prefix_tokens
+        """How many tokens a decoder reads at a budget, class and register tokens of a ViT included."""
+        return self.model.token_count(budget, self.pixels.size)
 
     def set_image_size(self, size: int) -> "Encoder":
         """The same weights for photos of another size, the positional embedding resampled: as ViTs are taken to a
@@ -170,15 +168,14 @@ class Encoder(PreTrainedModel):
         Raises:
             ValueError: They aren't, and which.
         """
-        patches, size, settings = self.model.patch_embed, self.pixels.size, self.config
+        size, settings = self.pixels.size, self.config
         self.pixels.eval_transform()
-        grid, rest = divmod(size, patches.patch_size[0])
-        free = isinstance(self.model, LookupViT)  # to read pictures of any size, into grids of any side
-        if rest or not 1 <= grid <= MAX_GRID or (not free and grid != patches.grid_size[0]):
+        grid = self.model.grid_side(size)
+        if not 1 <= grid <= MAX_GRID:
             raise ValueError(f"pictures of {size} x {size} pixels")
         if settings.hidden_size != self.model.num_features:
             raise ValueError(f"hidden_size is {settings.hidden_size}, not {self.model.num_features}")
-        choice = range(1, grid + 1) if free and self.model.learned_tokens is None else self.model.budgets
+        choice = range(1, grid + 1) if self.has_choice else self.model.budgets
         if not settings.budgets or not {*settings.budgets, self.model.budget} <= {*choice}:
             raise ValueError(f"budgets {settings.budgets}, {self.model.budget}")
 
