@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from app.cli import app
 from train.captioner import CaptionerRecipe
 from train.classifier import ClassifierRecipe
+from train.decoder import DecoderRecipe
 from train.recipe import RecipeError
 
 RECIPES = sorted(  # of one run; those of a whole table are test_table3's
@@ -23,8 +24,8 @@ def text(name):
 
 
 def command(name):
-    """classifier or captioner, out of the recipe's own first lines."""
-    return re.search(r"#   .*train (classifier|captioner) --recipe (\S+) ", text(name))
+    """classifier, captioner or decoder, out of the recipe's own first lines."""
+    return re.search(r"#   .*train (classifier|captioner|decoder) --recipe (\S+) ", text(name))
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -32,25 +33,28 @@ def test_says_its_command_and_is_one(name):
     found = command(name)
     assert found, f"{name} doesn't begin with its command"
     assert found[2] == name
-    kind = {"classifier": ClassifierRecipe, "captioner": CaptionerRecipe}[found[1]]
+    kind = {"classifier": ClassifierRecipe, "captioner": CaptionerRecipe, "decoder": DecoderRecipe}[found[1]]
     recipe = kind.load(name)
     assert recipe.model_fields_set == yaml.safe_load(text(name)).keys()
-    if Path(str(getattr(recipe, "encoder", ""))).parts[:1] == ("runs",):
-        assert any(f"--out runs/{Path(recipe.encoder).parts[1]}" in text(other) for other in RECIPES)
+    for field in ("encoder", "decoder", "start_from"):  # of another recipe's run, which says so
+        built_on = Path(str(getattr(recipe, field, "")))
+        if built_on.parts[:1] == ("runs",) and built_on.parts[1] != "coco":
+            assert any(f"--out runs/{built_on.parts[1]}" in text(other) for other in RECIPES)
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_smoke(name, class_folder, captioned_folder, tmp_path):
     kind = command(name)[1]
     words = "target: words" in text(name)
-    data = captioned_folder if kind == "captioner" or words else class_folder
+    data = class_folder if kind == "classifier" and not words else captioned_folder
+    held_out = ["--hold-out", str(captioned_folder)] if kind == "decoder" else []
     ran = CliRunner().invoke(app, [
-        "train", kind, "--recipe", name, "--data", str(data), "--out", str(tmp_path / name), "--smoke"],
+        "train", kind, "--recipe", name, "--data", str(data), *held_out, "--out", str(tmp_path / name), "--smoke"],
         catch_exceptions=False)
     assert ran.exit_code == 0, ran.output
     out = tmp_path / "smoke" / name
     assert not (tmp_path / name).exists()  # the real run's folder is left alone
-    assert (out / ("captioner" if kind == "captioner" else "encoder") / "model.safetensors").is_file()
+    assert (out / {"classifier": "encoder"}.get(kind, kind) / "model.safetensors").is_file()
     assert (out / "curves.png").is_file()
     assert list((out / "tensorboard").iterdir())
 
