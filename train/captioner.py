@@ -26,9 +26,9 @@ from vlcap.encoder import Encoder
 from vlcap.metrics import find_java, score
 from vlcap.processes import join, share
 from vlcap.tokenizer import PAD, START, load_tokenizer, normalise_caption, train_tokenizer
+from vlcap.writing import written_whole
 
 from .cache import TokenCache
-from .checkpoint import written_whole
 from .loop import Evaluation, Loss, TrainingError, fit
 from .recipe import Recipe
 from .sampling import in_worker, read

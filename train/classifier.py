@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, Subset
 from encoders import LookupViT
 from vlcap.encoder import Encoder
 from vlcap.processes import join, share
+from vlcap.writing import written_whole
 
-from .checkpoint import written_whole
 from .labels import LabelError, LabelledPhotos, LabelledSet, read_labelled, read_words
 from .loop import Evaluation, Loss, fit
 from .recipe import Recipe
