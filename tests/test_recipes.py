@@ -48,8 +48,8 @@ def test_smoke(name, class_folder, captioned_folder, tmp_path):
         "train", kind, "--recipe", name, "--data", str(data), "--out", str(tmp_path / name), "--smoke"],
         catch_exceptions=False)
     assert ran.exit_code == 0, ran.output
-    out = tmp_path / "smoke" / name
-    assert not (tmp_path / name).exists()  # the real run's folder is left alone
+    out = tmp_path / name / "smoke-1" / "run"
+    assert [path.name for path in (tmp_path / name).iterdir()] == ["smoke-1"]  # the real run's folder is left alone
     assert (out / ("captioner" if kind == "captioner" else "encoder") / "model.safetensors").is_file()
     assert (out / "curves.png").is_file()
     assert list((out / "tensorboard").iterdir())
@@ -65,11 +65,12 @@ def test_a_chain_of_smoke_runs_is_one(class_folder, captioned_folder, tmp_path, 
             ("classifier", "caption-words-96", captioned_folder), ("captioner", "captioner-mini", captioned_folder)):
         arguments = ["train", kind, "--recipe", name, "--data", str(data), "--out", f"runs/{name}", "--smoke"]
         assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
-    recipe = CaptionerRecipe.load("runs/smoke/captioner-mini/recipe.yaml")
-    assert recipe.encoder == "runs/smoke/caption-words-96/encoder"
+    recipe = CaptionerRecipe.load("runs/captioner-mini/smoke-1/run/recipe.yaml")
+    assert recipe.encoder == "runs/caption-words-96/smoke-1/run/encoder"
     for name, before in (("caption-words-96", "caption-words"), ("caption-words", "tiny-imagenet")):
-        assert ClassifierRecipe.load(f"runs/smoke/{name}/recipe.yaml").encoder == f"runs/smoke/{before}/encoder"
-    assert Captioner.from_pretrained("runs/smoke/captioner-mini/captioner").budgets == [2, 3]
+        recipe = ClassifierRecipe.load(f"runs/{name}/smoke-1/run/recipe.yaml")
+        assert recipe.encoder == f"runs/{before}/smoke-1/run/encoder"
+    assert Captioner.from_pretrained("runs/captioner-mini/smoke-1/run/captioner").budgets == [2, 3]
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
