@@ -24,7 +24,7 @@ from vlcap.encoder import Encoder
 from vlcap.processes import join, share
 from vlcap.writing import written_whole
 
-from .labels import LabelError, LabelledPhotos, LabelledSet, read_labelled, read_words
+from .labels import LabelError, LabelledPhotos, LabelledSet, match_classes, read_labelled, read_words
 from .loop import Evaluation, Loss, fit
 from .recipe import Recipe
 from .sampling import in_worker, read
@@ -110,8 +110,10 @@ class Classification:
             raise LabelError(f"target: label takes one --data, not {len(data)}")
         val = read_labelled(data[0], "val")
         if self.recipe.stream:
-            return read_stream(data[0], "train", self.recipe.classes), val
-        return read_labelled(data[0], "train"), val
+            stream = read_stream(data[0], "train", self.recipe.classes)
+            return stream, match_classes(val, stream.classes, data[0])
+        labelled = read_labelled(data[0], "train")
+        return labelled, match_classes(val, labelled.classes, data[0])
 
     def _encoder(self, classes: list[str]) -> tuple[Encoder, bool]:
         """The encoder to train, and whether its heads are new."""
@@ -139,7 +141,8 @@ class Classification:
             start_from_vit(encoder, self.recipe.init_from)
         return (encoder.set_budgets(self.recipe.budgets) if self.recipe.budgets else encoder), fresh
 
-    def collate(self, items: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    @staticmethod  # a process that loads photos gets this function and not the model
+    def collate(items: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
         pixels, targets = zip(*items, strict=True)
         return torch.stack(pixels), torch.stack(targets)
 

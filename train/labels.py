@@ -4,28 +4,106 @@ From parquet files, webdataset archives, a folder of class folders, a Hugging Fa
 photos, whose labels are the words that people used for them.
 """
 
-import glob
-import re
+import hashlib
+import json
+import os
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
 from timm.utils import natural_key
 from torch.utils.data import Dataset
 
-from vlcap.captions import read_captions
+from vlcap import data_files
+from vlcap.captions import CaptionSet, read_captions
+from vlcap.data_files import file_size, split_names
 from vlcap.images import ImageError, find_images, load_image
 
-SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test")}
+from .words import word_splitter
+
 MAX_CLASSES = 1_000_000
 
 
 class LabelError(ValueError):
     """Labelled photos that can't be used: where, what is wrong, what is expected."""
+
+
+class Photos(Protocol):
+    """Row number -> photo. An object and no closure: whoever loads photos may be another process."""
+
+    def __call__(self, row: int) -> Image.Image: ...
+
+    def listing(self) -> Iterator[tuple[str, int]]:
+        """What tells these photos from others: names and sizes in bytes, row by row."""
+
+
+@dataclass(frozen=True)
+class PhotoFiles:
+    """Photos that are files."""
+
+    paths: list[Path]
+    names: list[str]
+
+    def __call__(self, row: int) -> Image.Image:
+        return load_image(self.paths[row])
+
+    def listing(self) -> Iterator[tuple[str, int]]:
+        return ((name, file_size(path)) for name, path in zip(self.names, self.paths, strict=True))
+
+
+@dataclass(frozen=True)
+class PhotoRows:
+    """Photos in a column of a Hugging Face data set.
+
+    Args:
+        rows: The data set, images not decoded.
+        column: Its name.
+        source: Of the data set, for messages.
+        trusted: Whether a row may name a file here.
+    """
+
+    rows: Any
+    column: str
+    source: str
+    trusted: bool
+
+    def __call__(self, row: int) -> Image.Image:
+        cell, name = self.rows[row][self.column], f"row {row} of {self.source}"
+        if cell and cell["bytes"]:
+            return load_image(cell["bytes"], name=name)
+        if not self.trusted or not cell or not cell["path"]:
+            raise ImageError(f"{name}: no photo in it, only {'its path' if cell else 'nothing'}: embed the photos")
+        return load_image(cell["path"])
+
+    def listing(self) -> Iterator[tuple[str, int]]:
+        import pyarrow.compute as compute
+
+        images = self.rows.with_format("arrow")[self.column][:]
+        names = (os.path.basename(path or "") for path in compute.struct_field(images, "path").to_pylist())
+        sizes = (size or 0 for size in compute.binary_length(compute.struct_field(images, "bytes")).to_pylist())
+        return zip(names, sizes, strict=True)
+
+
+@dataclass(frozen=True)
+class CaptionedPhotos:
+    """The photos of several caption sets, one after the other."""
+
+    sets: Sequence[CaptionSet]
+
+    def __call__(self, row: int) -> Image.Image:
+        for captions in self.sets:
+            if row < len(captions):
+                return captions.image(row)
+            row -= len(captions)
+        raise IndexError(row)
+
+    def listing(self) -> Iterator[tuple[str, int]]:
+        return ((captions.identity(), len(captions)) for captions in self.sets)
 
 
 @dataclass(frozen=True)
@@ -40,10 +118,16 @@ class LabelledSet:
 
     classes: list[str]
     targets: torch.Tensor
-    load: Callable[[int], Image.Image]
+    load: Photos
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def identity(self) -> str:
+        """SHA-256 of the photos' names and sizes and of their labels, in hex; the folder they lie in is left out."""
+        digest = hashlib.sha256(json.dumps([self.classes, *self.load.listing()]).encode())
+        digest.update(self.targets.numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def multi_label(self) -> bool:
@@ -84,17 +168,46 @@ def read_labelled(data: str, split: str) -> LabelledSet:
         return _read_hub(data, split)
     if files := split_files(folder, split):
         return _from_datasets(load_files(files), source=files[0], folder=folder)
-    for name in SPLIT_NAMES[split]:
+    for name in split_names(split):
         if (folder / name).is_dir():
             return _read_class_folders(folder / name)
     raise LabelError(
         f"{folder} has no {split} split: expected {split}*.parquet with columns image and label, {split}*.tar, "
-        f"or {split}/CLASS/photo.jpg")
+        f"or {split}/CLASS/photo.jpg; {split} may be called {' or '.join(split_names(split))}")
+
+
+def match_classes(labelled: LabelledSet, classes: list[str], data: str) -> LabelledSet:
+    """The same photos, with the numbers that the training split's classes have: classes are one if their names are.
+
+    Args:
+        labelled: Another split.
+        classes: The training split's.
+        data: What both are called, for messages.
+
+    Raises:
+        LabelError: A photo is of a class that the training split lacks, or a name stands for two classes.
+    """
+    if labelled.classes == classes:
+        return labelled
+    ours, theirs = ([unicodedata.normalize("NFC", name) for name in names] for names in (classes, labelled.classes))
+    for names in (ours, theirs):
+        if len(set(names)) < len(names):
+            name, times = Counter(names).most_common(1)[0]
+            raise LabelError(f"{data}: {times} classes are called {name!r:.100}, and the splits' lists of them differ")
+    number = {name: n for n, name in enumerate(ours)}
+    used = labelled.targets.unique().tolist()
+    if unknown := [theirs[n] for n in used if theirs[n] not in number]:
+        raise LabelError(
+            f"{data}: the validation split has {len(unknown)} classes that the training split lacks: "
+            f"{', '.join(f'{name!r:.60}' for name in unknown[:5])}{', ...' if len(unknown) > 5 else ''}. "
+            f"Training has {', '.join(f'{name!r:.60}' for name in ours[:5])}{', ...' if len(ours) > 5 else ''}")
+    table = torch.tensor([number.get(name, -1) for name in theirs])
+    return replace(labelled, classes=classes, targets=table[labelled.targets])
 
 
 def split_files(folder: Path, split: str) -> list[str]:
     """The parquet files, or else webdataset archives, of a split."""
-    for name in SPLIT_NAMES[split]:
+    for name in split_names(split):
         for ending in ("parquet", "tar"):
             if files := sorted(map(str, folder.glob(f"{name}[.-]*{ending}"))):
                 return files
@@ -142,40 +255,63 @@ def read_words(data: list[str], split: str, words: int, vocabulary: list[str] | 
         vocabulary: The training split's words, for any other split.
     """
     sets = [read_captions(folder, split) for folder in data]
-    photos = [(captions, i) for captions in sets for i in range(len(captions))]
-    used = [[set(re.findall(r"[a-z]+", text.lower())) for text in captions.captions[i]] for captions, i in photos]
+    texts = [captions for each in sets for captions in each.captions]
+    trained = texts if split == "train" else [
+        captions for folder in data for captions in read_captions(folder, "train").captions]
+    split_words = word_splitter(text for captions in trained for text in captions)
+    used = [[split_words(text) for text in captions] for captions in texts]
     if vocabulary is None:
         counts = Counter(word for captions in used for word in set().union(*captions))
         vocabulary = sorted(counts, key=lambda word: (-counts[word], word))[:words]
     number = {word: n for n, word in enumerate(vocabulary)}
-    targets = torch.zeros(len(photos), len(vocabulary))
+    targets = torch.zeros(len(texts), len(vocabulary))
     for row, captions in zip(targets, used, strict=True):
         for caption in captions:
             for word in caption & number.keys():
                 row[number[word]] += 1 / len(captions)
-    return LabelledSet(vocabulary, targets, lambda i: photos[i][0].image(photos[i][1]))
+    if not targets.any():
+        raise LabelError(
+            f"{', '.join(data)}: no caption of the {split} split has a word"
+            + (" of the training split's" if vocabulary else "") + ": there is nothing to learn or to evaluate")
+    return LabelledSet(vocabulary, targets, CaptionedPhotos(sets))
 
 
 def load_files(files: list[str], split: str = "train", streaming: bool = False) -> Any:
     """A split's parquet files or webdataset archives as a data set of Hugging Face's.
 
     Raises:
-        LabelError: They can't be read.
+        LabelError: They can't be read, or number their classes differently.
     """
-    from datasets import load_dataset
-
     try:
-        patterns = {split: [glob.escape(path) for path in files]}  # datasets takes every path for a pattern
-        return load_dataset(file_kind(files), data_files=patterns, split=split, streaming=streaming)
+        _check_class_numbers(files)
+        return data_files.load_files(files, file_kind(files), split, streaming)
+    except LabelError:
+        raise
     except Exception as error:  # datasets hides what was found behind an error of its own
         reason = " ".join(str(error.__cause__ or error).split())
         raise LabelError(f"{files[0]}: cannot be read as {file_kind(files)} ({reason:.300})") from None
 
 
+def _check_class_numbers(files: list[str]) -> None:
+    """datasets takes the first file's names of classes for all: the others' numbers have to mean the same."""
+    if file_kind(files) != "parquet" or len(files) == 1:
+        return
+    import datasets
+    import pyarrow.parquet
+
+    def names(file: str) -> list[str] | None:
+        features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
+        return getattr(features.get("label"), "names", None)
+
+    first = names(files[0])
+    if other := next((file for file in files[1:] if names(file) != first), None):
+        raise LabelError(f"{other}: its classes are not numbered as those of {files[0]}: write both with one list")
+
+
 def _read_hub(name: str, split: str) -> LabelledSet:
     from datasets import load_dataset
 
-    for candidate in SPLIT_NAMES[split]:
+    for candidate in split_names(split):
         try:
             return _from_datasets(load_dataset(name, split=candidate), source=name)
         except ValueError as error:  # datasets' answer to a split that it hasn't got
@@ -203,15 +339,7 @@ def _from_datasets(dataset: Any, source: str, folder: Path | None = None) -> Lab
     if names is None or targets.max() >= len(names):
         raise LabelError(f"{source}: label {int(targets.max())} of {len(names or [])} classes")
 
-    def load(row: int) -> Image.Image:
-        cell, name = photos[row][image], f"row {row} of {source}"
-        if cell and cell["bytes"]:
-            return load_image(cell["bytes"], name=name)
-        if folder or not cell or not cell["path"]:  # a file from outside may not name files here
-            raise ImageError(f"{name}: no photo in it, only {'its path' if cell else 'nothing'}: embed the photos")
-        return load_image(cell["path"])
-
-    return LabelledSet(names, targets, load)
+    return LabelledSet(names, targets, PhotoRows(photos, image, source, trusted=folder is None))
 
 
 def _read_class_folders(folder: Path) -> LabelledSet:
@@ -222,4 +350,4 @@ def _read_class_folders(folder: Path) -> LabelledSet:
         raise LabelError(f"{folder}: no photos in folders here: expected {folder.name}/CLASS/photo.jpg")
     paths = [path for name in names for path in found[name]]
     targets = torch.tensor([number for number, name in enumerate(names) for _ in found[name]])
-    return LabelledSet(names, targets, lambda i: load_image(paths[i]))
+    return LabelledSet(names, targets, PhotoFiles(paths, [path.relative_to(folder).as_posix() for path in paths]))
