@@ -11,7 +11,6 @@ import io
 import itertools
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -43,7 +42,7 @@ TrainData = Annotated[list[str], typer.Option("--data", help="Folder of the data
 RunFolder = Annotated[Path, typer.Option("--out", help="Folder of the run; the same command again resumes it.")]
 RecipeName = Annotated[str | None, typer.Option("--recipe", help="A recipe's name, or a .yaml file.")]
 Smoke = Annotated[bool, typer.Option(
-    "--smoke", help="Shrink the recipe to seconds, into OUT/../smoke: does the command go through?")]
+    "--smoke", help="Shrink the recipe to seconds, in a new folder OUT/smoke-N, to check that the command works.")]
 Override = Annotated[list[str] | None, typer.Option("--set", help="key=value, over the recipe's; may be repeated.")]
 
 
@@ -322,15 +321,15 @@ def table3(
         smoke: Smoke = False,
 ) -> None:
     """Train every encoder alike, a decoder on each, and compare them all; OUT/comparison is the result."""
-    from train.smoke import beside
     from train.table3 import Table3Recipe, train_table3
     from vlcap.captions import read_captions
+    from vlcap.writing import fresh_folder
 
     _no_loading_bars()
     loaded = _recipe(Table3Recipe, recipe, set_ or [], smoke=smoke)
     if smoke:
-        out = beside(out)
-        shutil.rmtree(out, ignore_errors=True)
+        out = fresh_folder(out, "smoke")
+        _say(f"smoke run in {out}, which may be deleted afterwards")
     found = train_table3(loaded, data_classes, data_captions, out, track=_track)
     captions = read_captions(data_captions[0], loaded.split, limit=loaded.limit)
     _write_comparison(found, captions, out / "comparison", photos)
@@ -398,6 +397,7 @@ def _run(kind: Any, name: str | None, overrides: list[str], data: list[str], out
     recipe = _recipe(kind, name, overrides)
     if small:
         recipe, out = smoke(recipe, out)
+        _say(f"smoke run in {out.parent}, which may be deleted afterwards")
     return recipe, data, out
 
 

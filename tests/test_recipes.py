@@ -13,6 +13,7 @@ from train.captioner import CaptionerRecipe
 from train.classifier import ClassifierRecipe
 from train.decoder import DecoderRecipe
 from train.recipe import RecipeError
+from vlcap.encoder import Encoder, digest_weights
 
 RECIPES = sorted(  # of one run; those of a whole table are test_table3's
     path.name.removesuffix(".yaml") for path in (files("train") / "recipes").iterdir()
@@ -52,28 +53,38 @@ def test_smoke(name, class_folder, captioned_folder, tmp_path):
         "train", kind, "--recipe", name, "--data", str(data), *held_out, "--out", str(tmp_path / name), "--smoke"],
         catch_exceptions=False)
     assert ran.exit_code == 0, ran.output
-    out = tmp_path / "smoke" / name
-    assert not (tmp_path / name).exists()  # the real run's folder is left alone
+    out = tmp_path / name / "smoke-1" / "run"
+    assert [path.name for path in (tmp_path / name).iterdir()] == ["smoke-1"]  # the real run's folder is left alone
     assert (out / {"classifier": "encoder"}.get(kind, kind) / "model.safetensors").is_file()
     assert (out / "curves.png").is_file()
     assert list((out / "tensorboard").iterdir())
 
 
 def test_a_chain_of_smoke_runs_is_one(class_folder, captioned_folder, tmp_path, monkeypatch):
-    """What the bundled captioner's card says, from photos to captions."""
+    """What the bundled captioner's card says, from photos to captions: trunk and frozen encoder stay as they are."""
     from vlcap import Captioner
 
     monkeypatch.chdir(tmp_path)
     for kind, name, data in (
-            ("classifier", "tiny-imagenet", class_folder), ("classifier", "caption-words", captioned_folder),
-            ("classifier", "caption-words-96", captioned_folder), ("captioner", "captioner-mini", captioned_folder)):
-        arguments = ["train", kind, "--recipe", name, "--data", str(data), "--out", f"runs/{name}", "--smoke"]
+            ("classifier", "hybrid-classes", class_folder), ("classifier", "hybrid-words", captioned_folder),
+            ("decoder", "caption-text", captioned_folder), ("captioner", "captioner-hybrid", captioned_folder),
+            ("captioner", "self-critical-hybrid", captioned_folder)):
+        held_out = ["--hold-out", str(captioned_folder)] if kind == "decoder" else []
+        arguments = ["train", kind, "--recipe", name, "--data", str(data), *held_out, "--out", f"runs/{name}", "--smoke"]
         assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
-    recipe = CaptionerRecipe.load("runs/smoke/captioner-mini/recipe.yaml")
-    assert recipe.encoder == "runs/smoke/caption-words-96/encoder"
-    for name, before in (("caption-words-96", "caption-words"), ("caption-words", "tiny-imagenet")):
-        assert ClassifierRecipe.load(f"runs/smoke/{name}/recipe.yaml").encoder == f"runs/smoke/{before}/encoder"
-    assert Captioner.from_pretrained("runs/smoke/captioner-mini/captioner").budgets == [2, 3]
+    runs = {path.name: path / "smoke-1" / "run" for path in (tmp_path / "runs").iterdir()}
+    first = CaptionerRecipe.load(str(runs["captioner-hybrid"] / "recipe.yaml"))
+    assert first.encoder == "runs/hybrid-words/smoke-1/run/encoder"
+    assert first.decoder == "runs/caption-text/smoke-1/run/decoder"
+    second = CaptionerRecipe.load(str(runs["self-critical-hybrid"] / "recipe.yaml"))
+    assert second.start_from == "runs/captioner-hybrid/smoke-1/run/captioner" and second.encoder is None
+    words = Encoder.load(runs["hybrid-words"] / "encoder")
+    assert words.config.architecture == "lookupvit_hybrid_test_64"
+    assert digest_weights(words.model.trunk) == digest_weights(
+        Encoder.load(runs["hybrid-classes"] / "encoder").model.trunk)
+    last = Captioner.from_pretrained(runs["self-critical-hybrid"] / "captioner")
+    assert last.budgets == [2, 3]
+    assert digest_weights(last.model.encoder) == digest_weights(words.without_heads())
 
 
 @pytest.mark.parametrize(("overrides", "message"), [

@@ -55,7 +55,11 @@ class Photos(Protocol):
 
     def image(self, i: int) -> Image.Image: ...
 
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """Digest of their content."""
+
+    def identity(self) -> str:
+        """Digest of their names and sizes, quicker to have."""
 
 
 class ViewCache:

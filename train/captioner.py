@@ -30,10 +30,9 @@ from vlcap.encoder import Encoder
 from vlcap.metrics import find_java, score
 from vlcap.processes import join, share
 from vlcap.tokenizer import load_tokenizer, normalise_caption, train_tokenizer
-from vlcap.writing import replacing
+from vlcap.writing import replacing, written_whole
 
 from .cache import FrozenCache, TokenCache, read_places
-from .checkpoint import written_whole
 from .decoder import IGNORE, shift
 from .frozen import Frozen
 from .loop import Evaluation, Loss, TrainingError, fit

@@ -4,19 +4,21 @@ A checkpoint's name holds its step and the first digits of its SHA-256, as timm'
 that the file and what vouches for it appear in one rename.
 """
 
-import contextlib
 import hashlib
 import os
-import shutil
+import re
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vlcap.writing import delete
+
 KEEP = 2
 DIGITS = 16
+CHECKPOINT = re.compile(rf"step-(\d{{8,}})-([0-9a-f]{{{DIGITS}}})\.pt")
+UNFINISHED = re.compile(r"step-\d{8,}\.tmp")
 
 
 class CheckpointError(RuntimeError):
@@ -26,8 +28,7 @@ class CheckpointError(RuntimeError):
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """Writes `folder/step-XXXXXXXX-DIGEST.pt` through a temporary file, then drops all but the newest two."""
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob("*.tmp"):  # of a process killed while it wrote
-        stale.unlink()
+    delete(folder.iterdir(), UNFINISHED)  # of a process killed while it wrote
     temporary = folder / f"step-{step:08d}.tmp"
     try:  # every step of it may find the disk full
         with open(temporary, "wb") as file:
@@ -42,9 +43,8 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
             f"{folder}: the checkpoint of step {step} can't be written ({reason}); those before it are still there. "
             "Make room: the same command goes on from them") from error
     finally:
-        temporary.unlink(missing_ok=True)
-    for old in _checkpoints(folder)[KEEP:]:
-        old.unlink()
+        delete([temporary], UNFINISHED)
+    delete(_checkpoints(folder)[KEEP:], CHECKPOINT)
     return path
 
 
@@ -60,28 +60,12 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-@contextlib.contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
-    """Gives an empty folder to write into, which takes `folder`'s place when all is written, and not before."""
-    new, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    try:
-        yield new
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*-*.pt"), reverse=True)
+    """Those of the run, the newest first; a file that a person has put there has another name."""
+    found = [path for path in folder.glob("step-*.pt") if CHECKPOINT.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True)

@@ -24,9 +24,9 @@ from encoders import LookupViT
 from encoders.trunk import OverTrunk
 from vlcap.encoder import Encoder
 from vlcap.processes import join, share
+from vlcap.writing import written_whole
 
 from .cache import FrozenCache
-from .checkpoint import written_whole
 from .frozen import LOGITS, POOLED, Frozen
 from .labels import (
     CachedPhotos,
@@ -151,7 +151,8 @@ class Classification:
         if recipe.stream:
             if len(data) != 1:
                 raise LabelError(f"stream takes one --data, not {len(data)}")
-            return read_stream(data[0], "train", recipe.classes), take(read_labelled(data[0], "val"), val_limit)
+            stream = read_stream(data[0], "train", recipe.classes)
+            return stream, join_labelled([take(read_labelled(data[0], "val"), val_limit)], stream.classes)
         train = join_labelled([take(read_labelled(each, "train"), recipe.limit) for each in data])
         return train, join_labelled([take(read_labelled(each, "val"), val_limit) for each in data], train.classes)
 
@@ -214,7 +215,8 @@ class Classification:
             start_from(encoder, self.recipe.init_from)
         return (encoder.set_budgets(self.recipe.budgets) if self.recipe.budgets else encoder), fresh
 
-    def collate(self, items: list[tuple[torch.Tensor, ...]]) -> Batch:
+    @staticmethod  # a process that loads photos gets this function and not the model
+    def collate(items: list[tuple[torch.Tensor, ...]]) -> Batch:
         return Batch(*(torch.stack(each) for each in zip(*items, strict=True)))
 
     def criterion(self, logits: torch.Tensor, target: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:

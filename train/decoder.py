@@ -26,8 +26,8 @@ from vlcap.captioner import decoder_settings
 from vlcap.captions import CaptionError, MissingSplit, read_captions, read_coco_captions
 from vlcap.processes import join, share
 from vlcap.tokenizer import PAD, START, load_tokenizer, normalise_caption, train_tokenizer
+from vlcap.writing import written_whole
 
-from .checkpoint import written_whole
 from .loop import Evaluation, Loss, TrainingError, fit
 from .recipe import Recipe
 from .sampling import in_worker, read
@@ -130,7 +130,8 @@ class TextTask:
         self.model = TextModel(GPT2LMHeadModel(decoder_settings(
             len(self.tokenizer), recipe.width, recipe.layers, recipe.heads, recipe.dropout, recipe.max_length)))
 
-    def collate(self, items: list[list[list[int]]]) -> Texts:
+    @staticmethod  # a process that loads captions gets this function and not the model
+    def collate(items: list[list[list[int]]]) -> Texts:
         return shift([pieces for group in items for pieces in group])
 
     def loss(self, model: nn.Module, batch: Texts, budget: int | None) -> Loss:

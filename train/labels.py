@@ -4,13 +4,14 @@ From parquet files, webdataset archives, a folder of class folders, a Hugging Fa
 photos, whose labels are the words that people used for them.
 """
 
-import glob
 import hashlib
+import json
+import os
 import random
-import re
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from PIL import Image
 from timm.utils import natural_key
 from torch.utils.data import Dataset
 
+from vlcap import data_files
 from vlcap.captions import read_captions
+from vlcap.data_files import file_size, split_names
 from vlcap.images import ImageError, find_images, load_image
 
 from .cache import Photos, ViewCache, read_places
+from .words import word_splitter
 
-SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test")}
 MAX_CLASSES = 1_000_000
 
 
@@ -34,30 +37,82 @@ class LabelError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class PhotoFiles:
-    """Photos without captions.
+    """Photos that are files of a split.
 
-    Args:
-        name: Name of the data set.
-        split: train or val.
-        size: How many.
-        load: Row number -> photo.
-        digest: Gives the SHA-256 of their content.
+    An object and no closure, as all photos are: whoever loads them may be another process.
     """
 
     name: str
     split: str
-    size: int
-    load: Callable[[int], Image.Image]
-    digest: Callable[[], str]
+    paths: list[Path]
+    names: list[str]
 
     def __len__(self) -> int:
-        return self.size
+        return len(self.paths)
 
     def image(self, i: int) -> Image.Image:
-        return self.load(i)
+        return load_image(self.paths[i])
 
     def fingerprint(self) -> str:
-        return self.digest()
+        digest = hashlib.sha256()
+        for name, path in zip(self.names, self.paths, strict=True):
+            with open(path, "rb") as file:
+                digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        return digest.hexdigest()
+
+    def identity(self) -> str:
+        listing = [(name, file_size(path)) for name, path in zip(self.names, self.paths, strict=True)]
+        return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoRows:
+    """Photos in a column of a Hugging Face data set.
+
+    Args:
+        name: Name of the data set.
+        split: train or val.
+        rows: The data set, images not decoded.
+        column: The column's name.
+        source: The data set's file, for messages.
+        trusted: Whether a row may name a file here.
+    """
+
+    name: str
+    split: str
+    rows: Any
+    column: str
+    source: str
+    trusted: bool
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def image(self, i: int) -> Image.Image:
+        cell, name = self.rows[i][self.column], f"row {i} of {self.source}"
+        if cell and cell["bytes"]:
+            return load_image(cell["bytes"], name=name)
+        if not self.trusted or not cell or not cell["path"]:
+            raise ImageError(f"{name}: no photo in it, only {'its path' if cell else 'nothing'}: embed the photos")
+        return load_image(cell["path"])
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for row in self.rows:
+            digest.update(hashlib.sha256((row[self.column] or {}).get("bytes") or b"").digest())
+        return digest.hexdigest()
+
+    def identity(self) -> str:
+        return hashlib.sha256(json.dumps(list(self._listing())).encode()).hexdigest()
+
+    def _listing(self) -> Iterator[tuple[str, int]]:
+        """Names and sizes in bytes, row by row."""
+        import pyarrow.compute as compute
+
+        images = self.rows.with_format("arrow")[self.column][:]
+        names = (os.path.basename(path or "") for path in compute.struct_field(images, "path").to_pylist())
+        sizes = (size or 0 for size in compute.binary_length(compute.struct_field(images, "bytes")).to_pylist())
+        return zip(names, sizes, strict=True)
 
 
 @dataclass(frozen=True)
@@ -76,6 +131,13 @@ class LabelledSet:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def identity(self) -> str:
+        """SHA-256 of the photos' names and sizes and of their labels, in hex; the folder they lie in is left out."""
+        sources = dict.fromkeys(photos for photos, _ in self.photos)
+        digest = hashlib.sha256(json.dumps([self.classes, *(photos.identity() for photos in sources)]).encode())
+        digest.update(self.targets.numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def multi_label(self) -> bool:
@@ -149,6 +211,9 @@ class SomePhotos:
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self.photos.fingerprint()} {self.rows}".encode()).hexdigest()
 
+    def identity(self) -> str:
+        return hashlib.sha256(f"{self.photos.identity()} {self.rows}".encode()).hexdigest()
+
 
 def take(labelled: LabelledSet, limit: int | None) -> LabelledSet:
     """No more than `limit` of its rows, spread out: rows often lie class by class."""
@@ -164,24 +229,21 @@ def take(labelled: LabelledSet, limit: int | None) -> LabelledSet:
 
 
 def join_labelled(sets: Sequence[LabelledSet], classes: list[str] | None = None) -> LabelledSet:
-    """Several sets as one, whose classes are matched by name.
+    """Several sets with one label per photo as one, whose classes are matched by name.
 
     Args:
-        sets: Each with one label per photo.
-        classes: The classes in their order, the training split's for any other; None for the sets' own, in order.
+        sets: The sets.
+        classes: The training split's classes, for any other split; None for the sets' own, one after the other.
 
     Raises:
-        LabelError: A set has classes that `classes` lacks.
+        LabelError: A photo is of a class that the training split lacks.
     """
-    known = classes or list(dict.fromkeys(name for labelled in sets for name in labelled.classes))
-    number = {name: i for i, name in enumerate(known)}
-    for labelled in sets:
-        used = [labelled.classes[i] for i in labelled.targets.unique().tolist()]
-        if strange := [name for name in used if name not in number]:
-            raise LabelError(f"{labelled.photos[0][0].name}: its validation photos have classes that the training "
-                             f"photos lack: {', '.join(strange[:5])}")
-    targets = [torch.tensor([number.get(name, -1) for name in labelled.classes])[labelled.targets] for labelled in sets]
-    return LabelledSet(known, torch.cat(targets), [place for labelled in sets for place in labelled.photos])
+    if classes is None:
+        alone = len(sets) == 1
+        classes = sets[0].classes if alone else list(dict.fromkeys(name for each in sets for name in each.classes))
+    matched = [match_classes(each, classes, each.photos[0][0].name) for each in sets]
+    return LabelledSet(
+        classes, torch.cat([each.targets for each in matched]), [place for each in matched for place in each.photos])
 
 
 def read_labelled(data: str, split: str) -> LabelledSet:
@@ -199,18 +261,47 @@ def read_labelled(data: str, split: str) -> LabelledSet:
     if not folder.exists():
         return _read_hub(data, split)
     if files := split_files(folder, split):
-        return _from_datasets(load_files(files), split, source=files[0], folder=folder, files=files)
-    for name in SPLIT_NAMES[split]:
+        return _from_datasets(load_files(files), split, source=files[0], folder=folder)
+    for name in split_names(split):
         if (folder / name).is_dir():
             return _read_class_folders(folder / name, folder.name, split)
     raise LabelError(
         f"{folder} has no {split} split: expected {split}*.parquet with columns image and label, {split}*.tar, "
-        f"or {split}/CLASS/photo.jpg")
+        f"or {split}/CLASS/photo.jpg; {split} may be called {' or '.join(split_names(split))}")
+
+
+def match_classes(labelled: LabelledSet, classes: list[str], data: str) -> LabelledSet:
+    """The same photos, with the numbers that the training split's classes have: classes are one if their names are.
+
+    Args:
+        labelled: Another split.
+        classes: The training split's.
+        data: What both are called, for messages.
+
+    Raises:
+        LabelError: A photo is of a class that the training split lacks, or a name stands for two classes.
+    """
+    if labelled.classes == classes:
+        return labelled
+    ours, theirs = ([unicodedata.normalize("NFC", name) for name in names] for names in (classes, labelled.classes))
+    for names in (ours, theirs):
+        if len(set(names)) < len(names):
+            name, times = Counter(names).most_common(1)[0]
+            raise LabelError(f"{data}: {times} classes are called {name!r:.100}, and the splits' lists of them differ")
+    number = {name: n for n, name in enumerate(ours)}
+    used = labelled.targets.unique().tolist()
+    if unknown := [theirs[n] for n in used if theirs[n] not in number]:
+        raise LabelError(
+            f"{data}: the validation split has {len(unknown)} classes that the training split lacks: "
+            f"{', '.join(f'{name!r:.60}' for name in unknown[:5])}{', ...' if len(unknown) > 5 else ''}. "
+            f"Training has {', '.join(f'{name!r:.60}' for name in ours[:5])}{', ...' if len(ours) > 5 else ''}")
+    table = torch.tensor([number.get(name, -1) for name in theirs])
+    return replace(labelled, classes=classes, targets=table[labelled.targets])
 
 
 def split_files(folder: Path, split: str) -> list[str]:
     """The parquet files, or else webdataset archives, of a split."""
-    for name in SPLIT_NAMES[split]:
+    for name in split_names(split):
         for ending in ("parquet", "tar"):
             if files := sorted(map(str, folder.glob(f"{name}[.-]*{ending}"))):
                 return files
@@ -262,16 +353,24 @@ def read_words(
     """
     sets = [read_captions(folder, split, limit=limit) for folder in data]
     photos: list[tuple[Any, int]] = [(captions, i) for captions in sets for i in range(len(captions))]
-    used = [[set(re.findall(r"[a-z]+", text.lower())) for text in captions.captions[i]] for captions, i in photos]
+    texts = [captions for each in sets for captions in each.captions]
+    trained = texts if split == "train" else [
+        captions for folder in data for captions in read_captions(folder, "train", limit=limit).captions]
+    split_words = word_splitter(text for captions in trained for text in captions)
+    used = [[split_words(text) for text in captions] for captions in texts]
     if vocabulary is None:
         counts = Counter(word for captions in used for word in set().union(*captions))
         vocabulary = sorted(counts, key=lambda word: (-counts[word], word))[:words]
     number = {word: n for n, word in enumerate(vocabulary)}
-    targets = torch.zeros(len(photos), len(vocabulary))
+    targets = torch.zeros(len(texts), len(vocabulary))
     for row, captions in zip(targets, used, strict=True):
         for caption in captions:
             for word in caption & number.keys():
                 row[number[word]] += 1 / len(captions)
+    if not targets.any():
+        raise LabelError(
+            f"{', '.join(data)}: no caption of the {split} split has a word"
+            + (" of the training split's" if vocabulary else "") + ": there is nothing to learn or to evaluate")
     return LabelledSet(vocabulary, targets, photos)
 
 
@@ -279,22 +378,38 @@ def load_files(files: list[str], split: str = "train", streaming: bool = False) 
     """A split's parquet files or webdataset archives as a data set of Hugging Face's.
 
     Raises:
-        LabelError: They can't be read.
+        LabelError: They can't be read, or number their classes differently.
     """
-    from datasets import load_dataset
-
     try:
-        patterns = {split: [glob.escape(path) for path in files]}  # datasets takes every path for a pattern
-        return load_dataset(file_kind(files), data_files=patterns, split=split, streaming=streaming)
+        _check_class_numbers(files)
+        return data_files.load_files(files, file_kind(files), split, streaming)
+    except LabelError:
+        raise
     except Exception as error:  # datasets hides what was found behind an error of its own
         reason = " ".join(str(error.__cause__ or error).split())
         raise LabelError(f"{files[0]}: cannot be read as {file_kind(files)} ({reason:.300})") from None
 
 
+def _check_class_numbers(files: list[str]) -> None:
+    """datasets takes the first file's names of classes for all: the others' numbers have to mean the same."""
+    if file_kind(files) != "parquet" or len(files) == 1:
+        return
+    import datasets
+    import pyarrow.parquet
+
+    def names(file: str) -> list[str] | None:
+        features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
+        return getattr(features.get("label"), "names", None)
+
+    first = names(files[0])
+    if other := next((file for file in files[1:] if names(file) != first), None):
+        raise LabelError(f"{other}: its classes are not numbered as those of {files[0]}: write both with one list")
+
+
 def _read_hub(name: str, split: str) -> LabelledSet:
     from datasets import load_dataset
 
-    for candidate in SPLIT_NAMES[split]:
+    for candidate in split_names(split):
         try:
             return _from_datasets(load_dataset(name, split=candidate), split, source=name)
         except ValueError as error:  # datasets' answer to a split that it hasn't got
@@ -324,32 +439,13 @@ def _from_datasets(
     if names is None or targets.max() >= len(names):
         raise LabelError(f"{source}: label {int(targets.max())} of {len(names or [])} classes")
 
-    def load(row: int) -> Image.Image:
-        cell, name = photos[row][image], f"row {row} of {source}"
-        if cell and cell["bytes"]:
-            return load_image(cell["bytes"], name=name)
-        if folder or not cell or not cell["path"]:  # a file from outside may not name files here
-            raise ImageError(f"{name}: no photo in it, only {'its path' if cell else 'nothing'}: embed the photos")
-        return load_image(cell["path"])
-
-    def digest() -> str:
-        return digest_files(files) if files else str(dataset._fingerprint)
-
-    name = folder.name if folder else source
-    return _labelled(names, targets, PhotoFiles(name, split, len(targets), load, digest))
+    photos_in = PhotoRows(
+        folder.name if folder else source, split, photos, image, source, trusted=folder is None)
+    return _labelled(names, targets, photos_in)
 
 
-def _labelled(classes: list[str], targets: torch.Tensor, photos: PhotoFiles) -> LabelledSet:
+def _labelled(classes: list[str], targets: torch.Tensor, photos: Photos) -> LabelledSet:
     return LabelledSet(classes, targets, [(photos, i) for i in range(len(photos))])
-
-
-def digest_files(paths: Iterable[str | Path]) -> str:
-    """SHA-256 of files' names and contents."""
-    digest = hashlib.sha256()
-    for path in map(Path, paths):
-        with open(path, "rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 def _read_class_folders(folder: Path, name: str, split: str) -> LabelledSet:
@@ -360,5 +456,5 @@ def _read_class_folders(folder: Path, name: str, split: str) -> LabelledSet:
         raise LabelError(f"{folder}: no photos in folders here: expected {folder.name}/CLASS/photo.jpg")
     paths = [path for each in names for path in found[each]]
     targets = torch.tensor([number for number, each in enumerate(names) for _ in found[each]])
-    photos = PhotoFiles(name, split, len(paths), lambda i: load_image(paths[i]), lambda: digest_files(paths))
+    photos = PhotoFiles(name, split, paths, [path.relative_to(folder).as_posix() for path in paths])
     return _labelled(names, targets, photos)

@@ -1,56 +1,67 @@
 """`--smoke`: any recipe in seconds, to see that its command goes through from beginning to end.
 
-A smoke run of RUNS/NAME lies in RUNS/smoke/NAME, beside the real one and never in its way; where a recipe builds on
-RUNS/OTHER, the smoke run builds on RUNS/smoke/OTHER if that is there.
+A smoke run of RUNS/NAME is a new folder RUNS/NAME/smoke-N: nothing that is there is touched. Where a recipe builds on
+RUNS/OTHER, the smoke run builds on the latest smoke run of that, if there is one.
 """
 
-import shutil
+import json
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from vlcap.encoder import Encoder
 from vlcap.processes import connect
+from vlcap.writing import fresh_folder, numbered
 
 ARCHITECTURE, HYBRID = "lookupvit_test_patch8_48", "lookupvit_hybrid_test_64"
 SMALL = {
     "words": 20, "init_from": None, "teacher": None, "feature_weight": 0.0, "stream": False,
-    "vocab_size": 100, "width": 32, "layers": 1, "heads": 2, "cider": True,
+    "vocab_size": 1000, "group": 8, "width": 32, "layers": 1, "heads": 2, "cider": True,
     "steps": 2, "batch_size": 4, "limit": 24, "workers": 0, "save_every": 1, "evaluate_every": 1, "compile": False,
 }
+RUN = "run"  # in a smoke run's folder; what it shares with runs beside it lies beside it
+
 
 def smoke(recipe: Any, out: Path) -> tuple[Any, Path]:
-    """The same recipe, of either trainer, made small, and an empty folder for it. Pretrained weights aren't fetched."""
-    out = beside(out)
-    if connect():
-        shutil.rmtree(out, ignore_errors=True)
-        Encoder.create(ARCHITECTURE).save_pretrained(out / "untrained")
-    PartialState().wait_for_everyone()
+    """The same recipe, of any trainer, made small, and a new folder for it. Pretrained weights aren't fetched."""
+    folder = smoke_folder(out)
     small: dict[str, Any] = {key: value for key, value in SMALL.items() if key in type(recipe).model_fields}
     small["budgets"] = [2, 3] if recipe.budgets else None
-    if "start_from" not in type(recipe).model_fields:
-        hybrid = "_hybrid_" in recipe.encoder or (recipe.cache_views > 0 and recipe.teacher is None)
-        small["encoder"] = _smoked(recipe.encoder) or (HYBRID if hybrid else ARCHITECTURE)
+    fields = type(recipe).model_fields
+    if "start_from" in fields:  # a captioner
+        small["cache_views"] = min(recipe.cache_views, 2)
+        small["decoder"] = _smoked(recipe.decoder)
+        small["start_from"] = _smoked(recipe.start_from)
+        small["encoder"] = None if small["start_from"] else _smoked(recipe.encoder) or str(folder / "untrained")
+    elif "encoder" in fields:  # a classifier
+        small["encoder"] = _smoked(recipe.encoder) or (HYBRID if "_hybrid_" in recipe.encoder else ARCHITECTURE)
+        hybrid = "_hybrid_" in _architecture(small["encoder"])
         small["image_size"] = 64 if hybrid else 48
         small["cache_views"] = min(recipe.cache_views, 2) if hybrid else 0  # without a teacher there is nothing to keep
-    else:
-        small["cache_views"] = min(recipe.cache_views, 2)
-        small["start_from"] = _smoked(recipe.start_from)
-        small["encoder"] = None if small["start_from"] else _smoked(recipe.encoder) or str(out / "untrained")
-    return recipe.model_copy(update=small), out
+    return recipe.model_copy(update=small), folder / RUN
 
 
-def beside(run: Path) -> Path:
-    """Where the smoke run of a run lies."""
-    return run.parent / "smoke" / run.name
+def _architecture(encoder: str) -> str:
+    """An encoder's architecture by its folder, or that name itself."""
+    config = Path(encoder) / "config.json"
+    return json.loads(config.read_text(encoding="utf-8"))["architecture"] if config.is_file() else encoder
+
+
+def smoke_folder(out: Path) -> Path:
+    """A new folder for a smoke run, the same in all processes, with an encoder to begin with."""
+    made = [""]
+    if connect():
+        folder = fresh_folder(out, "smoke")
+        Encoder.create(ARCHITECTURE).save_pretrained(folder / "untrained")
+        made = [str(folder)]
+    return Path(broadcast_object_list(made)[0])
 
 
 def _smoked(folder: str | None) -> str | None:
-    """RUNS/smoke/NAME/encoder for RUNS/NAME/encoder, if it is there."""
+    """The latest RUNS/NAME/smoke-N/run/encoder for RUNS/NAME/encoder, if there is one."""
     if folder is None:
         return None
     path = Path(folder)
-    small = beside(path.parent) / path.name
-    return str(small) if small.is_dir() else None
-
+    found = [made / RUN / path.name for _, made in numbered(path.parent, "smoke")]
+    return next((str(small) for small in reversed(found) if small.is_dir()), None)

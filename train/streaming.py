@@ -7,6 +7,8 @@ batch comes with its place in its stream, a checkpoint keeps the places, and a r
 by passing over what it has seen of the epoch without decoding it.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +19,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from vlcap.data_files import file_size
 from vlcap.images import load_image
 
 from .labels import LabelError, class_names, image_and_label, load_files, split_files
@@ -34,12 +37,19 @@ class LabelledStream:
         dataset: A streaming Hugging Face data set, images not decoded.
         columns: Its image and its label column.
         images: How many there are, if anybody has said.
+        files: What it is read from: a data set's name, or files.
     """
 
     classes: list[str]
     dataset: Any
     columns: tuple[str, str]
     images: int | None
+    files: list[str]
+
+    def identity(self) -> str:
+        """SHA-256 of the classes and of the files' names and sizes, in hex."""
+        files = [(Path(file).name, file_size(file)) for file in self.files]
+        return hashlib.sha256(json.dumps([self.classes, *files]).encode()).hexdigest()
 
     def item(self, row: dict[str, Any]) -> tuple[Image.Image, torch.Tensor]:
         image, label = (row[column] for column in self.columns)
@@ -70,6 +80,7 @@ def read_stream(data: str, split: str, classes: int | None = None) -> LabelledSt
             raise LabelError(f"{folder} has no {split} split to stream: expected {split}*.parquet or {split}*.tar")
         dataset = load_files(files, split, streaming=True)
     else:
+        files = [data]
         try:
             dataset = load_dataset(data, split=split, streaming=True)
         except Exception as error:  # the hub's client has many; all mean the same here
@@ -85,7 +96,7 @@ def read_stream(data: str, split: str, classes: int | None = None) -> LabelledSt
     size = (dataset.info.splits or {}).get(split)
     return LabelledStream(
         names, dataset.cast_column(columns[0], ImageFeature(decode=False)), columns,
-        images=size.num_examples if size else None)
+        images=size.num_examples if size else None, files=files)
 
 
 class StreamedPhotos(IterableDataset):

@@ -26,10 +26,9 @@ from vlcap.captioner import Captioner
 from vlcap.captions import read_captions
 from vlcap.compare import Comparison, Contender, compare, contender, slug
 from vlcap.encoder import Encoder
-from vlcap.writing import replacing
+from vlcap.writing import replacing, written_whole
 
 from .captioner import CaptionerRecipe, train_captioner
-from .checkpoint import written_whole
 from .classifier import ClassifierRecipe, train_classifier
 from .loop import TrainingError
 from .progress import read_log

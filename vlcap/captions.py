@@ -12,7 +12,6 @@ by `vlcap score` through `read_coco_captions` and `read_coco_results`. The layou
 """
 
 import functools
-import glob
 import hashlib
 import json
 import os
@@ -25,6 +24,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
+from .data_files import file_size, load_files, split_names
 from .images import ImageError, load_image, one_line
 from .writing import replacing
 
@@ -94,6 +94,22 @@ class CaptionSet:
             ImageError: A photo's file cannot be read.
         """
         return self._fingerprint
+
+    def identity(self) -> str:
+        """Computes the SHA-256 of the ids, captions, names and sizes of all photos, in hex; no photo is read."""
+        sizes: Iterable[int]
+        if isinstance(self.sources, list):
+            sizes = map(file_size, self.sources)
+        else:
+            import pyarrow.compute
+
+            rows: Any = self.sources
+            images = rows.with_format("arrow")["image"][:]
+            sizes = pyarrow.compute.binary_length(pyarrow.compute.struct_field(images, "bytes")).to_pylist()
+        digest = hashlib.sha256()
+        for record in zip(self.image_ids, self.captions, self.files, sizes, strict=True):
+            digest.update(json.dumps(record).encode())
+        return digest.hexdigest()
 
     @functools.cached_property
     def _fingerprint(self) -> str:
@@ -200,9 +216,8 @@ def _read_karpathy(folder: Path, path: Path, split: str, limit: int | None) -> C
     for part, image_id, captions, name in _parsed(
             _list(_json(path), "images", path), f"{path}: images ", _karpathy_photo):
         photos.setdefault(part, []).append((image_id, captions, name))
-    if split not in photos:
-        raise MissingSplit(f"{path}: no split {split!r}, there is {_listed(photos)}")
-    return _from_files(folder, split, *_usable(photos[split], f"{path}, {split}", limit), places=("", "images"))
+    part = _matching(photos, split, path)
+    return _from_files(folder, split, *_usable(photos[part], f"{path}, {part}", limit), places=("", "images"))
 
 
 def _karpathy_photo(entry: dict) -> tuple[str, int, list[str], str]:
@@ -254,8 +269,7 @@ def _read_parquet(folder: Path, files: Mapping[str, list[Path]], split: str, lim
     paths = files[_matching(files, split, folder)]
     where = str(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
     try:
-        # datasets takes every path for a pattern.
-        rows = datasets.load_dataset("parquet", data_files=[glob.escape(str(path)) for path in paths], split="train")
+        rows = load_files(paths, "parquet")
         text = "captions" if "captions" in rows.column_names else "caption"
         if "image" not in rows.column_names or text not in rows.column_names:
             found = _listed(rows.column_names)
@@ -386,9 +400,10 @@ def _by_split(folder: Path, pattern: re.Pattern) -> dict[str, list[Path]]:
     return found
 
 
-def _matching(files: Mapping[str, list[Path]], split: str, folder: Path) -> str:
-    """Picks the split asked for, which may leave out the year if there is one year only."""
-    matches = [split] if split in files else [part for part in files if re.fullmatch(re.escape(split) + r"\d{4}", part)]
+def _matching(files: Mapping[str, Any], split: str, folder: Path) -> str:
+    """Picks the split asked for, which may go by another of its names, without its year if there is one year only."""
+    called = "|".join(map(re.escape, split_names(split)))
+    matches = [split] if split in files else [part for part in files if re.fullmatch(rf"({called})(\d{{4}})?", part)]
     if len(matches) != 1:
         problem = f"more than one split {split!r}, say which" if matches else f"no split {split!r}, there is"
         raise (CaptionError if matches else MissingSplit)(f"{folder}: {problem} {_listed(matches or files)}")

@@ -1,25 +1,193 @@
-"""Files written whole or not at all."""
+"""Files and folders written whole or not at all, and the one place that decides what may be replaced or deleted.
+
+A folder that is written as a whole (a run's encoder/, captioner/, tokenizer/) carries a marker, .vlcap.json: what the
+folder is, and the SHA-256 of every file that was written there. Such a file is ours while its content is unchanged.
+Whatever else lies in the folder is somebody's and stays as it is; a folder without the marker is not touched.
+"""
 
 import contextlib
+import errno
+import hashlib
+import json
 import os
-from collections.abc import Iterator
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+MARKER = ".vlcap.json"
+NEW = ".vlcap.new"  # in a folder, what will take the place of its files
+
+
+class NotOursError(ValueError):
+    """Something would have to be replaced that this program did not write: what, and what to do."""
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[str]]:
     """Gives a text file to write, which takes `path`'s place when all is written, and not before.
 
+    A link is written through.
+
     Raises:
         OSError: It can't be written; what was at `path` is still there.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path = Path(os.path.realpath(path))
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    file = open(temporary, "x", encoding="utf-8")  # noqa: SIM115 - "x": ours from its first byte, so it may be deleted
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def written_whole(folder: Path, what: str | None = None) -> Iterator[Path]:
+    """Gives an empty folder to write files into, which take their places in `folder` when all are written.
+
+    Files that a person has put into `folder` stay; those that an earlier call wrote, and this one does not, are
+    deleted. A link is written through.
+
+    Args:
+        folder: What is written; made if it isn't there.
+        what: Kind of folder, which the marker says; None for its name.
+
+    Raises:
+        NotOursError: As `check_replaceable`.
+        OSError: It can't be written; what was there is still there.
+    """
+    what = what or folder.name
+    check_replaceable(folder, what)
+    folder = Path(os.path.realpath(folder))
+    new = _unfinished(folder)
+    _discard(new)
+    new.mkdir(parents=True)
+    try:
+        _mark(new, what, {})
+        yield new
+        digests = {path.name: [_digest(path)] for path in sorted(new.iterdir()) if path.name != MARKER}
+        if folder.is_dir():
+            _put(new, folder, what, digests)
+        else:
+            _mark(new, what, digests)
+            new.rename(folder)
+    finally:
+        _discard(new)
+
+
+def check_replaceable(folder: Path, what: str | None = None) -> None:
+    """Whether `written_whole` may write a folder.
+
+    Raises:
+        NotOursError: It isn't a folder, is another kind of folder or not ours, or a file of ours in it was changed.
+        OSError: It can't be looked at, or its parent can't be written.
+    """
+    what = what or folder.name
+    real = Path(os.path.realpath(folder))
+    new = _unfinished(real)
+    if os.path.lexists(new) and not _is_ours(new):
+        raise NotOursError(f"{new} is in the way and was not written by vlcap: move it elsewhere")
+    if new.parent.is_dir() and not os.access(new.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, "no permission to write here", str(new.parent))
+    if not os.path.lexists(real):
+        return
+    if not real.is_dir():
+        raise NotOursError(f"{folder} is in the way, a file where a folder will be written: move it elsewhere")
+    marker = _marker(real)
+    if marker is None or marker["what"] != what:
+        if found := sorted(path.name for path in real.iterdir() if path.name != NEW):
+            raise NotOursError(
+                f"{folder} was not written by vlcap as its {what} folder (it holds {found[0]}): move it elsewhere")
+        return
+    for name, digests in marker["files"].items():
+        path = real / name
+        if os.path.lexists(path) and (path.is_symlink() or not path.is_file() or _digest(path) not in digests):
+            raise NotOursError(f"{path} was changed after vlcap wrote it and would be replaced: move it elsewhere")
+
+
+def fresh_folder(parent: Path, name: str) -> Path:
+    """Makes `parent`/`name`-N, N being one more than that of any other there, or 1."""
+    parent.mkdir(parents=True, exist_ok=True)
+    number = max((number for number, _ in numbered(parent, name)), default=0)
+    while True:
+        number += 1
+        with contextlib.suppress(FileExistsError):
+            (path := parent / f"{name}-{number}").mkdir()
+            return path
+
+
+def numbered(parent: Path, name: str) -> list[tuple[int, Path]]:
+    """What is called as `fresh_folder` calls its folders, by number."""
+    found = [(re.fullmatch(rf"{re.escape(name)}-(\d+)", path.name), path) for path in parent.glob(f"{name}-*")]
+    return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def delete(paths: Iterable[Path], pattern: re.Pattern) -> None:
+    """Deletes files, if their names are of the form that only this program gives."""
+    for path in list(paths):
+        if pattern.fullmatch(path.name) and (path.is_file() or path.is_symlink()):
+            path.unlink(missing_ok=True)
+
+
+def _put(new: Path, folder: Path, what: str, digests: Mapping[str, list[str]]) -> None:
+    """Moves finished files into their folder, one after the other; killed at any moment, all of them are known."""
+    marker = _marker(folder)
+    before: dict[str, list[str]] = marker["files"] if marker else {}
+    if foreign := sorted(name for name in digests if name not in before and os.path.lexists(folder / name)):
+        raise NotOursError(f"{folder / foreign[0]} is in the way and was not written by vlcap: move it elsewhere")
+    both = {name: [*before.get(name, []), *digests.get(name, [])] for name in {**before, **digests}}
+    _mark(folder, what, both, new)
+    for name in digests:
+        os.replace(new / name, folder / name)
+    for name in before.keys() - digests.keys():
+        (folder / name).unlink(missing_ok=True)
+    _mark(folder, what, digests, new)
+
+
+def _unfinished(folder: Path) -> Path:
+    """Where `written_whole` writes what isn't finished: on the same disk."""
+    return folder / NEW if folder.is_dir() else folder.with_name(f".{folder.name}{NEW}")
+
+
+def _discard(new: Path) -> None:
+    """Deletes an unfinished folder, of this process or of one that was killed."""
+    if _is_ours(new):
+        shutil.rmtree(new)
+
+
+def _is_ours(new: Path) -> bool:
+    """Whether an unfinished folder carries the marker, or nothing but what came of it before a kill."""
+    if new.is_symlink() or not new.is_dir():
+        return False
+    return _marker(new) is not None or all(MARKER in path.name for path in new.iterdir())
+
+
+def _mark(folder: Path, what: str, files: Mapping[str, list[str]], new: Path | None = None) -> None:
+    """Writes a folder's marker, through `new`, where a kill leaves nothing that isn't known."""
+    temporary = (new or folder) / f"{MARKER}.new"
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump({"what": what, "files": dict(files)}, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, folder / MARKER)
+
+
+def _marker(folder: Path) -> dict[str, Any] | None:
+    """What a folder's marker says; None where there is none, or one that isn't ours."""
+    try:
+        values = json.loads((folder / MARKER).read_bytes())
+        named = all(Path(name).name == name for name in values["files"])  # nothing outside the folder
+        return values if named and isinstance(values["files"], dict) and isinstance(values["what"], str) else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
