@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -27,6 +28,8 @@ app = typer.Typer(
 train = typer.Typer(no_args_is_help=True, help="Train a classifier (the encoder) or a captioner (the decoder).")
 app.add_typer(train, name="train")
 app.add_typer(bench, name="bench")
+
+PACKAGES = [Path(__file__).parents[1] / name for name in ("app", "encoders", "train", "vlcap")]
 
 Item = TypeVar("Item")
 Model = Annotated[str | None, typer.Option("--model", help="Captioner folder or hub id; the bundled one if left out.")]
@@ -61,7 +64,10 @@ def caption(
         as_json: AsJson = False,
         batch_size: Annotated[int, typer.Option(min=1, help="Photos at a time.")] = 16,
 ) -> None:
-    """Caption photos: one line each, in the order given. A photo that can't be read is reported and passed over."""
+    """Caption photos: one line each, in the order given. What can't be read is reported and skipped.
+
+    In folders, hidden files are not looked at, and other files than images are counted at the end.
+    """
     captioner = _load(model, int8, fastest=True)
     from torch import stack
 
@@ -76,7 +82,8 @@ def caption(
         _say(str(error))
         failed = True
 
-    for batch in read_batches(find_images(photos), captioner.read, batch_size, report):
+    found_images = find_images(photos)
+    for batch in read_batches(found_images.images, captioner.read, batch_size, report):
         names, images = zip(*batch, strict=True)
         found = captioner.caption_pixels(stack(images), budget=budget, **_generation(beams))
         for name, result in zip(names, found, strict=True):
@@ -86,7 +93,9 @@ def caption(
             else:
                 print(f"{one_line(name)}: {result.text}")
         sys.stdout.flush()
-    raise typer.Exit(1 if failed else 0)
+    for remark in found_images.remarks():
+        _say(remark)
+    raise typer.Exit(1 if failed or not found_images.complete else 0)
 
 
 @app.command()
@@ -428,6 +437,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a file's name may have no letters in the terminal's alphabet, or in any
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _warn
     try:
         try:
             app()
@@ -442,6 +452,14 @@ def main() -> None:
             _say(_reason(error))
         _give_up_unwritten()
         sys.exit(getattr(error, "exit_status", 1))
+
+
+def _warn(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+    """Our own warnings are one line for a person; those of libraries are shown as Python does."""
+    if category is UserWarning and any(Path(filename).is_relative_to(folder) for folder in PACKAGES):
+        _say(f"warning: {message}")
+    else:
+        print(warnings.formatwarning(message, category, filename, rest[0]), end="", file=sys.stderr)
 
 
 def _reason(error: BaseException) -> str:

@@ -6,6 +6,7 @@ photos, whose labels are the words that people used for them.
 
 import glob
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -215,11 +216,19 @@ def _from_datasets(dataset: Any, source: str, folder: Path | None = None) -> Lab
 
 
 def _read_class_folders(folder: Path) -> LabelledSet:
-    """Every folder in it is a class, named by it, with the photos in and below it; one without photos is none."""
+    """Every folder in it is a class, named by it, with the photos in and below it; one without photos is none.
+
+    What is left out is warned of: folders that can't be read, those without photos, and files that are no images.
+    """
     found = {each.name: find_images([each]) for each in folder.iterdir() if each.is_dir() and each.name[0] != "."}
-    names = sorted((name for name, paths in found.items() if paths != [folder / name]), key=natural_key)
+    empty = {name for name, inside in found.items() if inside.images == [folder / name]}
+    for remark in [remark for name in sorted(found) for remark in found[name].remarks()]:
+        warnings.warn(remark, stacklevel=2)
+    if empty:
+        warnings.warn(f"{folder}: skipped folders without images: {', '.join(sorted(empty)[:10])}", stacklevel=2)
+    names = sorted((name for name, inside in found.items() if inside.images and name not in empty), key=natural_key)
     if not names:
         raise LabelError(f"{folder}: no photos in folders here: expected {folder.name}/CLASS/photo.jpg")
-    paths = [path for name in names for path in found[name]]
-    targets = torch.tensor([number for number, name in enumerate(names) for _ in found[name]])
+    paths = [path for name in names for path in found[name].images]
+    targets = torch.tensor([number for number, name in enumerate(names) for _ in found[name].images])
     return LabelledSet(names, targets, lambda i: load_image(paths[i]))
