@@ -24,6 +24,13 @@ def test_what_class_folders_leave_out_is_warned_of(tmp_path):
     assert said[-1] == f"{tmp_path / 'train'}: skipped folders without images: bird"
 
 
+def test_a_class_is_the_same_however_its_accents_are_composed(tmp_path):
+    for name in ("train/M\u00e4dchen", "val/Ma\u0308dchen"):
+        (tmp_path / name).mkdir(parents=True)
+        drawings.draw(0).save(tmp_path / name / "a.png")
+    assert read_labelled(str(tmp_path), "val").classes == read_labelled(str(tmp_path), "train").classes
+
+
 def test_only_other_files_are_no_classes(tmp_path):
     (tmp_path / "train" / "cat").mkdir(parents=True)
     (tmp_path / "train" / "cat" / "a.jxl").write_bytes(b"x")

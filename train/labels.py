@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import torch
 from PIL import Image
@@ -220,8 +221,10 @@ def _read_class_folders(folder: Path) -> LabelledSet:
 
     What is left out is warned of: folders that can't be read, those without photos, and files that are no images.
     """
-    found = {each.name: find_images([each]) for each in folder.iterdir() if each.is_dir() and each.name[0] != "."}
-    empty = {name for name, inside in found.items() if inside.images == [folder / name]}
+    folders = sorted(each for each in folder.iterdir() if each.is_dir() and each.name[0] != ".")
+    # By one spelling: letters with accents are composed on one system and not on another, of which the copy may come.
+    found = {normalize("NFC", each.name): find_images([each]) for each in folders}
+    empty = {name for name, inside in found.items() if inside.images and inside.images[0] in folders}
     for remark in [remark for name in sorted(found) for remark in found[name].remarks()]:
         warnings.warn(remark, stacklevel=2)
     if empty:

@@ -42,13 +42,16 @@ DRAFT_SIDE = 1024  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size while its 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # bytes 8 to 12 of a file
 # What is taken for an image in a folder or an archive: all suffixes of these formats, and of HEIF.
-SUFFIXES = set(
-    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .avif .avifs .ppm .pgm .pbm .pnm .pfm "
-    ".jp2 .j2k .j2c .jpc .jpf .jpx .heic .heics .heif .heifs .hif".split())
+SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
+    ".avif", ".avifs", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx",
+    ".heic", ".heics", ".heif", ".heifs", ".hif",
+}
 # Pictures that are not read: a folder of which some are left out was not captioned whole.
-UNREAD_SUFFIXES = set(
-    ".jxl .svg .psd .eps .ico .tga .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .dng .orf .rw2 .raf .pef .srw .x3f .raw"
-    .split())
+UNREAD_SUFFIXES = {
+    ".jxl", ".svg", ".psd", ".eps", ".ico", ".tga", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2",
+    ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f", ".raw",
+}
 # Levels of white that greys of more than 8 bits are measured by: 8 bits in a wider type, 12 and 16 bits.
 WHITE_OF_INTEGERS, WHITE_OF_FLOATS = (255, 4095, 65535), (1, 255)
 
