@@ -9,7 +9,6 @@ import errno
 import gc
 import io
 import itertools
-import json
 import os
 import shutil
 import sys
@@ -21,6 +20,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from .bench import AsJson, bench
+from .printing import print_json
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -30,6 +30,8 @@ app.add_typer(train, name="train")
 app.add_typer(bench, name="bench")
 
 PACKAGES = [Path(__file__).parents[1] / name for name in ("app", "encoders", "train", "vlcap")]
+
+QUIET = ("attention", "export", "train")  # commands whose results are files
 
 Item = TypeVar("Item")
 Model = Annotated[str | None, typer.Option("--model", help="Captioner folder or hub id; the bundled one if left out.")]
@@ -50,8 +52,12 @@ Override = Annotated[list[str] | None, typer.Option("--set", help="key=value, ov
 
 
 @app.callback()
-def options(debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False) -> None:
-    return  # here for the help: `main` takes it out of the arguments before they are read
+def options(
+        context: typer.Context,
+        debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,  # see `main`
+) -> None:
+    if getattr(sys.stdout, "name", None) == os.devnull and context.invoked_subcommand not in QUIET:
+        raise OSError("standard output is closed: there is nowhere to print to")
 
 
 @app.command()
@@ -89,7 +95,7 @@ def caption(
         for name, result in zip(names, found, strict=True):
             if as_json:
                 cost = {"budget": result.budget, "ms": round(result.ms, 1)}
-                print(json.dumps({"image": str(name), "caption": result.text, **cost}, ensure_ascii=False))
+                print_json({"image": str(name), "caption": result.text, **cost})
             else:
                 print(f"{one_line(name)}: {result.text}")
         sys.stdout.flush()
@@ -129,22 +135,25 @@ def evaluate(
 ) -> None:
     """Caption a split and score the captions against its references."""
     from vlcap.captions import read_captions
+    from vlcap.evaluate import WRITTEN
     from vlcap.evaluate import evaluate as run
     from vlcap.metrics import DEFAULT
     from vlcap.processes import connect
+    from vlcap.results import results
 
     captions = read_captions(data, split, limit=limit)
     first = connect()
-    captioner = _load(model, int8)
-    report = run(
-        captioner,
-        captions,
-        budget=_known_budget(captioner, budget),
-        metrics=metric or DEFAULT,
-        out=out,
-        track=lambda found: _track(found, total=len(captions), what=f"captioning {captions.name} {split}"),
-        **_generation(beams),
-    )
+    with results(out if first else None, WRITTEN):
+        captioner = _load(model, int8)
+        report = run(
+            captioner,
+            captions,
+            budget=_known_budget(captioner, budget),
+            metrics=metric or DEFAULT,
+            out=out,
+            track=lambda found: _track(found, total=len(captions), what=f"captioning {captions.name} {split}"),
+            **_generation(beams),
+        )
     if first:
         _print_scores(report, as_json)
 
@@ -166,14 +175,17 @@ def compare(
     from vlcap.captions import read_captions
     from vlcap.compare import compare as run
     from vlcap.compare import contender
+    from vlcap.comparison_page import WRITTEN
+    from vlcap.results import results
 
     captions = read_captions(data, split, limit=limit)
-    contenders = [
-        contender(name, captioner, budget if captioner.model.encoder.has_choice else None)
-        for name, captioner in map(_named, model)
-    ]
-    found = run(contenders, captions, out, track=_track, **_generation(beams))
-    _write_comparison(found, captions, out, photos)
+    with results(out, WRITTEN):
+        contenders = [
+            contender(name, captioner, budget if captioner.model.encoder.has_choice else None)
+            for name, captioner in map(_named, model)
+        ]
+        found = run(contenders, captions, out, track=_track, **_generation(beams))
+        _write_comparison(found, captions, out, photos)
 
 
 @app.command()
@@ -188,12 +200,14 @@ def attention(
     """Draw what each block of the encoder gathered from, over a photo."""
     from vlcap.attention import draw_maps
     from vlcap.images import load_image
+    from vlcap.results import check_picture
 
+    metadata = check_picture(out)
     image = load_image(photo)
     captioner = _load(model)
     for each in budget or []:
         _known_budget(captioner, each)
-    draw_maps(captioner, image, budget or [None], each_token).savefig(out, dpi=150)
+    draw_maps(captioner, image, budget or [None], each_token).savefig(out, dpi=150, metadata=metadata)
 
 
 @app.command()
@@ -206,14 +220,18 @@ def baselines(
 ) -> None:
     """What to read a score against: a person's caption, and the same caption for every photo."""
     from vlcap.baselines import score_constant, score_human, usual_caption
-    from vlcap.captions import read_captions
+    from vlcap.captions import CaptionError, read_captions
 
     captions = read_captions(data, split)
-    text = constant if constant is not None else usual_caption(read_captions(data, "train"))
+    try:
+        text = constant if constant is not None else usual_caption(read_captions(data, "train"))
+    except CaptionError as error:
+        raise CaptionError(
+            f"{error}. Without --constant TEXT, it is the most frequent caption of the train split") from None
     found = {"a person's first caption, against the others": score_human(captions),
              f'always "{text}"': score_constant(captions, text)}
     if as_json:
-        print(json.dumps({name: scores.to_dict() for name, scores in found.items()}, indent=2))
+        print_json({name: scores.to_dict() for name, scores in found.items()}, indent=2)
         return
     for name, scores in found.items():
         print(name)
@@ -228,10 +246,13 @@ def export(
         int8: Int8 = False,
 ) -> None:
     """Export a captioner to ONNX, for machines without PyTorch: vlcap/onnx_captioner.py captions with it."""
-    captioner = _load(model)
-    from vlcap.export import export_onnx
+    from vlcap.export import WRITTEN, check_packages, export_onnx
+    from vlcap.results import results
 
-    export_onnx(captioner, folder, _known_budget(captioner, budget), int8)
+    check_packages()
+    with results(folder, WRITTEN):
+        captioner = _load(model)
+        export_onnx(captioner, folder, _known_budget(captioner, budget), int8)
     _say(f"written to {folder}; python -m vlcap.onnx_captioner {folder} PHOTO captions with it")
 
 
@@ -245,7 +266,7 @@ def encoders(
 
     rows = list(_track(describe_encoders(pattern), total=None, what="counting"))
     if as_json:
-        print(json.dumps(rows, indent=2))
+        print_json(rows, indent=2)
         return
     from rich.console import Console
     from rich.table import Table
@@ -314,15 +335,18 @@ def table3(
     from train.smoke import beside
     from train.table3 import Table3Recipe, train_table3
     from vlcap.captions import read_captions
+    from vlcap.comparison_page import WRITTEN
+    from vlcap.results import results
 
     _no_loading_bars()
     loaded = _recipe(Table3Recipe, recipe, set_ or [], smoke=smoke)
     if smoke:
         out = beside(out)
         shutil.rmtree(out, ignore_errors=True)
-    found = train_table3(loaded, data_classes, data_captions, out, track=_track)
-    captions = read_captions(data_captions[0], loaded.split, limit=loaded.limit)
-    _write_comparison(found, captions, out / "comparison", photos)
+    with results(out / "comparison", WRITTEN):
+        found = train_table3(loaded, data_classes, data_captions, out, track=_track)
+        captions = read_captions(data_captions[0], loaded.split, limit=loaded.limit)
+        _write_comparison(found, captions, out / "comparison", photos)
 
 
 @app.command()
@@ -362,12 +386,19 @@ def _no_loading_bars() -> None:
 
 
 def _named(model: str) -> tuple[str, Any]:
-    """NAME=FOLDER, or a folder called by its own name, or where that is "captioner" by its run's."""
+    """NAME=FOLDER, or a folder called by its own name, or where that is "captioner" by its run's.
+
+    What exists is a folder, whatever its name holds, and so is what has a slash before the equals sign.
+    """
+    from vlcap.images import one_line
+
     name, equals, source = model.partition("=")
-    if not equals:
+    if equals and not source:
+        raise typer.BadParameter(f"--model {model}: an empty name: is a shell's variable unset?")
+    if not equals or "/" in name or Path(model).exists():
         path = Path(model)
         name, source = (path.resolve().parent.name if path.name == "captioner" else path.name), model
-    return name, _load(source)
+    return one_line(name), _load(source)
 
 
 def _write_comparison(found: Any, captions: Any, out: Path, photos: int) -> None:
@@ -412,7 +443,7 @@ def _generation(beams: int | None) -> dict[str, int]:
 
 def _print_scores(report: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(report, indent=2))
+        print_json(report, indent=2)
         return
     for name in itertools.takewhile(lambda name: name != "N", report):  # the scores come before N
         print(f"{name:8} {report[name] * 100:6.2f}   (x 100, N = {report['N']})")
@@ -434,11 +465,15 @@ def main() -> None:
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         os.environ["VLCAP_DEBUG"] = "1"
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed: the next file that is opened would take its place
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - until the end
     for stream in (sys.stdout, sys.stderr):  # a file's name may have no letters in the terminal's alphabet, or in any
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = _warn
     try:
+        _refuse_empty(sys.argv[1:])
         try:
             app()
         finally:
@@ -454,17 +489,31 @@ def main() -> None:
         sys.exit(getattr(error, "exit_status", 1))
 
 
-def _warn(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+def _refuse_empty(arguments: list[str]) -> None:
+    """An empty name would mean the current folder, or no option at all: most often a shell's variable is unset."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        option, equals, value = argument.partition("=") if argument.startswith("--") else (before, "=", argument)
+        if equals and not value and option != "--constant":  # a caption may be empty
+            _say(f"an empty name{f' for {option}' if option.startswith('-') else ''}: is a shell's variable unset?")
+            sys.exit(2)
+
+
+def _warn(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None,
+        line: str | None = None,
+) -> None:
     """Our own warnings are one line for a person; those of libraries are shown as Python does."""
     if category is UserWarning and any(Path(filename).is_relative_to(folder) for folder in PACKAGES):
         _say(f"warning: {message}")
     else:
-        print(warnings.formatwarning(message, category, filename, rest[0]), end="", file=sys.stderr)
+        print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=sys.stderr)
 
 
 def _reason(error: BaseException) -> str:
     """One line for a person."""
     text = str(error).strip() or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     if "Original Traceback" in text:  # of a process that loads photos: its last line is the error's own
         text = text.splitlines()[-1].partition(": ")[2] or text.splitlines()[-1]
     text = " ".join(text.split())

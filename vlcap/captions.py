@@ -288,7 +288,7 @@ def _read_parquet(folder: Path, files: Mapping[str, list[Path]], split: str, lim
     kept, dropped = _usable(photos, where, limit)
     names = pyarrow.compute.struct_field(images, "path").to_pylist()
     return CaptionSet(
-        name=folder.name,
+        name=one_line(folder.name),
         split=split,
         image_ids=[image_id for image_id, _, _ in kept],
         captions=[captions for _, captions, _ in kept],
@@ -312,7 +312,7 @@ def _from_files(
                 f"{folder}: image_ids {first[file]} and {image_id} are both the photo {_shown(file)}: "
                 "list it once, with all of its captions")
     return CaptionSet(
-        name=folder.name,
+        name=one_line(folder.name),
         split=split,
         image_ids=image_ids,
         captions=[captions for _, captions, _ in photos],
