@@ -382,15 +382,17 @@ def test_one_photo_never_serves_two_names(tmp_path: Path, limit):
         read_captions(tmp_path / "karpathy", "val", limit=limit)
 
 
-@pytest.mark.parametrize("names", [("0001.png",) * 2, ("0001.png", "./0001.png"), ("b\u00e9.png", "be\u0301.png")])
-def test_two_ids_of_one_photo_are_refused(tmp_path: Path, names):
+@pytest.mark.parametrize("limit", [None, 1])
+@pytest.mark.parametrize("names", [
+    ("0001.png",) * 2, ("0001.png", "./0001.png"), ("a\\1.png", "a/1.png"), ("b\u00e9.png", "be\u0301.png")])
+def test_two_ids_of_one_photo_are_refused(tmp_path: Path, names, limit):
     content = coco({21: ["x"], 31: ["y"]})
     for entry, name in zip(content["images"], names, strict=True):
         entry["file_name"] = name
     put(tmp_path / "captions_val.json", content)
     put(tmp_path / "images" / names[0], photo(21))
-    with pytest.raises(CaptionError, match=r"image_ids 21 and 31 are both the photo images/.*: list it once"):
-        read_captions(tmp_path, "val")
+    with pytest.raises(CaptionError, match=r"image_ids 21 and 31 are both the photo .*png: list it once"):
+        read_captions(tmp_path, "val", limit=limit)
 
 
 @pytest.mark.parametrize(("said", "there"), [("caf\u00e9", "cafe\u0301"), ("cafe\u0301", "caf\u00e9")])

@@ -204,7 +204,7 @@ def _read_karpathy(folder: Path, path: Path, split: str, limit: int | None) -> C
         photos.setdefault(part, []).append((image_id, captions, name))
     if split not in photos:
         raise CaptionError(f"{path}: no split {split!r}, there is {_listed(photos)}")
-    listed = [name for part in photos.values() for _, _, name in part]
+    listed = [(image_id, name) for part in photos.values() for image_id, _, name in part]
     return _from_files(
         folder, split, *_usable(photos[split], f"{path}, {split}", limit), places=("", "images"), listed=listed)
 
@@ -232,7 +232,7 @@ def _read_coco(folder: Path, files: Mapping[str, list[Path]], split: str, limit:
     written, bare = path.stem.removeprefix("captions_"), part.rstrip("0123456789")
     beside = (written, part, bare)
     places = (*beside, *(f"images/{place}" for place in beside), "images", "")
-    listed = [name for _, _, name in photos]
+    listed = [(image_id, name) for image_id, _, name in photos]
     return _from_files(folder, split, *_usable(photos, str(path), limit), places=places, listed=listed)
 
 
@@ -300,21 +300,21 @@ def _read_parquet(folder: Path, files: Mapping[str, list[Path]], split: str, lim
 
 def _from_files(
     folder: Path, split: str, photos: list[tuple[int, list[str], str]], dropped: int, places: Iterable[str],
-    listed: Iterable[str],
+    listed: Sequence[tuple[int, str]],
 ) -> CaptionSet:
-    """Makes the set of photos that are files in one of `places`; `listed` are the names of all that the file lists."""
-    image_ids = [image_id for image_id, _, _ in photos]
-    files = _locate(folder, [name for _, _, name in photos], list(dict.fromkeys(places)), listed)
-    first: dict[str, int] = {}
-    for image_id, file in zip(image_ids, files, strict=True):
-        if first.setdefault(file, image_id) != image_id:
+    """Makes the set of photos that are files in one of `places`; `listed` is all that the file lists: ids and names."""
+    first: dict[tuple[str, ...], int] = {}
+    for image_id, name in listed:
+        if first.setdefault(_parts(name), image_id) != image_id:
             raise CaptionError(
-                f"{folder}: image_ids {first[file]} and {image_id} are both the photo {_shown(file)}: "
+                f"{folder}: image_ids {first[_parts(name)]} and {image_id} are both the photo {_shown(name)}: "
                 "list it once, with all of its captions")
+    names = [name for _, _, name in photos]
+    files = _locate(folder, names, list(dict.fromkeys(places)), {name for _, name in listed})
     return CaptionSet(
         name=one_line(folder.name),
         split=split,
-        image_ids=image_ids,
+        image_ids=[image_id for image_id, _, _ in photos],
         captions=[captions for _, captions, _ in photos],
         files=files,
         sources=[os.path.join(folder, file) for file in files],
@@ -322,7 +322,12 @@ def _from_files(
     )
 
 
-def _locate(folder: Path, names: list[str], places: Sequence[str], listed: Iterable[str]) -> list[str]:
+def _parts(name: str) -> tuple[str, ...]:
+    """A path's parts, the same ones however it is written."""
+    return tuple(part for part in normalize("NFC", name).replace("\\", "/").split("/") if part not in ("", "."))
+
+
+def _locate(folder: Path, names: list[str], places: Sequence[str], listed: set[str]) -> list[str]:
     """Finds photos by the names that an annotation file gives them.
 
     A name is tried in three forms: as it is; with / for \\, as Windows writes paths; and its last part alone, as
@@ -344,7 +349,7 @@ def _locate(folder: Path, names: list[str], places: Sequence[str], listed: Itera
         CaptionError: Photos are missing, or can't be told apart by their names.
     """
     tree = _Tree(folder)
-    endings = Counter(map(_last_part, set(listed)))
+    endings = Counter(map(_last_part, listed))
     forms: tuple[Callable[[str], str], ...] = (
         str,
         lambda name: name.replace("\\", "/"),

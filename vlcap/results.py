@@ -88,18 +88,23 @@ def check_picture(path: Path) -> dict[str, str]:
 
 
 def _read_list(folder: Path) -> dict[str, str]:
-    """What was written into the folder; nothing where the list is missing or damaged, which costs no file of anyone."""
-    try:
-        values = json.loads((folder / LIST).read_bytes())
-    except (OSError, ValueError, RecursionError):
+    """What was written into the folder: names and digests.
+
+    Raises:
+        OutputError: There is a file in the list's place that isn't one.
+    """
+    path = folder / LIST
+    if not os.path.lexists(path):
         return {}
-    return {name: digest for name, digest in values.items() if isinstance(digest, str)} if isinstance(
-        values, dict) else {}
+    try:
+        return dict(json.loads(path.read_bytes())["written by vlcap"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        raise OutputError(f"{path}: is no list of vlcap's: move it or choose another folder") from None
 
 
 def _write_list(folder: Path, written: dict[str, str]) -> None:
     with replacing(folder / LIST) as file:
-        json.dump(written, file, indent=2)
+        json.dump({"written by vlcap": written}, file, indent=2)
 
 
 def _digest(path: Path) -> str:
