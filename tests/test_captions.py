@@ -228,7 +228,7 @@ def test_empty_captions_and_photos_without_any_are_left_out(tmp_path: Path):
         put(tmp_path / name / "11.png", photo(11))  # a photo that is left out need not be there
     parquet_table(captions | {31: None}, tmp_path / "parquet/train.parquet")
     for name, dropped in {"coco": 2, "karpathy": 2, "parquet": 3}.items():
-        with pytest.warns(UserWarning, match=f"train.*: skipped {dropped} photos without a caption"):
+        with pytest.warns(UserWarning, match=f"train.*: photos without a caption, skipped: {dropped}"):
             photos = read_captions(tmp_path / name, "train")
         assert (photos.references(), photos.dropped) == (expected, dropped)
         assert photos.image(0).getpixel((0, 0)) == COLORS[11]
@@ -413,6 +413,11 @@ def test_a_year_after_an_underscore(tmp_path: Path, place: str):
     put(tmp_path / place / "21.png", photo(21))
     for split in ("val", "val2017"):
         assert read_captions(tmp_path, split).files == [f"{place}/21.png"]
+
+
+def test_a_parquet_split_keeps_its_underscore(tmp_path: Path):
+    parquet_table(PHOTOS["val"], tmp_path / "val_small.parquet")
+    assert len(read_captions(tmp_path, "val_small")) == 1
 
 
 def test_what_lies_in_annotations_is_said(tmp_path: Path):

@@ -136,4 +136,4 @@ def test_our_warnings_are_one_line(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             app.cli.main()
     said = capsys.readouterr().err.splitlines()
-    assert said == [f"vlcap: warning: {path}: skipped 1 photos without a caption"]
+    assert said == [f"vlcap: warning: {path}: photos without a caption, skipped: 1"]

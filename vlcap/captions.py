@@ -33,7 +33,7 @@ from .writing import replacing
 
 # By name, as Hugging Face puts a dataset_info.json beside parquet files.
 KARPATHY_FILES = ("dataset_coco.json", "dataset_flickr8k.json", "dataset_flickr30k.json", "dataset.json")
-COCO_FILE = re.compile(r"captions_([A-Za-z]+[_-]?\d*)\.json")
+COCO_FILE = re.compile(r"captions_([A-Za-z]+)[_-]?(\d*)\.json")
 PARQUET_FILE = re.compile(r"(\w+)(?:-.+)?\.parquet")
 
 Parsed = TypeVar("Parsed")
@@ -144,10 +144,10 @@ def read_captions(folder: str | os.PathLike, split: str, limit: int | None = Non
         return _read_parquet(folder, files, split, limit)
     if files := _by_split(folder, COCO_FILE):
         return _read_coco(folder, files, split, limit)
-    found = sorted(os.listdir(folder))
-    for place in ("annotations", "data"):
-        if (folder / place).is_dir():
-            found[found.index(place)] = f"{place}/ with {_listed(sorted(os.listdir(folder / place)))}"
+    found = [
+        f"{name}/ with {_listed(sorted(os.listdir(folder / name)))}"
+        if name in ("annotations", "data") and (folder / name).is_dir() else name
+        for name in sorted(os.listdir(folder))]
     raise CaptionError(
         f"{folder}: no captions found. Expected dataset_coco.json, annotations/captions_{split}2014.json (or 2017), "
         f"{split}.parquet or captions_{split}.json, but there is {_listed(found)}"
@@ -434,7 +434,7 @@ def _usable(
     if not kept:
         raise CaptionError(f"{where}: no captions, {len(photos)} photos")
     if len(kept) < len(photos):
-        warnings.warn(f"{where}: skipped {len(photos) - len(kept)} photos without a caption", stacklevel=2)
+        warnings.warn(f"{where}: photos without a caption, skipped: {len(photos) - len(kept)}", stacklevel=2)
     return kept[:limit], len(photos) - len(kept)
 
 
@@ -447,7 +447,7 @@ def _by_split(folder: Path, pattern: re.Pattern) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
         if match := pattern.fullmatch(name):
-            found.setdefault(re.sub("[_-]", "", match[1]), []).append(folder / name)  # val_2017 is val2017
+            found.setdefault("".join(match.groups()), []).append(folder / name)  # captions_val_2017 is val2017's
     return found
 
 
