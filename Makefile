@@ -8,7 +8,7 @@ VENV ?= .venv
 SAMPLES = $(addprefix $(shell $(VENV)/bin/python -c 'import importlib.util as u, pathlib as p; \
 	print(p.Path(u.find_spec("gradio").origin).parent / "media_assets" / "images")')/,cheetah.jpg lion.jpg tower.jpg)
 
-.PHONY: caption demo test
+.PHONY: caption demo test test-spawn test-ascii
 
 caption: $(VENV)/installed
 	$(VENV)/bin/vlcap caption $(or $(PHOTOS),$(SAMPLES))
@@ -21,6 +21,12 @@ test: $(VENV)/installed-test
 	rm -f app/demo/*.pyi  # gradio's, of components as they once were: mypy would believe them
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+test-spawn: $(VENV)/installed-test  # processes start as on macOS and Windows
+	VLCAP_START_METHOD=spawn $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+test-ascii: $(VENV)/installed-test  # no language set, and a standard output that has only ASCII
+	LC_ALL=C PYTHONIOENCODING=ascii $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .printing import print_json
+
 bench = typer.Typer(
     invoke_without_command=True,
     help="Measure speed against peers, side by side; without a name, all but training and ONNX Runtime.")
@@ -58,9 +60,11 @@ def train(
     """Both trainers on 1 and more processes, and the token cache against memory."""
     from train.benchmark import RECIPES, bench_cache, bench_training
     from vlcap.benchmark import machine
+    from vlcap.results import results
 
-    runs = bench_training(recipe or list(RECIPES), processes or [1, 2], batch_size, steps)
-    _show({"machine": machine(), "trainers": runs, "token cache": bench_cache()}, out, as_json)
+    with results(out, ("bench.json",)):
+        runs = bench_training(recipe or list(RECIPES), processes or [1, 2], batch_size, steps)
+        _show({"machine": machine(), "trainers": runs, "token cache": bench_cache()}, out, as_json)
 
 
 def _measure(parts: list[str], quick: bool, out: Path | None, as_json: bool) -> None:
@@ -68,13 +72,15 @@ def _measure(parts: list[str], quick: bool, out: Path | None, as_json: bool) -> 
     from rich.progress import track
 
     from vlcap.benchmark import machine, plot_sizes, run
+    from vlcap.results import results
 
     report: dict[str, Any] = {"machine": machine()}
-    for part in track(parts, description="measuring", console=Console(stderr=True), transient=True):
-        report[part] = run(part, quick)
-    _show(report, out, as_json)
-    if out and "sizes" in report:
-        plot_sizes(report["sizes"], out / "sizes.png")
+    with results(out, ("bench.json", "sizes.png") if "sizes" in parts else ("bench.json",)):
+        for part in track(parts, description="measuring", console=Console(stderr=True), transient=True):
+            report[part] = run(part, quick)
+        _show(report, out, as_json)
+        if out and "sizes" in report:
+            plot_sizes(report["sizes"], out / "sizes.png")
 
 
 def _show(report: dict[str, Any], out: Path | None, as_json: bool) -> None:
@@ -82,10 +88,9 @@ def _show(report: dict[str, Any], out: Path | None, as_json: bool) -> None:
     from rich.table import Table
 
     if out:
-        out.mkdir(parents=True, exist_ok=True)
         (out / "bench.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     if as_json:
-        print(json.dumps(report, indent=2))
+        print_json(report, indent=2)
         return
     for part, rows in report.items():
         if part == "machine":

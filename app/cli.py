@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -19,6 +20,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from .bench import AsJson, bench
+from .printing import print_json
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -27,6 +29,10 @@ train = typer.Typer(
     no_args_is_help=True, help="Train a classifier (the encoder), a text decoder, or a captioner of both.")
 app.add_typer(train, name="train")
 app.add_typer(bench, name="bench")
+
+PACKAGES = [Path(__file__).parents[1] / name for name in ("app", "encoders", "train", "vlcap")]
+
+QUIET = ("attention", "export", "train")  # commands whose results are files
 
 Item = TypeVar("Item")
 Model = Annotated[str | None, typer.Option("--model", help="Captioner folder or hub id; the bundled one if left out.")]
@@ -47,8 +53,12 @@ Override = Annotated[list[str] | None, typer.Option("--set", help="key=value, ov
 
 
 @app.callback()
-def options(debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False) -> None:
-    return  # here for the help: `main` takes it out of the arguments before they are read
+def options(
+        context: typer.Context,
+        debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,  # see `main`
+) -> None:
+    if getattr(sys.stdout, "name", None) == os.devnull and context.invoked_subcommand not in QUIET:
+        raise OSError("standard output is closed: there is nowhere to print to")
 
 
 @app.command()
@@ -61,7 +71,10 @@ def caption(
         as_json: AsJson = False,
         batch_size: Annotated[int, typer.Option(min=1, help="Photos at a time.")] = 16,
 ) -> None:
-    """Caption photos: one line each, in the order given. A photo that can't be read is reported and passed over."""
+    """Caption photos: one line each, in the order given. What can't be read is reported and skipped.
+
+    In folders, hidden files are not looked at, and other files than images are counted at the end.
+    """
     captioner = _load(model, int8, fastest=True)
     from torch import stack
 
@@ -76,17 +89,20 @@ def caption(
         _say(str(error))
         failed = True
 
-    for batch in read_batches(find_images(photos), captioner.read, batch_size, report):
+    found_images = find_images(photos)
+    for batch in read_batches(found_images.images, captioner.read, batch_size, report):
         names, images = zip(*batch, strict=True)
         found = captioner.caption_pixels(stack(images), budget=budget, **_generation(beams))
         for name, result in zip(names, found, strict=True):
             if as_json:
                 cost = {"budget": result.budget, "ms": round(result.ms, 1)}
-                print(json.dumps({"image": str(name), "caption": result.text, **cost}, ensure_ascii=False))
+                print_json({"image": str(name), "caption": result.text, **cost})
             else:
                 print(f"{one_line(name)}: {result.text}")
         sys.stdout.flush()
-    raise typer.Exit(1 if failed else 0)
+    for remark in found_images.remarks():
+        _say(remark)
+    raise typer.Exit(1 if failed or not found_images.complete else 0)
 
 
 @app.command()
@@ -120,22 +136,25 @@ def evaluate(
 ) -> None:
     """Caption a split and score the captions against its references."""
     from vlcap.captions import read_captions
+    from vlcap.evaluate import WRITTEN
     from vlcap.evaluate import evaluate as run
     from vlcap.metrics import DEFAULT
     from vlcap.processes import connect
+    from vlcap.results import results
 
     captions = read_captions(data, split, limit=limit)
     first = connect()
-    captioner = _load(model, int8)
-    report = run(
-        captioner,
-        captions,
-        budget=_known_budget(captioner, budget),
-        metrics=metric or DEFAULT,
-        out=out,
-        track=lambda found: _track(found, total=len(captions), what=f"captioning {captions.name} {split}"),
-        **_generation(beams),
-    )
+    with results(out if first else None, WRITTEN):
+        captioner = _load(model, int8)
+        report = run(
+            captioner,
+            captions,
+            budget=_known_budget(captioner, budget),
+            metrics=metric or DEFAULT,
+            out=out,
+            track=lambda found: _track(found, total=len(captions), what=f"captioning {captions.name} {split}"),
+            **_generation(beams),
+        )
     if first:
         _print_scores(report, as_json)
 
@@ -157,14 +176,17 @@ def compare(
     from vlcap.captions import read_captions
     from vlcap.compare import compare as run
     from vlcap.compare import contender
+    from vlcap.comparison_page import WRITTEN
+    from vlcap.results import results
 
     captions = read_captions(data, split, limit=limit)
-    contenders = [
-        contender(name, captioner, budget if captioner.model.encoder.has_choice else None)
-        for name, captioner in map(_named, model)
-    ]
-    found = run(contenders, captions, out, track=_track, **_generation(beams))
-    _write_comparison(found, captions, out, photos)
+    with results(out, WRITTEN):
+        contenders = [
+            contender(name, captioner, budget if captioner.model.encoder.has_choice else None)
+            for name, captioner in map(_named, model)
+        ]
+        found = run(contenders, captions, out, track=_track, **_generation(beams))
+        _write_comparison(found, captions, out, photos)
 
 
 @app.command()
@@ -179,12 +201,14 @@ def attention(
     """Draw what each block of the encoder gathered from, over a photo."""
     from vlcap.attention import draw_maps
     from vlcap.images import load_image
+    from vlcap.results import check_picture
 
+    metadata = check_picture(out)
     image = load_image(photo)
     captioner = _load(model)
     for each in budget or []:
         _known_budget(captioner, each)
-    draw_maps(captioner, image, budget or [None], each_token).savefig(out, dpi=150)
+    draw_maps(captioner, image, budget or [None], each_token).savefig(out, dpi=150, metadata=metadata)
 
 
 @app.command()
@@ -197,14 +221,18 @@ def baselines(
 ) -> None:
     """What to read a score against: a person's caption, and the same caption for every photo."""
     from vlcap.baselines import score_constant, score_human, usual_caption
-    from vlcap.captions import read_captions
+    from vlcap.captions import CaptionError, read_captions
 
     captions = read_captions(data, split)
-    text = constant if constant is not None else usual_caption(read_captions(data, "train"))
+    try:
+        text = constant if constant is not None else usual_caption(read_captions(data, "train"))
+    except CaptionError as error:
+        raise CaptionError(
+            f"{error}. Without --constant TEXT, it is the most frequent caption of the train split") from None
     found = {"a person's first caption, against the others": score_human(captions),
              f'always "{text}"': score_constant(captions, text)}
     if as_json:
-        print(json.dumps({name: scores.to_dict() for name, scores in found.items()}, indent=2))
+        print_json({name: scores.to_dict() for name, scores in found.items()}, indent=2)
         return
     for name, scores in found.items():
         print(name)
@@ -219,10 +247,13 @@ def export(
         int8: Int8 = False,
 ) -> None:
     """Export a captioner to ONNX, for machines without PyTorch: vlcap/onnx_captioner.py captions with it."""
-    captioner = _load(model)
-    from vlcap.export import export_onnx
+    from vlcap.export import WRITTEN, check_packages, export_onnx
+    from vlcap.results import results
 
-    export_onnx(captioner, folder, _known_budget(captioner, budget), int8)
+    check_packages()
+    with results(folder, WRITTEN):
+        captioner = _load(model)
+        export_onnx(captioner, folder, _known_budget(captioner, budget), int8)
     _say(f"written to {folder}; python -m vlcap.onnx_captioner {folder} PHOTO captions with it")
 
 
@@ -236,7 +267,7 @@ def encoders(
 
     rows = list(_track(describe_encoders(pattern), total=None, what="counting"))
     if as_json:
-        print(json.dumps(rows, indent=2))
+        print_json(rows, indent=2)
         return
     from rich.console import Console
     from rich.table import Table
@@ -323,6 +354,8 @@ def table3(
     """Train every encoder alike, a decoder on each, and compare them all; OUT/comparison is the result."""
     from train.table3 import Table3Recipe, train_table3
     from vlcap.captions import read_captions
+    from vlcap.comparison_page import WRITTEN
+    from vlcap.results import results
     from vlcap.writing import fresh_folder
 
     _no_loading_bars()
@@ -330,9 +363,10 @@ def table3(
     if smoke:
         out = fresh_folder(out, "smoke")
         _say(f"smoke run in {out}, which may be deleted afterwards")
-    found = train_table3(loaded, data_classes, data_captions, out, track=_track)
-    captions = read_captions(data_captions[0], loaded.split, limit=loaded.limit)
-    _write_comparison(found, captions, out / "comparison", photos)
+    with results(out / "comparison", WRITTEN):
+        found = train_table3(loaded, data_classes, data_captions, out, track=_track)
+        captions = read_captions(data_captions[0], loaded.split, limit=loaded.limit)
+        _write_comparison(found, captions, out / "comparison", photos)
 
 
 @app.command()
@@ -372,12 +406,19 @@ def _no_loading_bars() -> None:
 
 
 def _named(model: str) -> tuple[str, Any]:
-    """NAME=FOLDER, or a folder called by its own name, or where that is "captioner" by its run's."""
+    """NAME=FOLDER, or a folder called by its own name, or where that is "captioner" by its run's.
+
+    What exists is a folder, whatever its name holds, and so is what has a slash before the equals sign.
+    """
+    from vlcap.images import one_line
+
     name, equals, source = model.partition("=")
-    if not equals:
+    if equals and not source:
+        raise typer.BadParameter(f"--model {model}: an empty name: is a shell's variable unset?")
+    if not equals or "/" in name or Path(model).exists():
         path = Path(model)
         name, source = (path.resolve().parent.name if path.name == "captioner" else path.name), model
-    return name, _load(source)
+    return one_line(name), _load(source)
 
 
 def _write_comparison(found: Any, captions: Any, out: Path, photos: int) -> None:
@@ -423,7 +464,7 @@ def _generation(beams: int | None) -> dict[str, int]:
 
 def _print_scores(report: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(report, indent=2))
+        print_json(report, indent=2)
         return
     for name in itertools.takewhile(lambda name: name != "N", report):  # the scores come before N
         print(f"{name:8} {report[name] * 100:6.2f}   (x 100, N = {report['N']})")
@@ -445,10 +486,15 @@ def main() -> None:
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         os.environ["VLCAP_DEBUG"] = "1"
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed: the next file that is opened would take its place
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - until the end
     for stream in (sys.stdout, sys.stderr):  # a file's name may have no letters in the terminal's alphabet, or in any
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _warn
     try:
+        _refuse_empty(sys.argv[1:])
         try:
             app()
         finally:
@@ -464,9 +510,31 @@ def main() -> None:
         sys.exit(getattr(error, "exit_status", 1))
 
 
+def _refuse_empty(arguments: list[str]) -> None:
+    """An empty name would mean the current folder, or no option at all: most often a shell's variable is unset."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        option, equals, value = argument.partition("=") if argument.startswith("--") else (before, "=", argument)
+        if equals and not value and option != "--constant":  # a caption may be empty
+            _say(f"an empty name{f' for {option}' if option.startswith('-') else ''}: is a shell's variable unset?")
+            sys.exit(2)
+
+
+def _warn(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None,
+        line: str | None = None,
+) -> None:
+    """Our own warnings are one line for a person; those of libraries are shown as Python does."""
+    if category is UserWarning and any(Path(filename).is_relative_to(folder) for folder in PACKAGES):
+        _say(f"warning: {message}")
+    else:
+        print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=sys.stderr)
+
+
 def _reason(error: BaseException) -> str:
     """One line for a person."""
     text = str(error).strip() or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     if "Original Traceback" in text:  # of a process that loads photos: its last line is the error's own
         text = text.splitlines()[-1].partition(": ")[2] or text.splitlines()[-1]
     text = " ".join(text.split())

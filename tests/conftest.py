@@ -1,5 +1,6 @@
 """What the tests share: where the real photos are, drawn ones where they aren't, a small captioner."""
 
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -11,6 +12,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # two of them, each with threads for al
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch  # reads the number of threads
+
+if method := os.environ.get("VLCAP_START_METHOD"):  # of processes that load photos: make test-spawn
+    multiprocessing.set_start_method(method)
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -44,11 +44,11 @@ def test_bad_ones_are_reported_each(captioner, tmp_path):
     (tmp_path / "words.jpg").write_text("no photo")
     inner = archive(tmp_path / "inner.zip", {"a.png": png(0)}).read_bytes()
     found = rows_of(captioner, tmp_path / "words.jpg", archive(tmp_path / "all.zip", {
-        "half.png": png(0)[:300], "inner.zip": inner, "empty.png": b"", "good.png": png(1)}))
+        "half.png": png(0)[:300], "inner.png": inner, "empty.png": b"", "good.png": png(1)}))
     problems = {row.name: row.problem for row in found}
     assert problems["words.jpg"].startswith("not an image")
     assert problems["half.png"].startswith("cut short")
-    assert problems["inner.zip"] == "an archive in an archive"
+    assert problems["inner.png"] == "an archive in an archive"
     assert problems["empty.png"] == "the file is empty"
     assert problems["good.png"] == "" and found[-1].caption
 
@@ -79,10 +79,26 @@ def test_only_so_many(captioner, tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "MAX_PHOTOS", 2)
     found = rows_of(captioner, archive(tmp_path / "many.zip", {f"{number}.png": png(number) for number in range(5)}))
     assert [bool(row.problem) for row in found] == [False, False, True]
-    assert "2 photos at a time" in found[-1].problem
+    assert "at most 2 photos per batch" in found[-1].problem
     monkeypatch.setattr(batch, "MAX_ENTRIES", 3)
     [row] = rows_of(captioner, tmp_path / "many.zip")
     assert "more than 3 entries" in row.problem
+
+
+def test_what_is_no_photo_is_counted_once(captioner, tmp_path, monkeypatch):
+    """Photos with their texts, as data sets are packed, and what Windows adds: none of it counts towards the limit."""
+    monkeypatch.setattr(batch, "MAX_PHOTOS", 3)
+    entries = {f"{number}.{kind}": png(number) if kind == "png" else b"text" for number in range(3)
+               for kind in ("png", "txt")} | {"Thumbs.db": b"\xd0\xcf\x11\xe0", "README": b"read me"}
+    files = [("pairs.zip", archive(tmp_path / "pairs.zip", entries))]
+    found = list(caption_batch(captioner, files, budget=2, num_beams=1))
+    assert [(row.name, not row.problem) for row, _ in found] == [
+        ("0.png", True), ("1.png", True), ("2.png", True), ("pairs.zip", False)]
+    assert {total for _, total in found} == {4}
+    assert found[-1][0].problem == (
+        "skipped 5 files that are not images of a known format: 3 .txt, 1 .db, 1 without a suffix (first: 0.txt)")
+    [row] = rows_of(captioner, archive(tmp_path / "texts.zip", {"a.txt": b"a"}))
+    assert row.problem.startswith("no photos in this archive: skipped 1 file that is not an image of a known format")
 
 
 @pytest.mark.parametrize("damage", ["locked", "cut", "flipped", "empty"])

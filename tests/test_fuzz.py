@@ -10,7 +10,8 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("readers", [
-    "images archives", "coco karpathy references predictions parquet", "models encoders", "classes labels recipes"])
+    "images archives", "coco karpathy references predictions parquet", "models encoders", "classes labels recipes",
+    "layouts"])
 def test_no_input_does_harm(readers):
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz", *readers.split(), "--count", "40", "--seed", "1"],

@@ -113,7 +113,10 @@ def test_exif_orientation_puts_every_corner_in_its_place(orientation: int, kind:
         (plain("CMYK", (0, 255, 255, 0)), "TIFF", {}, RED),
         (plain("YCbCr", (128, 128, 128)), "JPEG", {}, GREY),
         (plain("I;16", 40_000), "PNG", {}, (156, 156, 156)),
-        (plain("I;16", 300), "TIFF", {}, (1, 1, 1)),
+        (plain("I;16", 5_000), "TIFF", {}, (19, 19, 19)),
+        (plain("I;16", 128), "PNG", {}, GREY),  # 8-bit values in a wider type
+        (plain("I", 128), "TIFF", {}, GREY),
+        (plain("I;16", 2_048), "TIFF", {}, (128, 128, 128)),  # 12 bits, as microscopes and scanners have them
         (plain("I", 40_000), "PPM", {}, (156, 156, 156)),
         (plain("F", 0.5), "TIFF", {}, GREY),
         (plain("F", 200.0), "TIFF", {}, (200, 200, 200)),
@@ -310,6 +313,9 @@ def test_warnings_of_others_stay_on():
 
 
 def test_find_images(tmp_path: Path):
+    def find_images(paths):
+        return images.find_images(paths).images
+
     for name in ("b.JPG", "a.png", "sub/c.webp", "sub/deep/d.tif", "notes.txt", ".hidden.png", ".cache/e.png"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -324,6 +330,108 @@ def test_find_images(tmp_path: Path):
         assert find_images(kept) == kept
     assert find_images([]) == []
     assert find_images(["nul\0.jpg", "x" * 999]) == [Path("nul\0.jpg"), Path("x" * 999)]
+
+
+def test_every_format_that_is_read_when_named_is_found_in_a_folder(tmp_path: Path):
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    Image.init()
+    suffixes = {suffix for suffix, kind in Image.EXTENSION.items() if kind in {*images.FORMATS, "MPO", "HEIF"}}
+    assert suffixes | {".dib"} == images.SUFFIXES
+    for suffix in suffixes:
+        (tmp_path / f"photo{suffix.upper()}").touch()
+    assert len(find_images([tmp_path]).images) == len(suffixes)
+
+
+def test_what_a_folder_holds_besides_is_counted(tmp_path: Path):
+    names = ("a.png", "b.jxl", "sub/c.txt", "sub/d.txt", "Thumbs.db", "README", ".DS_Store")
+    for name in names:
+        put = tmp_path / name
+        put.parent.mkdir(exist_ok=True)
+        put.touch()
+    found = find_images([tmp_path, tmp_path / "sub/d.txt"])
+    assert found.images == [tmp_path / "a.png", tmp_path / "sub/d.txt"]  # named: no longer among the others
+    assert found.remarks() == [
+        f"skipped 4 files that are not images of a known format: 1 without a suffix, 1 .db, 1 .jxl, 1 .txt "
+        f"(first: {tmp_path / 'README'})"]
+    assert not found.complete
+    (tmp_path / "b.jxl").unlink()
+    assert find_images([tmp_path]).complete  # a text is no picture: nothing of the album is missing
+    assert find_images([tmp_path / "a.png"]).remarks() == []
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("open/a.png", "shut/b.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = find_images([tmp_path])
+    assert found.images == [tmp_path / "open/a.png"] and not found.complete
+    assert found.remarks() == [f"{tmp_path / 'shut'}: this folder cannot be read (Permission denied)"]
+    assert find_images([tmp_path / "shut"]).images == []
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path):
+    album, elsewhere = tmp_path / "album", tmp_path / "elsewhere"
+    for path in (album / "own/a.png", elsewhere / "b.png", tmp_path / "beside.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for link, target in {"far": elsewhere, "again": elsewhere, "mine": album / "own", "loop": album, "up": tmp_path,
+                         "gone": tmp_path / "nowhere", "root": "/"}.items():
+        (album / link).symlink_to(target)
+    (elsewhere / "back").symlink_to(tmp_path)  # above the album, though not above this link
+    (elsewhere / "c.png").symlink_to(tmp_path / "beside.png")  # a link to a photo is a photo
+    found = find_images([album])
+    assert found.images == [album / "again/b.png", album / "again/c.png", album / "own/a.png"]
+    assert found.others == [album / "gone"]
+
+
+def test_heic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As phones save it, turned by its own instructions; and the hint where its reader is not installed."""
+    import sys
+
+    import pillow_heif
+
+    stored = plain("RGB", RED, width=64, height=48)
+    stored.paste(BLUE, (0, 0, 64, 24))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # the stored top is the upright right
+    path = tmp_path / "IMG_0001.HEIC"
+    pillow_heif.from_pillow(stored).save(path, exif=exif.tobytes(), quality=90)
+    image = load_image(path)
+    assert image.size == (48, 64)
+    assert near(image.getpixel((5, 30)), RED, 12) and near(image.getpixel((42, 30)), BLUE, 12)
+    assert load_image(path.read_bytes()).tobytes() == image.tobytes()
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ImageError, match=r"IMG_0001\.HEIC: "):
+        load_image(path)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ImageError, match=r"IMG_0001\.HEIC: .*pip install 'vlcap\[heic\]'$"):
+        load_image(path)
+
+
+def test_a_large_jpeg_is_judged_by_what_is_decoded_of_it(monkeypatch: pytest.MonkeyPatch):
+    """As phones of 108 megapixels make them; but not one whose decoder would hold all of it, nor a long, thin one."""
+    monkeypatch.setattr(images, "MAX_PIXELS", 2_000_000)
+    large = plain("RGB", GREEN, width=3000, height=2100)
+    assert load_image(encode(large, "JPEG")).size == (1500, 1050)
+    thin = plain("RGB", GREEN, width=20_000, height=300)
+    for refused in (encode(large, "JPEG", progressive=True), encode(large, "PNG"), encode(thin, "JPEG")):
+        with pytest.raises(ImageError, match=r"too large, \d+ x \d+ pixels \(the limit is 2 million\)"):
+            load_image(refused)
+    with pytest.raises(ImageError, match="too large"):
+        load_image(large)  # already decoded
+    monkeypatch.setattr(images, "MAX_PIXELS_DRAFT", 6_000_000)
+    with pytest.raises(ImageError, match=r"too large, 3000 x 2100 pixels \(the limit is 6 million\)"):
+        load_image(encode(large, "JPEG"))
 
 
 CONFIGS = [
@@ -407,7 +515,7 @@ def test_pixel_config_refuses_what_it_cannot_do():
 def test_real_photos(real_data: Path | None):
     if real_data is None:
         pytest.skip("real photos not present")
-    paths = find_images([real_data / "coco-6k-144" / "val2014"])
+    paths = find_images([real_data / "coco-6k-144" / "val2014"]).images
     assert len(paths) > 100
     for path in paths[:100]:
         assert load_image(path).size == (144, 144)
@@ -438,6 +546,6 @@ def test_formats_that_take_more_memory_have_a_lower_limit(monkeypatch: pytest.Mo
 def test_devices_and_pipes_are_not_opened(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "endless.jpg").symlink_to("/dev/zero")
-    for path in find_images([tmp_path]):
+    for path in find_images([tmp_path]).images:
         with pytest.raises(ImageError, match=r"(pipe|endless)\.jpg: a device or a pipe"):
             load_image(path)

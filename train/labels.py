@@ -9,6 +9,7 @@ import json
 import os
 import random
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -449,12 +450,22 @@ def _labelled(classes: list[str], targets: torch.Tensor, photos: Photos) -> Labe
 
 
 def _read_class_folders(folder: Path, name: str, split: str) -> LabelledSet:
-    """Every folder in it is a class, named by it, with the photos in and below it; one without photos is none."""
-    found = {each.name: find_images([each]) for each in folder.iterdir() if each.is_dir() and each.name[0] != "."}
-    names = sorted((each for each, paths in found.items() if paths != [folder / each]), key=natural_key)
+    """Every folder in it is a class, named by it, with the photos in and below it; one without photos is none.
+
+    What is left out is warned of: folders that can't be read, those without photos, and files that are no images.
+    """
+    folders = sorted(each for each in folder.iterdir() if each.is_dir() and each.name[0] != ".")
+    # By one spelling: letters with accents are composed on one system and not on another, of which the copy may come.
+    found = {unicodedata.normalize("NFC", each.name): find_images([each]) for each in folders}
+    empty = {each for each, inside in found.items() if inside.images and inside.images[0] in folders}
+    for remark in [remark for each in sorted(found) for remark in found[each].remarks()]:
+        warnings.warn(remark, stacklevel=2)
+    if empty:
+        warnings.warn(f"{folder}: skipped folders without images: {', '.join(sorted(empty)[:10])}", stacklevel=2)
+    names = sorted((each for each, inside in found.items() if inside.images and each not in empty), key=natural_key)
     if not names:
         raise LabelError(f"{folder}: no photos in folders here: expected {folder.name}/CLASS/photo.jpg")
-    paths = [path for each in names for path in found[each]]
-    targets = torch.tensor([number for number, each in enumerate(names) for _ in found[each]])
+    paths = [path for each in names for path in found[each].images]
+    targets = torch.tensor([number for number, each in enumerate(names) for _ in found[each].images])
     photos = PhotoFiles(name, split, paths, [path.relative_to(folder).as_posix() for path in paths])
     return _labelled(names, targets, photos)

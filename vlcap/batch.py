@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from PIL import Image
 
 from .captioner import Captioner
-from .images import ImageError, load_image
+from .images import ImageError, is_image_name, load_image, passed_over
 
 MAX_PHOTOS = 64  # of one batch: about a minute's work for a small machine
 MAX_ENTRIES = 4096  # of one archive, read or passed over
@@ -77,24 +77,30 @@ def read_photos(files: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, Path |
     left = MAX_PHOTOS
     for name, path in files:
         name = printable(name)
-        found = read_zip(name, path) if zipfile.is_zipfile(path) else [(name, path)]
-        for photo, source in found:
+        archive = zipfile.is_zipfile(path)
+        for photo, source in read_zip(name, path) if archive else [(name, path)]:
+            if archive and photo == name and isinstance(source, ImageError):  # about the archive: no photo
+                yield photo, source
+                continue
             if not left:
-                yield photo, ImageError(f"left out, as is all after it: {MAX_PHOTOS} photos at a time are the most")
+                yield photo, ImageError(f"left out, as is all after it: at most {MAX_PHOTOS} photos per batch")
                 return
             left -= 1
             yield photo, source
 
 
 def read_zip(name: str, path: Path) -> Iterator[tuple[str, bytes | ImageError]]:
-    """The entries of an archive, unpacked within the limits; folders and what systems add are passed over."""
+    """The photos of an archive, unpacked within the limits, and one row for all files that are no images.
+
+    Folders, and the hidden files that systems add, are passed over.
+    """
     left = MAX_ALL_BYTES
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = _entries(archive)
-            if not entries:
-                yield name, ImageError("no photos in this archive")
-            for entry in entries:
+            photos, others = _entries(archive)
+            if not photos:
+                yield name, ImageError("no photos in this archive" + (f": {_rest(others)}" if others else ""))
+            for entry in photos:
                 label = printable(entry.filename)
                 if left <= 0:
                     yield label, ImageError("left out, as is all after it: the archive is too large unpacked")
@@ -106,29 +112,39 @@ def read_zip(name: str, path: Path) -> Iterator[tuple[str, bytes | ImageError]]:
                 except ImageError as error:
                     left -= MAX_BYTES
                     yield label, error
+            if photos and others:
+                yield name, ImageError(_rest(others))
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         yield name, ImageError(f"damaged archive ({' '.join(str(error).split()) or type(error).__name__})")
 
 
 def count_photos(paths: Iterable[Path]) -> int:
     """How many rows the photos and archives at these paths make, at most."""
-    count = 0
+    photos = remarks = 0
     for path in paths:
         try:
             with zipfile.ZipFile(path) as archive:
-                count += max(1, len(_entries(archive)))
+                images, others = _entries(archive)
+                photos += len(images)
+                remarks += bool(others) or not images
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-            count += 1
-    return min(count, MAX_PHOTOS + 1)
+            photos += 1
+    return min(photos, MAX_PHOTOS + 1) + remarks
 
 
-def _entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """The files in an archive that a person put there, without hidden ones."""
+def _entries(archive: zipfile.ZipFile) -> tuple[list[zipfile.ZipInfo], list[zipfile.ZipInfo]]:
+    """The images and the other files in an archive, by their names, without hidden ones."""
     listed = archive.infolist()
     if len(listed) > MAX_ENTRIES:
         raise ValueError(f"more than {MAX_ENTRIES} entries")
     # Not entry.is_dir(): that fails at a name of no letters.
-    return [entry for entry in listed if not entry.filename.endswith("/") and not _added_by_system(entry.filename)]
+    files = [entry for entry in listed if not entry.filename.endswith("/") and not _added_by_system(entry.filename)]
+    return ([entry for entry in files if is_image_name(entry.filename)],
+            [entry for entry in files if not is_image_name(entry.filename)])
+
+
+def _rest(others: Sequence[zipfile.ZipInfo]) -> str:
+    return passed_over([printable(entry.filename) for entry in others])
 
 
 def _added_by_system(name: str) -> bool:

@@ -182,7 +182,7 @@ def bench_folder(quick: bool = False) -> list[Row]:
             generator = torch.Generator().manual_seed(number)
             noise = torch.randint(256, (60, 80, 3), dtype=torch.uint8, generator=generator)
             Image.fromarray(noise.numpy()).resize((640, 480)).save(Path(folder) / f"{number:02}.jpg", quality=90)
-        paths = find_images([folder])
+        paths = find_images([folder]).images
 
         def one_by_one() -> None:
             for path in paths:

@@ -5,8 +5,8 @@ by `vlcap score` through `read_coco_captions` and `read_coco_results`. The layou
 
     Karpathy   dataset_coco.json, dataset_flickr8k.json, dataset_flickr30k.json or dataset.json; photos in {filepath}/,
                images/ or beside the file; its restval counts as train
-    COCO       annotations/captions_{split}{year}.json; photos in {split}{year}/, {split}/ or images/; where a folder
-               has two years, the split names one: "val2014"
+    COCO       annotations/captions_{split}{year}.json, or {split}_{year}; photos in {split}{year}/, {split}/ or
+               images/; where a folder has two years, the split names one: "val2014"
     parquet    {split}.parquet or {split}-*.parquet, also in data/; columns image, captions or caption, image_id
     COCO file  captions_{split}.json; photos as in COCO, or beside the file
 """
@@ -16,11 +16,14 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
+from unicodedata import normalize
+from urllib.parse import unquote
 
 from PIL import Image
 
@@ -30,7 +33,7 @@ from .writing import replacing
 
 # By name, as Hugging Face puts a dataset_info.json beside parquet files.
 KARPATHY_FILES = ("dataset_coco.json", "dataset_flickr8k.json", "dataset_flickr30k.json", "dataset.json")
-COCO_FILE = re.compile(r"captions_([A-Za-z]+\d*)\.json")
+COCO_FILE = re.compile(r"captions_([A-Za-z]+)[_-]?(\d*)\.json")
 PARQUET_FILE = re.compile(r"(\w+)(?:-.+)?\.parquet")
 
 Parsed = TypeVar("Parsed")
@@ -161,7 +164,10 @@ def read_captions(folder: str | os.PathLike, split: str, limit: int | None = Non
         return _read_parquet(folder, files, split, limit)
     if files := _by_split(folder, COCO_FILE):
         return _read_coco(folder, files, split, limit)
-    found = sorted(os.listdir(folder))
+    found = [
+        f"{name}/ with {_listed(sorted(os.listdir(folder / name)))}"
+        if name in ("annotations", "data") and (folder / name).is_dir() else name
+        for name in sorted(os.listdir(folder))]
     raise CaptionError(
         f"{folder}: no captions found. Expected dataset_coco.json, annotations/captions_{split}2014.json (or 2017), "
         f"{split}.parquet or captions_{split}.json, but there is {_listed(found)}"
@@ -217,7 +223,9 @@ def _read_karpathy(folder: Path, path: Path, split: str, limit: int | None) -> C
             _list(_json(path), "images", path), f"{path}: images ", _karpathy_photo):
         photos.setdefault(part, []).append((image_id, captions, name))
     part = _matching(photos, split, path)
-    return _from_files(folder, split, *_usable(photos[part], f"{path}, {part}", limit), places=("", "images"))
+    listed = [(image_id, name) for each in photos.values() for image_id, _, name in each]
+    return _from_files(
+        folder, split, *_usable(photos[part], f"{path}, {part}", limit), places=("", "images"), listed=listed)
 
 
 def _karpathy_photo(entry: dict) -> tuple[str, int, list[str], str]:
@@ -240,9 +248,11 @@ def _read_coco(folder: Path, files: Mapping[str, list[Path]], split: str, limit:
     ]
     if unknown := references.keys() - {photo[0] for photo in photos}:
         raise CaptionError(f"{path}: image_id {min(unknown)} has captions but is not among the file's images")
-    bare = part.rstrip("0123456789")
-    places = (part, bare, f"images/{part}", f"images/{bare}", "images", "")
-    return _from_files(folder, split, *_usable(photos, str(path), limit), places=places)
+    written, bare = path.stem.removeprefix("captions_"), part.rstrip("0123456789")
+    beside = (written, part, bare)
+    places = (*beside, *(f"images/{place}" for place in beside), "images", "")
+    listed = [(image_id, name) for image_id, _, name in photos]
+    return _from_files(folder, split, *_usable(photos, str(path), limit), places=places, listed=listed)
 
 
 def _references(data: Any, path: str | os.PathLike) -> dict[int, list[str]]:
@@ -296,7 +306,7 @@ def _read_parquet(folder: Path, files: Mapping[str, list[Path]], split: str, lim
     kept, dropped = _usable(photos, where, limit)
     names = pyarrow.compute.struct_field(images, "path").to_pylist()
     return CaptionSet(
-        name=folder.name,
+        name=one_line(folder.name),
         split=split,
         image_ids=[image_id for image_id, _, _ in kept],
         captions=[captions for _, captions, _ in kept],
@@ -307,12 +317,20 @@ def _read_parquet(folder: Path, files: Mapping[str, list[Path]], split: str, lim
 
 
 def _from_files(
-    folder: Path, split: str, photos: list[tuple[int, list[str], str]], dropped: int, places: Sequence[str]
+    folder: Path, split: str, photos: list[tuple[int, list[str], str]], dropped: int, places: Iterable[str],
+    listed: Sequence[tuple[int, str]],
 ) -> CaptionSet:
-    """Makes the set of photos that are files in one of `places`, folders relative to `folder`."""
-    files = _locate(folder, [name for _, _, name in photos], places)
+    """Makes the set of photos that are files in one of `places`; `listed` is all that the file lists: ids and names."""
+    first: dict[tuple[str, ...], int] = {}
+    for image_id, name in listed:
+        if first.setdefault(_parts(name), image_id) != image_id:
+            raise CaptionError(
+                f"{folder}: image_ids {first[_parts(name)]} and {image_id} are both the photo {_shown(name)}: "
+                "list it once, with all of its captions")
+    names = [name for _, _, name in photos]
+    files = _locate(folder, names, list(dict.fromkeys(places)), {name for _, name in listed})
     return CaptionSet(
-        name=folder.name,
+        name=one_line(folder.name),
         split=split,
         image_ids=[image_id for image_id, _, _ in photos],
         captions=[captions for _, captions, _ in photos],
@@ -322,46 +340,95 @@ def _from_files(
     )
 
 
-def _locate(folder: Path, names: list[str], places: Sequence[str]) -> list[str]:
-    """Finds photos, by the names an annotation file gives, in the place that has most of them.
+def _parts(name: str) -> tuple[str, ...]:
+    """A path's parts, the same ones however it is written."""
+    return tuple(part for part in normalize("NFC", name).replace("\\", "/").split("/") if part not in ("", "."))
+
+
+def _locate(folder: Path, names: list[str], places: Sequence[str], listed: set[str]) -> list[str]:
+    """Finds photos by the names that an annotation file gives them.
+
+    A name is tried in three forms: as it is; with / for \\, as Windows writes paths; and its last part alone, as
+    labelling tools write paths and addresses of their own machine. In each form all photos are looked for in one place
+    after another; the first place that has all of them serves. The last part alone is only taken for a photo if no
+    other name in the file ends in it. Names are followed through the listings of folders, in which no `..` occurs, so
+    that none leads out of the folder. Letters with accents are the same letters however they are composed.
 
     Args:
-        folder: Folder that a name must not lead out of.
-        names: File names, some with folders before them; these are tried with and without.
-        places: Folders relative to `folder`, in the order they are tried.
+        folder: Where the places are.
+        names: Of the photos that are looked for.
+        places: Folders relative to `folder`.
+        listed: All names in the file, those of other splits too.
 
     Returns:
         Their paths relative to `folder`.
 
     Raises:
-        CaptionError: A name leads out of the folder, or photos are missing.
+        CaptionError: Photos are missing, or can't be told apart by their names.
     """
-    for name in names:
-        parts = name.replace("\\", "/").split("/")
-        if not parts[0] or ".." in parts or ":" in parts[0]:
-            raise CaptionError(f"{folder}: the photo {_shown(name)} is outside this folder, which is not allowed")
-
-    @functools.cache
-    def content(place: str) -> set[str]:  # one listing per folder; 118,000 questions to a network disk take minutes
-        return set(os.listdir(folder / place)) if os.path.isdir(folder / place) else set()
-
-    best: list[str] = []
-    missing = names
-    for choice in (names, [name.rpartition("/")[2] for name in names]):
+    tree = _Tree(folder)
+    endings = Counter(map(_last_part, listed))
+    forms: tuple[Callable[[str], str], ...] = (
+        str,
+        lambda name: name.replace("\\", "/"),
+        lambda name: _last_part(name) if endings[_last_part(name)] == 1 else "",
+    )
+    fewest = names
+    for form in forms:
         for place in places:
-            files = [f"{place}/{name}" if place else name for name in choice]
-            absent = [file for file in files if os.path.basename(file) not in content(os.path.dirname(file))]
-            if not absent:
-                return files
-            if len(absent) < len(missing):
-                best, missing = files, absent
-    if not best:
-        looked = _listed(place or "." for place in places)
-        raise CaptionError(
-            f"{folder}: none of the {len(names)} photos is here, the first is {_shown(names[0])}; looked in {looked}"
-        )
+            files = [tree.find(f"{place}/{form(name)}") if form(name) else None for name in names]
+            if None not in files:
+                return cast(list[str], files)
+            missing = [name for name, file in zip(names, files, strict=True) if file is None]
+            if len(missing) < len(fewest):
+                fewest = missing
+    problem = (
+        f"none of the {len(names)} photos is here" if len(fewest) == len(names) else
+        f"{len(fewest)} of the {len(names)} photos are missing")
+    shared = sum(endings[_last_part(name)] > 1 for name in fewest)
+    alike = f"; {shared} can't be told apart without their folders, as others have the same name" if shared else ""
     raise CaptionError(
-        f"{folder}: {len(missing)} of the {len(names)} photos are missing, the first is {_shown(missing[0])}")
+        f"{folder}: {problem}, the first is {_shown(fewest[0])}; looked in {_listed(place or '.' for place in places)}"
+        f"{alike}")
+
+
+def _last_part(name: str) -> str:
+    """What a path or an address ends in, on whatever system it was written; letters with accents composed."""
+    if "://" in name:
+        name = unquote(re.split("[?#]", name)[0])
+    return normalize("NFC", re.split(r"[\\/]|^[A-Za-z]:", name)[-1])
+
+
+class _Tree:
+    """What lies below a folder: each folder is listed once, as 118,000 questions to a network disk take minutes."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.listings: dict[str, dict[str, str]] = {}
+
+    def find(self, path: str) -> str | None:
+        """A relative path as the disk spells it, or None if there is nothing."""
+        found = ""
+        for part in path.split("/"):
+            if part in ("", "."):
+                continue
+            listing = self._listing(found)
+            name = listing.get(part) or listing.get(normalize("NFC", part))
+            if name is None:
+                return None
+            found = f"{found}/{name}" if found else name
+        return found or None
+
+    def _listing(self, place: str) -> dict[str, str]:
+        """The names in a folder, by themselves and by their composed form; nothing if it is no folder."""
+        if place not in self.listings:
+            path = self.folder / place
+            try:
+                names = os.listdir(path) if os.path.isdir(path) else []
+            except OSError as error:
+                raise CaptionError(f"{path}: this folder cannot be read ({error.strerror})") from error
+            self.listings[place] = {normalize("NFC", name): name for name in names} | {name: name for name in names}
+        return self.listings[place]
 
 
 def _usable(
@@ -384,6 +451,8 @@ def _usable(
     kept = [photo for photo in filled if photo[1]]
     if not kept:
         raise CaptionError(f"{where}: no captions, {len(photos)} photos")
+    if len(kept) < len(photos):
+        warnings.warn(f"{where}: photos without a caption, skipped: {len(photos) - len(kept)}", stacklevel=2)
     return kept[:limit], len(photos) - len(kept)
 
 
@@ -396,7 +465,7 @@ def _by_split(folder: Path, pattern: re.Pattern) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
         if match := pattern.fullmatch(name):
-            found.setdefault(match[1], []).append(folder / name)
+            found.setdefault("".join(match.groups()), []).append(folder / name)  # captions_val_2017 is val2017's
     return found
 
 

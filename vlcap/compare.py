@@ -36,6 +36,7 @@ from .captions import CaptionSet, read_coco_results, write_coco_results
 from .encoder import digest_weights
 from .evaluate import predict
 from .metrics import find_java, score
+from .results import check_folder
 
 DRAWS = 2000  # of the bootstrap
 LEVEL = 0.95  # of the confidence interval
@@ -167,6 +168,7 @@ def compare(
     Raises:
         CaptionerError: No captioner, or two of one name.
         JavaError: No Java, before a photo is captioned.
+        OutputError: Nothing can be written into `out`, likewise.
         ImageError: A photo can't be read.
     """
     names = [each.name for each in contenders]
@@ -175,6 +177,7 @@ def compare(
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise CaptionerError(f"two captioners are called {twice[0]}: give each a name, as in --model first=FOLDER")
     find_java()
+    check_folder(out / "predictions")
     entries = [(each, budget) for each in contenders for budget in each.budgets]
     paths, texts = [], []
     for each, budget in entries:

@@ -28,6 +28,7 @@ COLOURS = ("#2f8fd8", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8
 MARKERS = "osD^vP*Xph"
 INK = "#010203"  # stands for the page's own colour of text in an inline plot
 PHOTO_SIDE = 320
+WRITTEN = ("comparison.json", "comparison.csv", "comparison.svg", "comparison.html")
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,11 @@ from typing import Any
 from . import processes
 from .captioner import Caption, Captioner
 from .captions import CaptionSet, write_coco_results
-from .metrics import DEFAULT, find_java, score
+from .metrics import DEFAULT, check_metrics, score
+from .results import check_folder
 from .writing import replacing
 
+WRITTEN = ("predictions.json", "metrics.json")
 Predictions = Iterable[tuple[int, Caption]]
 
 
@@ -68,10 +70,14 @@ def evaluate(
 
     Raises:
         JavaError: No Java, before a photo is captioned.
+        MetricsError: A metric can't be had, likewise.
+        OutputError: Nothing can be written into `out`, likewise.
         ImageError: A photo can't be read.
     """
-    find_java()
+    check_metrics(metrics)
     first = processes.connect()
+    if out and first:
+        check_folder(out)
     predictions = dict(processes.join(list(track(predict(captioner, captions, budget=budget, **generation)))))
     if not first:
         return {}

@@ -16,6 +16,7 @@ Letters: B photos or beams, free   S side of the pixels   L layers   K heads   d
 import contextlib
 import json
 import logging
+import tempfile
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -30,8 +31,10 @@ from .captioner import Captioner, CaptionerError
 from .decode import search_for, split_heads
 from .images import PixelConfig
 from .quantize import reassociation_off
+from .results import check_folder
 
 OPSET = 20  # the first with GELU
+WRITTEN = ("encoder.onnx", "decoder.onnx", "tokenizer.json", "export.json")
 
 
 class EncoderGraph(nn.Module):
@@ -101,9 +104,12 @@ def export_onnx(captioner: Captioner, folder: Path, budget: int | None = None, i
 
     Raises:
         CaptionerError: The packages for it are missing, or its settings are none that onnx_captioner.py can follow.
+        OutputError: Nothing can be written into the folder.
         ValueError: A budget that doesn't fit the grid.
     """
     check_packages()
+    cut = _cut(captioner.pixels)
+    check_folder(folder)
     search = search_for(captioner.model)
     if search is None:
         raise CaptionerError(f"{captioner.name} asks for more than greedy or beam search: change its generation config")
@@ -112,7 +118,6 @@ def export_onnx(captioner: Captioner, folder: Path, budget: int | None = None, i
     encoder, decoder = EncoderGraph(captioner, budget).eval(), DecoderGraph(captioner, own_head=int8).eval()
     photo = encoder(pixels)
     past = torch.zeros(*photo.shape[:4], 3, photo.shape[-1])
-    folder.mkdir(parents=True, exist_ok=True)
     rows, written = torch.export.Dim("rows"), torch.export.Dim("written")
     with reassociation_off(captioner.model.encoder) if int8 else contextlib.nullcontext():
         _export(encoder, (pixels,), folder / "encoder.onnx", ["pixels"], ["photo"], {"pixels": {0: rows}}, int8)
@@ -120,7 +125,7 @@ def export_onnx(captioner: Captioner, folder: Path, budget: int | None = None, i
         decoder, (torch.zeros(2, dtype=torch.long), past, photo), folder / "decoder.onnx", ["pieces", "past", "photo"],
         ["logits", "extended"], {"pieces": {0: rows}, "past": {2: rows, 4: written}, "photo": {2: rows}}, int8)
     captioner.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"name": captioner.name, "budget": budget, "pixels": _cut(captioner.pixels), "search": asdict(search),
+    settings = {"name": captioner.name, "budget": budget, "pixels": cut, "search": asdict(search),
                 "shape": {"layers": photo.shape[0], "heads": photo.shape[3], "width": photo.shape[-1]}}
     (folder / "export.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
@@ -168,13 +173,11 @@ def _export(
         model: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path, names: list[str], outputs: list[str],
         dims: dict[str, dict], int8: bool,
 ) -> None:
-    whole = path.with_suffix(".float.onnx") if int8 else path
-    write_graph(model, inputs, whole, names, outputs, dims)
-    if int8:
-        try:
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = Path(scratch, path.name) if int8 else path
+        write_graph(model, inputs, whole, names, outputs, dims)
+        if int8:
             _quantize(whole, path)
-        finally:
-            whole.unlink()
 
 
 def _quantize(whole: Path, path: Path) -> None:

@@ -17,7 +17,8 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_PIXELS = 80_000_000  # width x height; decoded, Pillow holds 4 bytes for each
-MAX_PIXELS_OF = {"WEBP": 40_000_000, "AVIF": 40_000_000, "JPEG2000": 16_000_000}  # whose decoders take more, or longer
+# Whose decoders take more, or longer.
+MAX_PIXELS_OF = {"WEBP": 40_000_000, "AVIF": 40_000_000, "HEIF": 40_000_000, "JPEG2000": 16_000_000}
+MAX_PIXELS_DRAFT = 175_000_000  # of a JPEG before it is decoded smaller; Pillow itself warns of what is larger
 LARGE = 16_000_000  # pixels of what is decoded one at a time, whatever the number of threads: so memory stays bounded
 BAND = 4_000_000  # pixels converted at a time
 MAX_ASPECT = 100  # long side over short side; resizing the short side of a thinner picture would fill the memory
@@ -37,8 +40,20 @@ DRAFT_SIDE = 1024  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size while its 
 
 # What is opened, the frequent ones first. Pillow knows more, and some are programs rather than pictures (EPS, PDF).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
-SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
-SUFFIXES |= {".ppm", ".pgm", ".pbm", ".pnm", ".jp2"}
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # bytes 8 to 12 of a file
+# What is taken for an image in a folder or an archive: all suffixes of these formats, and of HEIF.
+SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
+    ".avif", ".avifs", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx",
+    ".heic", ".heics", ".heif", ".heifs", ".hif",
+}
+# Pictures that are not read: a folder of which some are left out was not captioned whole.
+UNREAD_SUFFIXES = {
+    ".jxl", ".svg", ".psd", ".eps", ".ico", ".tga", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2",
+    ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f", ".raw",
+}
+# Levels of white that greys of more than 8 bits are measured by: 8 bits in a wider type, 12 and 16 bits.
+WHITE_OF_INTEGERS, WHITE_OF_FLOATS = (255, 4095, 65535), (1, 255)
 
 _one_large = threading.Lock()
 _TURNS = {
@@ -57,7 +72,7 @@ class ImageError(ValueError):
 
 
 def load_image(
-    source: str | os.PathLike | bytes | BinaryIO | Image.Image, max_pixels: int = MAX_PIXELS, name: str | None = None
+    source: str | os.PathLike | bytes | BinaryIO | Image.Image, max_pixels: int | None = None, name: str | None = None
 ) -> Image.Image:
     """Opens a picture as 8-bit RGB, turned as its EXIF says.
 
@@ -66,7 +81,8 @@ def load_image(
 
     Args:
         source: A path, the bytes of an image file, a file opened for reading bytes, or a PIL image.
-        max_pixels: Largest width x height accepted, judged from the file's header before anything is decoded.
+        max_pixels: Largest width x height accepted, judged from the file's header before anything is decoded; None
+            for no limit but the format's own.
         name: What to call the picture in an error message; by default the path, or the kind of source.
 
     Returns:
@@ -80,13 +96,12 @@ def load_image(
     with _open(source, name) as opened, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         try:
-            image = opened if isinstance(opened, Image.Image) else Image.open(opened, formats=FORMATS)
-            limit = min(max_pixels, MAX_PIXELS_OF.get(image.format or "", max_pixels))
-            if problem := _size_problem(*image.size, max_pixels=limit):
-                raise ImageError(f"{name}: {problem}")
+            image = opened if isinstance(opened, Image.Image) else _identify(opened, name)
+            _check_size(image, name, _limit_before_decoding(image, drafted=image is not opened), max_pixels)
             with _one_large if image.width * image.height > LARGE else contextlib.nullcontext():
                 if image is not opened:
                     image.draft(mode=None, size=(DRAFT_SIDE, DRAFT_SIDE))
+                    _check_size(image, name, MAX_PIXELS)  # a long, thin JPEG is decoded whole
                 image.load()
                 rgb, orientation = _rgb(image), _orientation(image)
                 del image  # what was decoded goes before the next copy comes
@@ -97,21 +112,62 @@ def load_image(
             raise ImageError(f"{name}: {_decoding_problem(error, opened)}") from error
 
 
-def find_images(paths: Iterable[str | os.PathLike]) -> list[Path]:
-    """Lists the image files that a user means by some files and folders.
+@dataclass(frozen=True)
+class Found:
+    """What some files and folders of a user's hold.
 
-    A folder stands for the files in it and below it that have an image's suffix, in the order of their paths, without
-    hidden ones and without following links to folders. A file named by the user is taken whatever its suffix. A path
-    that does not exist, and a folder without images, is listed as it is: `load_image` then says what is wrong with it.
-
-    Returns:
-        The paths in the order given, each once.
+    Attributes:
+        images: In the order given, each once.
+        others: Files in the folders that no image reader takes, by their suffix: passed over.
+        problems: One line for each folder that can't be read.
     """
-    found: dict[str, Path] = {}
+
+    images: list[Path]
+    others: list[Path]
+    problems: list[str]
+
+    @property
+    def complete(self) -> bool:
+        """Whether no picture was left out."""
+        return not self.problems and not any(path.suffix.lower() in UNREAD_SUFFIXES for path in self.others)
+
+    def remarks(self) -> list[str]:
+        """All that was left out, a line for each folder that can't be read and one for the files."""
+        return [*self.problems, *([passed_over(self.others)] if self.others else [])]
+
+
+def find_images(paths: Iterable[str | os.PathLike]) -> Found:
+    """Finds the image files that a user means by some files and folders.
+
+    A folder stands for the files in it and below it that have an image's suffix, in the order of their paths. Hidden
+    files and folders are not looked at. A link to a folder is followed once, unless it leads to a folder above it. A
+    file named by the user is taken whatever its suffix. A path that does not exist, and a folder without images, is
+    listed as it is: `load_image` then says what is wrong with it.
+    """
+    images: dict[str, Path] = {}
+    others: dict[str, Path] = {}
+    problems: list[str] = []
     for path in map(Path, paths):
-        for image in (_images_below(path) if os.path.isdir(path) else []) or [path]:
-            found.setdefault(os.path.abspath(image), image)
-    return list(found.values())
+        known = len(problems)
+        below = _files_below(path, problems) if os.path.isdir(path) else []
+        pictures = [file for file in below if is_image_name(file.name)]
+        others |= {os.path.abspath(file): file for file in below if not is_image_name(file.name)}
+        for image in pictures or ([path] if len(problems) == known else []):
+            images.setdefault(os.path.abspath(image), image)
+    return Found(list(images.values()), [path for key, path in others.items() if key not in images], problems)
+
+
+def is_image_name(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def passed_over(files: Sequence[str | os.PathLike]) -> str:
+    """Files that are no images by their names, counted by suffix, in one line."""
+    suffixes = Counter(os.path.splitext(file)[1].lower() or "without a suffix" for file in files)
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(8))
+    more = f" and {len(suffixes) - 8} other kinds" if len(suffixes) > 8 else ""
+    count = "1 file that is not an image" if len(files) == 1 else f"{len(files)} files that are not images"
+    return f"skipped {count} of a known format: {one_line(kinds)}{more} (first: {one_line(os.fspath(files[0]))})"
 
 
 @dataclass(frozen=True)
@@ -281,12 +337,51 @@ def _open(
     except FileNotFoundError:
         problem = "no such file"
     except IsADirectoryError:
-        problem = "a folder, not an image file" if _images_below(Path(source)) else "a folder without images"
+        images = any(is_image_name(file.name) for file in _files_below(Path(source), problems=[]))
+        problem = "a folder, not an image file" if images else "a folder without images"
     except PermissionError:
         problem = "no permission to read this file"
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         problem = f"cannot be opened ({getattr(error, 'strerror', None) or error})"
     raise ImageError(f"{name}: {problem}")
+
+
+def _identify(file: BinaryIO, name: str) -> Image.Image:
+    """Reads a file's header; HEIF's reader is only asked for by a file of that format."""
+    try:
+        return Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        if not _is_heif(file):
+            raise
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ImageError(f"{name}: reading HEIC needs the package pillow-heif: pip install 'vlcap[heic]'") from None
+    pillow_heif.register_heif_opener()
+    file.seek(0)
+    return Image.open(file, formats=("HEIF",))
+
+
+def _is_heif(file: BinaryIO) -> bool:
+    if not file.seekable():
+        return False
+    file.seek(0)
+    header = file.read(12)
+    return header[4:8] == b"ftyp" and header[8:] in HEIF_BRANDS
+
+
+def _limit_before_decoding(image: Image.Image, drafted: bool) -> int:
+    """Pixels that a header may promise. A JPEG's decoder can leave most of them out, unless it is progressive."""
+    if drafted and image.format in ("JPEG", "MPO") and not image.info.get("progressive"):
+        return MAX_PIXELS_DRAFT
+    return MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS)
+
+
+def _check_size(image: Image.Image, name: str, limit: int, callers: int | None = None) -> None:
+    """Raises ImageError if there are more pixels than a limit and the caller's allow, or the shape is of no use."""
+    limit = limit if callers is None else min(limit, callers)
+    if problem := _size_problem(*image.size, max_pixels=limit):
+        raise ImageError(f"{name}: {problem}")
 
 
 def _size_problem(width: int, height: int, max_pixels: int) -> str | None:
@@ -303,7 +398,7 @@ def _decoding_problem(error: Exception, opened: BinaryIO | Image.Image) -> str:
     if isinstance(error, UnidentifiedImageError):
         if isinstance(opened, io.IOBase) and opened.seekable() and opened.seek(0, os.SEEK_END) == 0:
             return "the file is empty"
-        return f"not an image, or damaged at its start, or none of {', '.join(FORMATS)}"
+        return f"not an image, or damaged at its start, or none of {', '.join(FORMATS)}, HEIC"
     if isinstance(error, Image.DecompressionBombError):
         return "too large: make it smaller"
     if isinstance(error, MemoryError):
@@ -332,16 +427,16 @@ def _rgb(image: Image.Image) -> Image.Image:
 def _extremes(image: Image.Image, bands: list[tuple[int, int, int, int]]) -> tuple[float, float]:
     """The values of a grey image of wider values that become 0 and 255.
 
-    Integers from 0 to 65,535 are taken as 16-bit, floats as 0 to 1 or 0 to 255; other values are stretched from the
-    smallest to the largest.
+    White is the smallest of the usual levels that no value exceeds: integers are taken as 8-bit, 12-bit or 16-bit,
+    floats as 0 to 1 or 0 to 255. Other values are stretched from the smallest to the largest.
     """
     low, high = math.inf, -math.inf
     for box in bands:
         values = _values(image.crop(box))
         low, high = min(low, float(values.min())), max(high, float(values.max()))
-    for full in (1, 255) if image.mode == "F" else (65535,):
-        if low >= 0 and high <= full:
-            return 0, full
+    for white in WHITE_OF_FLOATS if image.mode == "F" else WHITE_OF_INTEGERS:
+        if low >= 0 and high <= white:
+            return 0, white
     return low, high
 
 
@@ -374,14 +469,29 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
-def _images_below(folder: Path) -> list[Path]:
-    """Lists the files in and below a folder that are not hidden and have an image's suffix, sorted."""
-    found = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(parent, name)
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
-        ]
-    return sorted(found)
+def _files_below(folder: Path, problems: list[str]) -> list[Path]:
+    """Lists the files in and below a folder that are not hidden, sorted; adds a line for what can't be listed."""
+    files: list[Path] = []
+    top, listed = os.path.realpath(folder), set()  # real paths
+    waiting = [str(folder)]  # links after the folders themselves, so that a photo keeps its own path
+
+    def refused(error: OSError) -> None:
+        problems.append(f"{one_line(error.filename)}: this folder cannot be read ({error.strerror})")
+
+    while waiting:
+        for parent, folders, names in os.walk(waiting.pop(0), onerror=refused):
+            real = os.path.realpath(parent)
+            if real in listed:
+                folders.clear()
+                continue
+            listed.add(real)
+            files += [Path(parent, name) for name in names if not name.startswith(".")]
+            seen = [name for name in folders if not name.startswith(".")]
+            folders[:] = [name for name in seen if not os.path.islink(os.path.join(parent, name))]
+            links = sorted(os.path.join(parent, name) for name in seen if name not in folders)
+            waiting += [link for link in links if not _is_above(os.path.realpath(link), real, top)]
+    return sorted(files)
+
+
+def _is_above(target: str, *folders: str) -> bool:
+    return any(Path(folder).is_relative_to(target) for folder in folders)

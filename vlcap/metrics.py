@@ -72,11 +72,8 @@ def score(
             unknown metric, or SPICE without its parser.
         JavaError: no Java, which shows before anything is computed; or a Java process that failed.
     """
-    if not metrics or not set(metrics) <= set(METRICS):
-        raise MetricsError(f"metrics {metrics!r}: choose one or more of {', '.join(METRICS)}")
+    check_metrics(metrics)
     _check(predictions=predictions, references=references)
-    if "SPICE" in metrics:
-        _check_spice()
 
     texts = [text for captions in references.values() for text in captions] + [predictions[i] for i in references]
     tokens = iter(ptb_tokenize(texts))
@@ -91,6 +88,20 @@ def score(
         per_image={key: dict(zip(gts, map(float, each), strict=True)) for key, (_, each) in results.items()},
         images=len(gts),
     )
+
+
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Whether these metrics can be computed here: asked before an hour of captioning, not after it.
+
+    Raises:
+        MetricsError: An unknown metric, or SPICE without its parser.
+        JavaError: No Java.
+    """
+    if not metrics or not set(metrics) <= set(METRICS):
+        raise MetricsError(f"metrics {metrics!r}: choose one or more of {', '.join(METRICS)}")
+    if "SPICE" in metrics:
+        _check_spice()
+    find_java()
 
 
 def ptb_tokenize(texts: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@
 Of vlcap only what is plain Python takes part: how a photo is opened, and how captions are searched for.
 """
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import onnxruntime
 from PIL import Image
 from tokenizers import Tokenizer
 
-from .images import load_image
+from .images import ImageError, load_image, one_line
 from .search import Search
 from .tokenizer import EOS
 
@@ -100,7 +101,23 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-if __name__ == "__main__":
-    captioner = OnnxCaptioner(Path(sys.argv[1]))
+def main() -> int:
+    """A line per photo on standard output; the exit status is 1 if one can't be read."""
+    if len(sys.argv) < 3 or "" in sys.argv:
+        print("usage: python -m vlcap.onnx_captioner FOLDER PHOTO ...", file=sys.stderr)
+        return 2
+    for stream in (sys.stdout, sys.stderr):  # a name may have letters that the terminal lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    captioner, status = OnnxCaptioner(Path(sys.argv[1])), 0
     for name in sys.argv[2:]:
-        print(f"{name}: {captioner.caption(Path(name))}")
+        try:
+            print(f"{one_line(name)}: {captioner.caption(Path(name))}")
+        except ImageError as error:
+            print(error, file=sys.stderr)
+            status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

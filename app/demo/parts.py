@@ -11,7 +11,7 @@ from PIL import Image
 
 from vlcap.images import ImageError, load_image
 
-UNSHOWN = ("TIFF", "PPM", "JPEG2000")  # formats that are read here, but that not every browser shows
+UNSHOWN = ("TIFF", "PPM", "JPEG2000", "HEIF")  # formats that are read here, but that not every browser shows
 
 
 def refusal(message: str) -> gr.Error:

@@ -40,12 +40,16 @@ class Reader:
         read: Reads it, as the program does.
         errors: What it may raise.
         prepare: Is called once, before the processes part: imports, seeds of the inputs.
+        count: Inputs of the long form.
+        seconds: Of computing, for one input.
     """
 
     make: Callable[[random.Random, Path], Path]
     read: Callable[[Path], Any]
     errors: tuple[type[Exception], ...]
     prepare: Callable[[], Any] = lambda: None
+    count: int = 10_000
+    seconds: float = SECONDS
 
 
 @dataclass
@@ -89,7 +93,7 @@ def fuzz(name: str, reader: Reader, count: int, seed: int, start: int = 0) -> Re
                 report.messages[detail] += 1
             else:
                 defect = detail
-            if seconds > SECONDS:
+            if seconds > reader.seconds:
                 defect = f"took {seconds:.1f} s; {detail}"
             if memory > MEMORY:
                 defect = f"took {memory:.0f} MB; {detail}"

@@ -7,7 +7,7 @@ from vlcap.captions import CaptionError
 from vlcap.images import ImageError
 from vlcap.model_folder import ModelFolderError
 
-from . import Reader, archives, captions, images, labels, models, recipes
+from . import Reader, archives, captions, images, labels, layouts, models, recipes
 
 CAPTIONS = (CaptionError, ImageError)
 READERS = {
@@ -23,4 +23,6 @@ READERS = {
     "classes": Reader(labels.make_folders, labels.read, (LabelError, ImageError), prepare=labels.prepare),
     "labels": Reader(labels.make_files, labels.read, (LabelError, ImageError), prepare=labels.prepare),
     "recipes": Reader(recipes.make, recipes.read, (RecipeError,)),
+    "layouts": Reader(
+        layouts.make, layouts.read, (*CAPTIONS, LabelError), prepare=layouts.prepare, count=2000, seconds=60.0),
 }
