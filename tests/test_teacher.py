@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 import encoders  # noqa: F401 - registers them
 from train.classifier import Classification, ClassifierRecipe, train_classifier
 from train.frozen import Frozen
+from train.loop import TrainingError
 from train.pretrained import PretrainedError, load_classifier
-from train.teacher import distillation_loss, start_from
+from train.teacher import distillation_loss, feature_loss, start_from
 from vlcap.encoder import Encoder
 
 VIT = {"img_size": 48, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
@@ -105,3 +106,45 @@ def test_the_pupil_learns_from_the_teacher(class_folder, tmp_path):
         before = distillation_loss([task.model.eval()(seen)], taught, temperature=1.0)
         after = distillation_loss([encoder.eval().model(seen)], taught, temperature=1.0)
     assert after < before / 2
+
+
+@pytest.mark.parametrize("cache_views", [0, 2])
+def test_other_classes_get_a_head_of_their_own(class_folder, tmp_path, cache_views):
+    """Seven classes of the teacher's, four of the photos': live and from the cache, both are learned."""
+    name, _ = vit_folder(tmp_path / "vit", num_classes=7)
+    recipe = ClassifierRecipe.load(None, [
+        "encoder=lookupvit_test_patch8_48", f"teacher={name}", "teacher_head=own", "feature_weight=1", "lr=3e-3",
+        "steps=30", "batch_size=24", "workers=0", "budgets=[2,3]", "scale=[0.6,1]", f"cache_views={cache_views}"])
+    task = Classification(recipe, [str(class_folder)], tmp_path / "run")
+    batch = task.collate([task.train_set[i] for i in range(0, 240, 10)])
+
+    def distances():
+        answers = task.model.train()(task.seen(batch, task.train_set, torch.device("cpu")), budget=3)
+        logits, features = task.lessons(batch, task.train_set, torch.device("cpu"))
+        assert logits.shape == (24, 7) and answers.own[0].shape == (24, 4)
+        return distillation_loss(answers.taught, logits, 1.0).item(), feature_loss(answers.features, features).item()
+
+    before = distances()
+    optimizer = torch.optim.AdamW(task.model.parameters(), lr=3e-3)
+    for _ in range(30):
+        task.loss(task.model, batch, 3).mean.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert all(now < then / 2 for now, then in zip(distances(), before, strict=True))
+
+    train_classifier(recipe, [str(class_folder)], tmp_path / "run")
+    encoder = Encoder.load(tmp_path / "run" / "encoder")  # has nothing of what only the teacher's lessons needed
+    assert len(encoder.config.classes) == 4 and encoder.model.head.out_features == 4
+
+
+def test_what_cannot_be_cached_or_taught_is_said(class_folder, tmp_path):
+    name, _ = vit_folder(tmp_path / "vit")
+    for settings, said in (
+            ([f"teacher={name}", "encoder=lookupvit_test_patch8_48", "cache_views=2", "mixup=0.2"], "mixup and cutmix"),
+            (["encoder=lookupvit_test_patch8_48", "cache_views=2"], "this run has neither")):
+        with pytest.raises(TrainingError, match=said):
+            Classification(ClassifierRecipe.load(None, settings), [str(class_folder)], tmp_path / "run")
+    other, _ = vit_folder(tmp_path / "other", num_classes=7)
+    recipe = ClassifierRecipe.load(None, ["encoder=lookupvit_test_patch8_48", f"teacher={other}"])
+    with pytest.raises(PretrainedError, match=r"tells 7 classes apart, the photos have 4: teacher_head=own"):
+        Classification(recipe, [str(class_folder)], tmp_path / "run")
