@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -63,6 +63,10 @@ class TokenCache:
         self.augmentation, self.seed = augmentation or {}, seed
         self.folder = root / self.key()
         self._maps: dict[tuple[int, int], np.memmap] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process that loads photos: it needs the number of views, not the encoder, nor tokens."""
+        return {**self.__dict__, "encoder": None, "_maps": {}}
 
     def key(self) -> str:
         """Digest of everything that the tokens depend on."""
@@ -146,7 +150,7 @@ class TokenCache:
         try:
             np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape).flush()
             with open(temporary, "r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+                _reserve(file, temporary.stat().st_size)
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise self._too_small(shutil.disk_usage(self.folder).free) from error
@@ -162,3 +166,15 @@ class TokenCache:
         return CacheError(
             f"{self.folder}: the tokens need {self.size() / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free: "
             "fewer cache_views or budgets, or another disk")
+
+
+def _reserve(file: BinaryIO, size: int) -> None:
+    """Gives a file of so many bytes its place on the disk; what it holds stays."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    file.seek(0)  # macOS and Windows: by writing
+    while part := file.read(2**20):
+        file.seek(-len(part), os.SEEK_CUR)
+        file.write(part)
+    os.fsync(file.fileno())

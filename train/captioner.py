@@ -31,7 +31,7 @@ from vlcap.writing import written_whole
 from .cache import TokenCache
 from .loop import Evaluation, Loss, TrainingError, fit
 from .recipe import Recipe
-from .sampling import in_worker, read
+from .sampling import SeededDataset, in_worker, read
 from .self_critical import self_critical_loss
 
 IGNORE = -100  # cross-entropy's word for "no target here"
@@ -193,7 +193,8 @@ class Captioning:
             train_tokenizer(captions, self.recipe.vocab_size, self.recipe.lowercase).save_pretrained(folder)
         return load_tokenizer(folder)
 
-    def collate(self, items: list[tuple[int, torch.Tensor, list[int]]]) -> Batch:
+    @staticmethod  # a process that loads photos gets this function and not the model
+    def collate(items: list[tuple[int, torch.Tensor, list[int]]]) -> Batch:
         rows, photos, captions = zip(*items, strict=True)
         length = max(map(len, captions))
         inputs = torch.full((len(items), length), PAD)
@@ -232,8 +233,9 @@ class Captioning:
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Cross-entropy of a caption of each photo and, unless cider is off, CIDEr of greedy captions per data set."""
         loader = DataLoader(
-            Subset(self.val_set, share(len(self.val_set))), batch_size=self.recipe.batch_size, collate_fn=self.collate,
-            num_workers=self.recipe.workers, worker_init_fn=in_worker)
+            Subset(SeededDataset(self.val_set, self.recipe.seed), [(i, i) for i in share(len(self.val_set))]),
+            batch_size=self.recipe.batch_size, collate_fn=self.collate, num_workers=self.recipe.workers,
+            worker_init_fn=in_worker)
         total, pieces, texts = 0.0, 0, []
         captioner = Captioner(model, self.tokenizer)
         for batch in read(loader):
