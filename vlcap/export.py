@@ -19,6 +19,7 @@ import logging
 import warnings
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 import torch.nn as nn
@@ -146,18 +147,15 @@ def _export(
         model: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path, names: list[str], outputs: list[str],
         dims: dict[str, dict], int8: bool,
 ) -> None:
-    whole = path.with_suffix(".float.onnx") if int8 else path
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), TemporaryDirectory() as scratch:
         warnings.simplefilter("ignore")  # of the exporter about itself
         logging.getLogger("onnxscript").setLevel(logging.ERROR)
+        whole = Path(scratch) / path.name if int8 else path
         torch.onnx.export(
             model, inputs, whole, input_names=names, output_names=outputs, opset_version=OPSET, dynamo=True,
             dynamic_shapes=dims, external_data=False, verbose=False)
-    if int8:
-        try:
+        if int8:
             _quantize(whole, path)
-        finally:
-            whole.unlink()
 
 
 def _quantize(whole: Path, path: Path) -> None:
