@@ -35,7 +35,7 @@ from .captioner import Captioner, CaptionerError
 from .captions import CaptionSet, read_coco_results, write_coco_results
 from .encoder import digest_weights
 from .evaluate import predict
-from .metrics import find_java, score
+from .metrics import check_references, score
 
 DRAWS = 2000  # of the bootstrap
 LEVEL = 0.95  # of the confidence interval
@@ -167,6 +167,7 @@ def compare(
     Raises:
         CaptionerError: No captioner, or two of one name.
         JavaError: No Java, before a photo is captioned.
+        MetricsError: The split can't be scored, before a photo is captioned.
         ImageError: A photo can't be read.
     """
     names = [each.name for each in contenders]
@@ -174,7 +175,7 @@ def compare(
         raise CaptionerError("nothing to compare: name at least one captioner")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise CaptionerError(f"two captioners are called {twice[0]}: give each a name, as in --model first=FOLDER")
-    find_java()
+    check_references(captions.references(), f"{captions.name}, {captions.split}")
     entries = [(each, budget) for each in contenders for budget in each.budgets]
     paths, texts = [], []
     for each, budget in entries:

@@ -13,7 +13,7 @@ from typing import Any
 from . import processes
 from .captioner import Caption, Captioner
 from .captions import CaptionSet, write_coco_results
-from .metrics import DEFAULT, find_java, score
+from .metrics import DEFAULT, check_references, score
 from .writing import replacing
 
 Predictions = Iterable[tuple[int, Caption]]
@@ -68,9 +68,10 @@ def evaluate(
 
     Raises:
         JavaError: No Java, before a photo is captioned.
+        MetricsError: The split can't be scored, before a photo is captioned.
         ImageError: A photo can't be read.
     """
-    find_java()
+    check_references(captions.references(), f"{captions.name}, {captions.split}")
     first = processes.connect()
     predictions = dict(processes.join(list(track(predict(captioner, captions, budget=budget, **generation)))))
     if not first:
