@@ -9,7 +9,7 @@ from random weights, one of a photo's captions is drawn per step. RUN2/captioner
 import random
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -23,7 +23,7 @@ from vlcap.captioner import Captioner, build_model
 from vlcap.captions import CaptionSet, read_captions
 from vlcap.cider import CiderD
 from vlcap.encoder import Encoder
-from vlcap.metrics import find_java, score
+from vlcap.metrics import check_references, find_java, score
 from vlcap.processes import join, share
 from vlcap.tokenizer import PAD, START, load_tokenizer, normalise_caption, train_tokenizer
 from vlcap.writing import written_whole
@@ -31,6 +31,7 @@ from vlcap.writing import written_whole
 from .cache import TokenCache
 from .loop import Evaluation, Loss, TrainingError, fit
 from .recipe import Recipe
+from .run_folder import Data, knows_data
 from .sampling import SeededDataset, in_worker, read
 from .self_critical import self_critical_loss
 
@@ -41,6 +42,8 @@ COLLAPSE = 0.05  # share of distinct captions below which something is wrong
 
 class CaptionerRecipe(Recipe):
     """A captioning run."""
+
+    writes: ClassVar = ("captioner", "tokenizer")
 
     encoder: str | None = Field(None, description="folder of a trained encoder (RUN/encoder)")
     start_from: str | None = Field(None, description="folder of a captioner to train further, in place of encoder")
@@ -141,6 +144,11 @@ class Captioning:
         self.cache_folder = out.parent / "tokens"  # runs side by side share it
         train = [read_captions(folder, "train", limit=recipe.limit) for folder in data]
         self.val = [read_captions(folder, "val", limit=recipe.limit) for folder in data]
+        self.data = [Data(captions.split, captions.name, len(captions), captions.identity())
+                     for captions in (*train, *self.val)]
+        if recipe.cider:
+            for captions in self.val:
+                check_references(captions.references(), f"{captions.name}, val")
         if recipe.start_from:
             captioner = Captioner.from_pretrained(recipe.start_from)
             self.model, self.tokenizer = captioner.model, captioner.tokenizer
@@ -187,10 +195,11 @@ class Captioning:
         return CachedPhotos(caches, self.tokenizer, self.max_length, self.recipe.lowercase, captions_per_photo)
 
     def _tokenizer(self, train: list[CaptionSet], folder: Path) -> PreTrainedTokenizerBase:
-        if not (folder / "tokenizer.json").is_file():
+        if not (knows_data(folder.parent) and (folder / "tokenizer.json").is_file()):
             used = slice(self.recipe.captions_per_photo)
             captions = (text for captions in train for photo in captions.captions for text in photo[used])
-            train_tokenizer(captions, self.recipe.vocab_size, self.recipe.lowercase).save_pretrained(folder)
+            with written_whole(folder) as new:
+                train_tokenizer(captions, self.recipe.vocab_size, self.recipe.lowercase).save_pretrained(new)
         return load_tokenizer(folder)
 
     @staticmethod  # a process that loads photos gets this function and not the model

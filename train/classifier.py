@@ -10,7 +10,7 @@ one. RUN/encoder is what the captioning trainer takes.
 import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn as nn
@@ -27,6 +27,7 @@ from vlcap.writing import written_whole
 from .labels import LabelError, LabelledPhotos, LabelledSet, match_classes, read_labelled, read_words
 from .loop import Evaluation, Loss, fit
 from .recipe import Recipe
+from .run_folder import Data
 from .sampling import in_worker, read
 from .streaming import LabelledStream, StreamedPhotos, read_stream
 from .teacher import Teacher, start_from_vit
@@ -34,6 +35,8 @@ from .teacher import Teacher, start_from_vit
 
 class ClassifierRecipe(Recipe):
     """A classification run."""
+
+    writes: ClassVar = ("encoder",)
 
     encoder: str = Field("lookupvit_mini_patch8_96", description="architecture, or the folder of a trained encoder")
     model_args: dict[str, Any] = Field({}, description="further arguments of a new encoder, such as Table 5's switches")
@@ -68,6 +71,10 @@ class Classification:
     def __init__(self, recipe: ClassifierRecipe, data: list[str]):
         self.recipe = recipe
         train, val = self._read(data)
+        name = ", ".join(Path(each).name for each in data)
+        self.data = [
+            Data("train", name, train.images if isinstance(train, LabelledStream) else len(train), train.identity()),
+            Data("val", name, len(val), val.identity())]
         self.multi_label = isinstance(train, LabelledSet) and train.multi_label
         self.binary = self.multi_label or recipe.criterion == "sigmoid"
         self.encoder, fresh = self._encoder(train.classes)
