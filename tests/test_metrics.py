@@ -8,14 +8,19 @@ Run by `pytest tests/test_metrics.py`; half of the time METEOR loads its data fi
 import json
 import os
 import sys
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import drawings
 import pytest
 
 from vlcap import metrics
-from vlcap.metrics import JavaError, MetricsError, find_java, ptb_tokenize, score
+from vlcap.captions import read_captions
+from vlcap.compare import compare, contender
+from vlcap.evaluate import evaluate
+from vlcap.metrics import JavaError, MetricsError, check_references, find_java, ptb_tokenize, score
 
 TWO_REFERENCES = {
     1: ["this is one reference sentence for sentence1", "this is one more reference sentence for sentence1"],
@@ -334,3 +339,31 @@ def test_spice_reads_the_f_scores_of_its_jar(monkeypatch: pytest.MonkeyPatch, tm
     assert scores.to_dict() == {"SPICE": 0.5, "N": 2}
     assert scores.per_image == {"SPICE": {1: 0.25, 2: 0.75}}
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("references", "message"), [
+    ({1: ["a dog"]}, "set can't be scored: one image only"),
+    ({1: ["a dog"], 2: ["...", "!"]}, r"set can't be scored: 1 images have no reference with a word in it .*first: 2"),
+])
+def test_what_cannot_be_scored_is_known_without_predictions(references, message):
+    with pytest.raises(MetricsError, match=message):
+        check_references(references, "set")
+    check_references({1: ["a dog"], 2: ["a cat"]}, "set")
+
+
+def test_a_split_that_cannot_be_scored_is_refused_before_a_photo_is_captioned(captioner, tmp_path, monkeypatch):
+    folder = drawings.write_coco_folder(tmp_path / "data", {"val2014": 1})
+    monkeypatch.setattr(type(captioner), "encode", None)
+    with pytest.raises(MetricsError, match="data, val can't be scored: one image only"):
+        evaluate(captioner, read_captions(folder, "val"))
+    with pytest.raises(MetricsError, match="data, val can't be scored: one image only"):
+        compare([contender("one", captioner)], read_captions(folder, "val"), tmp_path / "out")
+
+
+def test_captions_in_another_script_are_warned_of():
+    references = {1: ["一只狗在草地上奔跑"], 2: ["红色的圆"]}
+    with pytest.warns(UserWarning, match="tokenizer is English"):
+        score({1: "一只狗", 2: "圆"}, references, metrics=("CIDEr",))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        score({1: "ein Hund", 2: "ein Mädchen"}, {1: ["ein Hund läuft"], 2: ["ein Mädchen im café"]}, ("CIDEr",))

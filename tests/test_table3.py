@@ -2,6 +2,7 @@
 
 import json
 
+import drawings
 import pytest
 import yaml
 
@@ -118,3 +119,17 @@ def test_one_process_alone(class_folder, captioned_folder, tmp_path, monkeypatch
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(TrainingError, match="torchrun can train its stages"):
         train_table3(load(), str(class_folder), [str(captioned_folder)], tmp_path)
+
+
+def test_a_table_knows_what_it_was_made_of(table, class_folder, captioned_folder, tmp_path):
+    """Its stages are done, and would be taken for those of other photos, or of another size."""
+    out, *_ = table
+    other = drawings.write_coco_folder(tmp_path / "other", {"train2014": 32, "val2014": 16})
+    with pytest.raises(TrainingError, match=r"begun with other data: for train .*, now other \(32 photos\)"):
+        train_table3(load("image_size=96"), str(class_folder), [str(other)], out)
+    with pytest.raises(TrainingError, match="for photos of another size than 80"):
+        train_table3(load("image_size=80"), str(class_folder), [str(captioned_folder)], out)
+    (tmp_path / "recipe.yaml").write_text("mine")
+    with pytest.raises(TrainingError, match=r"holds recipe\.yaml, and no run of this version wrote it"):
+        train_table3(load(), str(class_folder), [str(captioned_folder)], tmp_path)
+    assert (tmp_path / "recipe.yaml").read_text() == "mine"

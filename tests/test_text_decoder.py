@@ -101,18 +101,20 @@ def test_a_captioner_starts_from_it(run, captioned_folder, tmp_path):
         load_decoder(tmp_path / "encoder")
 
 
-def test_the_best_evaluation_is_kept(captioned_folder, tmp_path, monkeypatch):
-    """CIDEr of 3, 1 and 2: the weights of the first stay, also where a later run of the same command goes on."""
+def test_the_best_evaluation_is_kept(captioned_folder, tmp_path):
+    """CIDEr of 3, 1, 2 and 4: the weights of the first stay until there are better ones."""
     Encoder.create("lookupvit_test_patch8_48").save_pretrained(tmp_path / "encoder")
-    recipe = CaptionerRecipe.load(None, [
-        f"encoder={tmp_path / 'encoder'}", "keep=best", "vocab_size=60", "width=32", "heads=2", "layers=1", "limit=32"])
-    task = Captioning(recipe, [str(captioned_folder)], tmp_path / "run")
-    (tmp_path / "run").mkdir(exist_ok=True)
+    settings = [f"encoder={tmp_path / 'encoder'}", "keep=best", "vocab_size=60", "width=32", "heads=2", "layers=1"]
+    with pytest.raises(TrainingError, match="keep=best needs the CIDEr"):
+        Captioning(CaptionerRecipe.load(None, [*settings, "cider=false"]), [str(captioned_folder)], tmp_path / "run")
+    task = Captioning(
+        CaptionerRecipe.load(None, [*settings, "limit=32"]), [str(captioned_folder)], tmp_path / "run")
     kept = []
     for cider in (3.0, 1.0, 2.0, 4.0):
         with torch.no_grad():
             task.model.decoder.transformer.wpe.weight.fill_(cider)
-        task.save(task.model, tmp_path / "run", {"val_loss": 1.0, "CIDEr drawn": cider})
+        task.save(task.model, tmp_path / "run")
+        task._keep_best(task.model, cider)
         saved = Captioner.from_pretrained(tmp_path / "run" / "captioner")
         kept.append(saved.model.decoder.transformer.wpe.weight[0, 0].item())
     assert kept == [3.0, 3.0, 3.0, 4.0]

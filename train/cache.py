@@ -17,7 +17,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, BinaryIO, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -80,6 +80,8 @@ class ViewCache:
         seed: Random seed of the augmentation.
     """
 
+    NETWORKS: ClassVar[tuple[str, ...]] = ()  # attributes that stay in the process that computes
+
     def __init__(
             self,
             root: Path,
@@ -106,6 +108,10 @@ class ViewCache:
         self.folder = root / hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
         self._plain, self._augment = pixels.eval_transform(), pixels.train_transform(**self.augmentation)
         self._maps: dict[tuple[str, int], np.memmap] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process that loads photos: it needs pixels and the number of views, no network and no arrays."""
+        return {**self.__dict__, **dict.fromkeys(self.NETWORKS), "_maps": {}}
 
     def compute(self, places: list[tuple[int, int]]) -> dict[str, np.ndarray]:
         """The arrays of some (view, photo) places, by name, the places first."""
@@ -182,7 +188,7 @@ class ViewCache:
         try:
             np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape).flush()
             with open(temporary, "r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+                _reserve(file, temporary.stat().st_size)
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise self._too_small(shutil.disk_usage(self.folder).free) from error
@@ -211,6 +217,8 @@ class FrozenCache(ViewCache):
         kwargs: `ViewCache`'s views, augmentation and seed.
     """
 
+    NETWORKS = ("frozen",)
+
     def __init__(self, root: Path, photos: Photos, frozen: Frozen, **kwargs: Any):
         what = " and ".join(["trunk features"] * bool(frozen.maps) + ["a teacher's answers"] * frozen.has_teacher)
         super().__init__(root, photos, frozen.pixels, frozen.shapes(), frozen.keys(), what, **kwargs)
@@ -232,6 +240,8 @@ class TokenCache(ViewCache):
             them.
         kwargs: `ViewCache`'s views, augmentation and seed.
     """
+
+    NETWORKS = ("encoder", "features")
 
     def __init__(
             self,
@@ -282,3 +292,15 @@ def read_places(places: Sequence[tuple[ViewCache, int, int]], names: Sequence[st
             result[list(rows)] = read
         found.append(result)
     return found
+
+
+def _reserve(file: BinaryIO, size: int) -> None:
+    """Gives a file of so many bytes its place on the disk; what it holds stays."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    file.seek(0)  # macOS and Windows: by writing
+    while part := file.read(2**20):
+        file.seek(-len(part), os.SEEK_CUR)
+        file.write(part)
+    os.fsync(file.fileno())

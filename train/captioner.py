@@ -10,9 +10,8 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -23,11 +22,12 @@ from transformers import PreTrainedTokenizerBase, VisionEncoderDecoderModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from encoders.trunk import OverTrunk
+from vlcap import processes
 from vlcap.captioner import Captioner, build_model, load_decoder
 from vlcap.captions import CaptionSet, read_captions
 from vlcap.cider import CiderD
 from vlcap.encoder import Encoder
-from vlcap.metrics import find_java, score
+from vlcap.metrics import check_references, find_java, score
 from vlcap.processes import join, share
 from vlcap.tokenizer import load_tokenizer, normalise_caption, train_tokenizer
 from vlcap.writing import replacing, written_whole
@@ -37,7 +37,8 @@ from .decoder import IGNORE, shift
 from .frozen import Frozen
 from .loop import Evaluation, Loss, TrainingError, fit
 from .recipe import Recipe
-from .sampling import in_worker, read
+from .run_folder import Data, knows_data
+from .sampling import SeededDataset, in_worker, read
 from .self_critical import self_critical_loss
 
 SAMPLES = 3  # captions of each validation set shown at an evaluation
@@ -46,6 +47,8 @@ COLLAPSE = 0.05  # share of distinct captions below which something is wrong
 
 class CaptionerRecipe(Recipe):
     """A captioning run."""
+
+    writes: ClassVar = ("captioner", "tokenizer", "best.json")
 
     encoder: str | None = Field(None, description="folder of a trained encoder (RUN/encoder)")
     start_from: str | None = Field(None, description="folder of a captioner to train further, in place of encoder")
@@ -135,14 +138,22 @@ class Captioning:
         if (recipe.encoder is None) == (recipe.start_from is None):
             raise TrainingError(
                 "what to read with? Give --encoder RUN/encoder, which train classifier wrote, or start_from=CAPTIONER")
+        if recipe.keep == "best" and not recipe.cider:
+            raise TrainingError("keep=best needs the CIDEr of each evaluation: set cider=true, or keep=last")
         if recipe.self_critical == 1:
             raise TrainingError("self_critical compares a photo's samples: 2 or more, or 0 for cross-entropy")
         if recipe.cider:
             find_java()  # now, not after the first epoch
         self.recipe = recipe
         self.cache_folder = out.parent / "tokens"  # runs side by side share it
+        self.best = out / "best.json"  # the best evaluation's figure, for keep: best
         train = [read_captions(folder, "train", limit=recipe.limit) for folder in data]
         self.val = [read_captions(folder, "val", limit=recipe.limit) for folder in data]
+        self.data = [Data(captions.split, captions.name, len(captions), captions.identity())
+                     for captions in (*train, *self.val)]
+        if recipe.cider:
+            for captions in self.val:
+                check_references(captions.references(), f"{captions.name}, val")
         if recipe.start_from:
             captioner = Captioner.from_pretrained(recipe.start_from)
             self.model, self.tokenizer = captioner.model, captioner.tokenizer
@@ -207,13 +218,15 @@ class Captioning:
             augmentation=augmentation, seed=self.recipe.seed).fill()
 
     def _tokenizer(self, train: list[CaptionSet], folder: Path) -> PreTrainedTokenizerBase:
-        if not (folder / "tokenizer.json").is_file():
+        if not (knows_data(folder.parent) and (folder / "tokenizer.json").is_file()):
             used = slice(self.recipe.captions_per_photo)
             captions = (text for captions in train for photo in captions.captions for text in photo[used])
-            train_tokenizer(captions, self.recipe.vocab_size, self.recipe.lowercase).save_pretrained(folder)
+            with written_whole(folder) as new:
+                train_tokenizer(captions, self.recipe.vocab_size, self.recipe.lowercase).save_pretrained(new)
         return load_tokenizer(folder)
 
-    def collate(self, items: list[tuple[int, torch.Tensor, list[int]]]) -> Batch:
+    @staticmethod  # a process that loads photos gets this function and not the model
+    def collate(items: list[tuple[int, torch.Tensor, list[int]]]) -> Batch:
         rows, photos, captions = zip(*items, strict=True)
         return Batch(list(rows), torch.stack(photos), *shift(captions))
 
@@ -251,8 +264,9 @@ class Captioning:
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Cross-entropy of a caption of each photo and, unless cider is off, CIDEr of greedy captions per data set."""
         loader = DataLoader(
-            Subset(self.val_set, share(len(self.val_set))), batch_size=self.recipe.batch_size, collate_fn=self.collate,
-            num_workers=self.recipe.workers, worker_init_fn=in_worker)
+            Subset(SeededDataset(self.val_set, self.recipe.seed), [(i, i) for i in share(len(self.val_set))]),
+            batch_size=self.recipe.batch_size, collate_fn=self.collate, num_workers=self.recipe.workers,
+            worker_init_fn=in_worker)
         total, pieces, texts = 0.0, 0, []
         captioner = Captioner(model, self.tokenizer)
         for batch in read(loader):
@@ -279,20 +293,26 @@ class Captioning:
                 warnings.append(
                     f"captions of {captions.name} collapse: {len(set(mine))} distinct ones for {len(mine)} photos, "
                     f"{times} times {text!r}. Normal in a run's first minutes; later, try a lower lr")
+        if self.recipe.keep == "best" and processes.connect():
+            ciders = [value for name, value in figures.items() if name.startswith("CIDEr ")]
+            self._keep_best(model, sum(ciders) / len(ciders))
         return Evaluation(figures, samples, warning="; ".join(warnings) or None)
 
-    def save(self, model: nn.Module, folder: Path, figures: Mapping[str, float]) -> None:
-        score = [value for name, value in figures.items() if name.startswith("CIDEr ")]
-        best = folder / "best.json"
-        if self.recipe.keep == "best" and score:
-            known = json.loads(best.read_text())["CIDEr"] if best.exists() else -math.inf
-            if sum(score) / len(score) <= known:
-                return
+    def save(self, model: nn.Module, folder: Path) -> None:
+        if not (self.recipe.keep == "best" and self.best.exists()):
+            self._write(model, folder)
+
+    def _write(self, model: nn.Module, folder: Path) -> None:
         with written_whole(folder / "captioner") as new:
             Captioner(model, self.tokenizer).save_pretrained(new)
-        if self.recipe.keep == "best" and score:  # after the weights: a crash between the two saves them once more
-            with replacing(best) as file:
-                json.dump({"CIDEr": sum(score) / len(score)}, file)
+
+    def _keep_best(self, model: nn.Module, cider: float) -> None:
+        """These weights take OUT/captioner's place if no evaluation before was as good."""
+        known = json.loads(self.best.read_text(encoding="utf-8"))["CIDEr"] if self.best.exists() else -math.inf
+        if cider > known:
+            self._write(model, self.best.parent)
+            with replacing(self.best) as file:  # after the weights: a crash between the two writes them once more
+                json.dump({"CIDEr": cider}, file)
 
 
 def train_captioner(recipe: CaptionerRecipe, data: list[str], out: Path) -> dict[str, float]:

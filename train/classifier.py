@@ -8,10 +8,9 @@ one. RUN/encoder is what the captioning trainer takes.
 """
 
 import copy
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -41,6 +40,7 @@ from .labels import (
 from .loop import Evaluation, Loss, TrainingError, fit
 from .pretrained import PretrainedError, load_classifier
 from .recipe import Recipe
+from .run_folder import Data
 from .sampling import in_worker, read
 from .streaming import LabelledStream, StreamedPhotos, read_stream
 from .teacher import Answers, Pupil, distillation_loss, feature_loss, start_from
@@ -48,6 +48,8 @@ from .teacher import Answers, Pupil, distillation_loss, feature_loss, start_from
 
 class ClassifierRecipe(Recipe):
     """A classification run."""
+
+    writes: ClassVar = ("encoder",)
 
     encoder: str = Field("lookupvit_mini_patch8_96", description="architecture, or the folder of a trained encoder")
     model_args: dict[str, Any] = Field({}, description="further arguments of a new encoder, such as Table 5's switches")
@@ -101,6 +103,10 @@ class Classification:
         self.recipe = recipe
         self.cache_folder = out.parent / "features"  # runs side by side share it
         train, val = self._read(data)
+        name = ", ".join(Path(each).name for each in data)
+        self.data = [
+            Data("train", name, train.images if isinstance(train, LabelledStream) else len(train), train.identity()),
+            Data("val", name, len(val), val.identity())]
         self.multi_label = isinstance(train, LabelledSet) and train.multi_label
         self.binary = self.multi_label or recipe.criterion == "sigmoid"
         self.encoder, fresh = self._encoder(train.classes)
@@ -289,7 +295,7 @@ class Classification:
                 figures[f"top1@{budget}"] = everyones.mean().item()
         return Evaluation(figures)
 
-    def save(self, model: nn.Module, folder: Path, figures: Mapping[str, float]) -> None:
+    def save(self, model: nn.Module, folder: Path) -> None:
         encoder = copy.deepcopy(self.encoder)  # its own model is the one in training, `model` perhaps an average of it
         encoder.model.load_state_dict((model.encoder if isinstance(model, Pupil) else model).state_dict())
         encoder.config.pixels = self.pixels.to_dict()

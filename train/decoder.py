@@ -10,10 +10,11 @@ with its tokenizer.
 
 import contextlib
 import gzip
+import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -30,6 +31,7 @@ from vlcap.writing import written_whole
 
 from .loop import Evaluation, Loss, TrainingError, fit
 from .recipe import Recipe
+from .run_folder import Data, knows_data
 from .sampling import in_worker, read
 
 IGNORE = -100  # cross-entropy's word for "no target here"
@@ -38,6 +40,8 @@ SAMPLES = 3  # captions made up at an evaluation, to be looked at
 
 class DecoderRecipe(Recipe):
     """A run on captions alone."""
+
+    writes: ClassVar = ("decoder", "tokenizer")
 
     batch_size: int = Field(1, gt=0, description="groups per step, over all processes")
     group: int = Field(64, gt=0, description="captions of like length that are drawn together: little padding")
@@ -117,10 +121,12 @@ class TextTask:
         known = {_key(text) for texts in held_out.values() for text in texts}
         texts = [text for source in data for text in read_texts(source, "train")]
         texts = sorted({normalise_caption(text, recipe.lowercase) for text in texts if _key(text) not in known})
+        self.data = [_data("train", ", ".join(data), texts), _data("val", ", ".join(recipe.hold_out), held_out["val"])]
         if not texts:
             raise TrainingError(f"no captions to learn from in {', '.join(data)}")
-        if not (out / "tokenizer" / "tokenizer.json").is_file():
-            train_tokenizer(texts, recipe.vocab_size, recipe.lowercase).save_pretrained(out / "tokenizer")
+        if not (knows_data(out) and (out / "tokenizer" / "tokenizer.json").is_file()):
+            with written_whole(out / "tokenizer") as new:
+                train_tokenizer(texts, recipe.vocab_size, recipe.lowercase).save_pretrained(new)
         self.tokenizer = load_tokenizer(out / "tokenizer")
         if recipe.limit:
             texts, held_out["val"] = texts[:recipe.limit], held_out["val"][:recipe.limit]
@@ -164,7 +170,7 @@ class TextTask:
         rows = ids[:, 1:].tolist()
         return [row[:row.index(START)] if START in row else row for row in rows]  # a caption's end is START again
 
-    def save(self, model: nn.Module, folder: Path, figures: Mapping[str, float]) -> None:
+    def save(self, model: nn.Module, folder: Path) -> None:
         with written_whole(folder / "decoder") as new:
             model.decoder.save_pretrained(new)
             self.tokenizer.save_pretrained(new)
@@ -198,6 +204,10 @@ def read_texts(source: str, split: str) -> list[str]:
     except (ValueError, KeyError, TypeError, EOFError) as error:
         raise CaptionError(f"{path}: no captions in it ({' '.join(str(error).split()):.200})") from None
     raise CaptionError(f"{path}: expected a folder of captioned photos, or a file .json or .txt, also with .gz")
+
+
+def _data(split: str, name: str, texts: Sequence[str]) -> Data:
+    return Data(split, name, len(texts), hashlib.sha256("\n".join(texts).encode()).hexdigest())
 
 
 def _key(text: str) -> str:

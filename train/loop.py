@@ -6,7 +6,8 @@ Distribution and mixed precision are accelerate's, optimiser, schedule and weigh
 import contextlib
 import math
 import signal
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, Protocol, Self
@@ -15,24 +16,20 @@ import torch
 import torch.nn as nn
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from filelock import FileLock, Timeout
+from rich.console import Console
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch.utils.data import DataLoader, Dataset
 
 from vlcap import processes
-from vlcap.writing import replacing
 
 from .checkpoint import load_checkpoint, save_checkpoint
-from .progress import Log
+from .progress import Log, read_evaluations
 from .recipe import Recipe
+from .run_folder import Data, TrainingError, claim, know_data
 from .sampling import SeededDataset, StepBatches, draw_budget, in_worker, read, seed_all
 from .streaming import Places, StreamedPhotos
-
-
-class TrainingError(RuntimeError):
-    """A run that can't go on: why, and where what it has reached lies."""
 
 
 class Stopped(TrainingError):
@@ -61,6 +58,7 @@ class Task(Protocol):
 
     model: nn.Module
     train_set: Dataset | StreamedPhotos
+    data: list[Data]
 
     def collate(self, items: list) -> Any:
         """A batch of the training set's items."""
@@ -71,15 +69,15 @@ class Task(Protocol):
     def evaluate(self, model: nn.Module) -> Evaluation:
         """How good it is on the validation split. Every process is asked, for its `processes.share` of the photos."""
 
-    def save(self, model: nn.Module, folder: Path, figures: Mapping[str, float]) -> None:
-        """What the run is for, in the form that others load; `figures` are what `evaluate` has just found."""
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """What the run is for, in the form that others load."""
 
 
 def fit(make_task: Callable[[], Task], recipe: Recipe, out: Path) -> dict[str, float]:
     """Trains a task's model as the recipe says; goes on from the newest checkpoint in `out` if there is one.
 
-    Writes into `out`: recipe.yaml, log.jsonl, tensorboard/, checkpoints/, and at each evaluation curves.png and what
-    `task.save` writes. SIGTERM and Ctrl-C are answered after the step in hand, by a checkpoint.
+    Writes into `out`: run.json, recipe.yaml, log.jsonl, tensorboard/, checkpoints/, and at each evaluation curves.png
+    and what `task.save` writes. SIGTERM and Ctrl-C are answered after the step in hand, by a checkpoint.
 
     Args:
         make_task: Reads the data and makes the model; what it writes on the way, the first process writes for all.
@@ -90,17 +88,20 @@ def fit(make_task: Callable[[], Task], recipe: Recipe, out: Path) -> dict[str, f
         The last evaluation's figures.
 
     Raises:
-        TrainingError: `out` holds a run of another recipe, or one that is going on; or the loss is not finite.
+        TrainingError: `out` holds a run of another recipe, of other data, or one that is going on; or the loss is not
+            finite.
         Stopped: By a signal.
     """
     processes.connect()
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     main = accelerator.is_main_process
-    lock = _claim(out, recipe) if main else None
+    lock = claim(out, recipe) if main else None
     try:
         seed_all(recipe.seed)  # the weights that a run starts from are its own too
         with accelerator.main_process_first():
             task = make_task()
+            if main:
+                know_data(out, task.data)
         with Stop() as stop:
             return _train(task, recipe, out, accelerator, stop)
     finally:
@@ -115,6 +116,10 @@ def _train(task: Task, recipe: Recipe, out: Path, accelerator: Accelerator, stop
     if images is None and not recipe.steps:
         raise TrainingError("nobody has said how many photos this stream has: set steps, in place of epochs")
     steps = recipe.total_steps(images)
+    state = load_checkpoint(out / "checkpoints")
+    start = state["step"] if state else 0
+    if start > steps:
+        raise TrainingError(f"{out} has reached step {start} and can't become a run of {steps}: choose another --out")
     task.model.to(device)
     optimizer = create_optimizer_v2(
         task.model,
@@ -125,13 +130,15 @@ def _train(task: Task, recipe: Recipe, out: Path, accelerator: Accelerator, stop
         betas=recipe.betas,
         **({"fused": True} if recipe.opt in ("adam", "adamw") else {}),  # a tenth of a small model's step on a CPU
     )
+    # A prolonged run's is what it was: the learning rate of steps behind it can't change any more.
+    warmup = state["warmup"] if state else round(recipe.warmup * steps)
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched={"cosine": "cosine", "linear": "poly", "constant": "step"}[recipe.schedule],
         num_epochs=steps,
         decay_epochs=steps + 1,  # of "step": never
         decay_rate=1.0,  # of "poly": its power
-        warmup_epochs=round(recipe.warmup * steps),
+        warmup_epochs=warmup,
         warmup_lr=0.0,
         min_lr=recipe.min_lr,
         step_on_epochs=False,
@@ -139,11 +146,8 @@ def _train(task: Task, recipe: Recipe, out: Path, accelerator: Accelerator, stop
     )
     ema = ModelEmaV3(task.model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
 
-    start = 0
-    figures: dict[str, float] = {}
     places: list[Places] = [{} for _ in range(world)]  # of a stream, per process
-    if state := load_checkpoint(out / "checkpoints"):
-        start, figures = state["step"], state["figures"]
+    if state:
         task.model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         if ema:
@@ -164,7 +168,33 @@ def _train(task: Task, recipe: Recipe, out: Path, accelerator: Accelerator, stop
     mine = places[accelerator.process_index]
     batches = _batches(task, recipe, start, steps, accelerator, mine)
     evaluate_every = max(1, round(recipe.evaluate_every * images / recipe.batch_size)) if images else steps
+
+    def evaluating(step: int) -> bool:
+        return step == steps or step % evaluate_every == 0
+
+    def evaluate(step: int) -> dict[str, float]:
+        """Saves what the run is for, then judges it: a failure there takes nothing with it."""
+        averaged.eval()
+        if main:
+            task.save(averaged, out)
+        with autocast:
+            figures, samples, warning = task.evaluate(averaged)
+        log.show(step, figures, samples)
+        if warning:
+            log.say(f"warning: {warning}", style="bold yellow")
+        return figures
+
+    [evaluated] = gather_object([read_evaluations(out / "log.jsonl")] if main else [])[:1]
+    figures = evaluated[max(reached)] if (reached := [step for step in evaluated if step <= start]) else {}
+    if start == steps and start in evaluated:
+        if main:
+            longer = ": a larger steps or epochs prolongs it" if recipe.schedule == "constant" else ""
+            Console(file=sys.stderr).print(
+                f"{out} is finished, all of its {steps} steps are trained{longer}", highlight=False, soft_wrap=True)
+        return figures
     with Log(out, start, steps, recipe.batch_size, enabled=main) as log:
+        if start and evaluating(start) and start not in evaluated:  # stopped in between
+            figures = evaluate(start)
         for step, batch in enumerate(batches, start=start):
             seed_all(recipe.seed, step, accelerator.process_index)
             budget = draw_budget(recipe.budgets, recipe.seed, step)
@@ -186,31 +216,21 @@ def _train(task: Task, recipe: Recipe, out: Path, accelerator: Accelerator, stop
             log.advance(loss)
 
             stopping = stop.asked(accelerator)
-            evaluating = done == steps or done % evaluate_every == 0
-            saving = done == steps or stopping or done % recipe.save_every == 0
-            if evaluating or saving or done % log.EVERY == 0:  # no weights are kept whose loss nobody has looked at
+            saving = evaluating(done) or stopping or done % recipe.save_every == 0
+            if saving or done % log.EVERY == 0:  # no weights are kept whose loss nobody has looked at
                 value = accelerator.reduce(log.mean_loss(), reduction="mean").item()
                 if not math.isfinite(value):
                     raise TrainingError(
                         f"the loss is {value} at step {done}: lower lr or raise warmup. "
                         f"The last good weights are in {out / 'checkpoints'}")
                 log.note(done, loss=value, lr=optimizer.param_groups[0]["lr"])
-            if evaluating:
-                averaged.eval()
-                with autocast:
-                    figures, samples, warning = task.evaluate(averaged)
-                if main:
-                    task.save(averaged, out, figures)
-                log.show(done, figures, samples)
-                if warning:
-                    log.say(f"warning: {warning}", style="bold yellow")
             if saving:
                 everywhere = gather_object([mine]) if streamed else places
                 if main:
                     state = {
                         "model": task.model.state_dict(),
                         "optimizer": optimizer.state_dict(),
-                        "figures": figures,
+                        "warmup": warmup,
                         "places": everywhere,
                     }
                     path = save_checkpoint(
@@ -218,6 +238,8 @@ def _train(task: Task, recipe: Recipe, out: Path, accelerator: Accelerator, stop
             if stopping and done < steps:
                 at = f"stopped by {stop.name} after step {done} of {steps}"
                 raise Stopped(f"{at}, saved as {path}: the same command goes on from there" if main else at)
+            if evaluating(done):
+                figures = evaluate(done)
     accelerator.wait_for_everyone()
     return figures
 
@@ -282,23 +304,3 @@ class Stop:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
-
-
-def _claim(out: Path, recipe: Recipe) -> FileLock:
-    """Marks `out` as this recipe's and takes its lock; refuses a folder of another recipe's run or of one going on."""
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise TrainingError(f"{out} is being written by another run: wait for it, or choose another --out") from None
-    path = out / "recipe.yaml"
-    if path.exists():  # by value: a setting that came with a newer version has its default in an older run
-        old, new = type(recipe).load(str(path)).model_dump(), recipe.model_dump()
-        if changed := [f"{key}: {new[key]} (was {old[key]})" for key in new if new[key] != old[key]]:
-            lock.release()
-            raise TrainingError(
-                f"{out} holds a run with other settings (now {', '.join(changed)}): choose another --out")
-    with replacing(path) as file:
-        file.write(recipe.to_yaml())
-    return lock

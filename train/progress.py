@@ -117,6 +117,14 @@ def read_log(path: Path) -> list[dict[str, float]]:
     return lines
 
 
+def read_evaluations(path: Path) -> dict[int, dict[str, float]]:
+    """The figures of each evaluation in a log.jsonl, by step; none where there is no log yet."""
+    lines = read_log(path) if path.exists() else []
+    return {
+        int(line["step"]): {name: value for name, value in line.items() if name not in ("time", "step")}
+        for line in lines if "lr" not in line}
+
+
 def draw_curves(log: Path, image: Path) -> None:
     """A run's log as an image: losses on the left, scores (accuracy, CIDEr ...) on the right, against steps."""
     from matplotlib.figure import Figure

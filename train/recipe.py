@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,6 +17,7 @@ class Recipe(BaseModel):
     """What both trainers share. Fields without a unit count steps or images."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    writes: ClassVar[tuple[str, ...]] = ()  # folders of its run that are written as a whole
 
     seed: int = 0
     epochs: float = Field(10, gt=0, description="passes over the training images")

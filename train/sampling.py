@@ -4,9 +4,12 @@ Nothing random is carried from step to step. Which images a step sees, how each 
 every dropout mask follow from the seed and the step's number alone, so there is no generator state to save or lose.
 """
 
+import contextlib
+import multiprocessing
 import random
 import signal
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 STOPS = {signal.SIGINT, signal.SIGTERM}
+MASKS = hasattr(signal, "pthread_sigmask")  # Windows has none
 
 
 def seed_all(*numbers: int) -> None:
@@ -83,7 +87,8 @@ def in_worker(number: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+    if MASKS:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
 
 def read(loader: DataLoader) -> Iterator[Any]:
@@ -92,13 +97,25 @@ def read(loader: DataLoader) -> Iterator[Any]:
     Else the error would keep them alive, and Python would wait for them at its end for ever. Until a process knows what
     to do with a signal (`in_worker`), signals wait.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-    try:
+    with _signals_waiting():
         batches = iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
         yield from batches
     finally:
         if loader.num_workers:
             batches._shutdown_workers()
+
+
+@contextlib.contextmanager
+def _signals_waiting() -> Iterator[None]:
+    """Until the end of this, Ctrl-C and SIGTERM wait; also for processes that are started meanwhile."""
+    if not MASKS:
+        yield
+        return
+    if (multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]) != "fork":
+        resource_tracker.ensure_running()  # now: starting it later would let the signals through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

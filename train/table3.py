@@ -30,9 +30,12 @@ from vlcap.writing import replacing, written_whole
 
 from .captioner import CaptionerRecipe, train_captioner
 from .classifier import ClassifierRecipe, train_classifier
+from .labels import read_labelled
 from .loop import TrainingError
 from .progress import read_log
 from .recipe import Recipe, RecipeError
+from .run_folder import Data, check_recipe, know_data, own
+from .streaming import read_stream
 
 # What `smoke` puts in place of a recipe's own: every stage runs, in seconds, and learns nothing of use.
 SMOKE_ARGS = {"img_size": 64, "patch_size": 4, "embed_dim": 48, "depth": 4, "num_heads": 2}
@@ -158,6 +161,8 @@ def train_table3(
     split = read_captions(captions[0], recipe.split, limit=recipe.limit)
     out = out.absolute()  # a stage's recipe names its encoder's folder: the same one, however --out is spelt
     out.mkdir(parents=True, exist_ok=True)
+    own(out, "table3", ("recipe.yaml", "stages.json", "comparison"))
+    know_data(out, _data(recipe, classes, captions))
     contenders: list[Contender] = []
     for number, row in enumerate(recipe.all_rows, start=1):
         folder, title = out / slug(row.name), f"row {number} of {len(recipe.all_rows)}: {row.name}"
@@ -178,11 +183,28 @@ def train_table3(
     return compare(contenders, split, out / "comparison", seed=recipe.seed, rounds=recipe.rounds, track=track)
 
 
+def _data(recipe: Table3Recipe, classes: str, captions: list[str]) -> list[Data]:
+    """What all rows are trained on."""
+    classifier = recipe.classifier_recipe(recipe.all_rows[0])
+    captioned = [*captions, *([classes] if classifier.target == "words" else [])]
+    sets = [read_captions(folder, split) for folder in captioned for split in ("train", "val")]
+    found = [Data(each.split, each.name, len(each), each.identity()) for each in sets]
+    if classifier.target == "label":
+        if classifier.stream:
+            stream = read_stream(classes, "train", classifier.classes)
+            found.append(Data("train", classes, stream.images, stream.identity()))
+        for split in ("val",) if classifier.stream else ("train", "val"):
+            labelled = read_labelled(classes, split)
+            found.append(Data(split, classes, len(labelled), labelled.identity()))
+    return found
+
+
 def _stage(out: Path, recipe: Recipe, title: str, run: Callable[[Recipe, Path], dict[str, float]]) -> None:
     """Runs a stage unless it is done; stage.json, written at its end, holds its recipe, figures and time."""
     done = out / "stage.json"
     # By value: a setting that came with a newer version has its default in an older run.
     if done.is_file() and type(recipe)(**json.loads(done.read_text())["recipe"]) == recipe:
+        check_recipe(out, recipe)  # the encoder that it began from may have been trained further since
         return
     Console(file=sys.stderr).print(f"[bold]{title}[/bold], in {out}", highlight=False)
     run(recipe, out)  # of a run with other settings it says so
@@ -210,6 +232,8 @@ def _encoder(recipe: Table3Recipe, row: TableRow, folder: Path) -> Path:
     if row.train and (not recipe.image_size or recipe.image_size == recipe.classifier.get("image_size")):
         return trained
     encoder = folder / "encoder"
+    if (encoder / "config.json").is_file() and recipe.image_size not in (None, Encoder.load(encoder).pixels.size):
+        raise TrainingError(f"{encoder} is for photos of another size than {recipe.image_size}: choose another --out")
     if not (encoder / "config.json").is_file():
         if row.train:
             made = Encoder.load(trained).without_heads()

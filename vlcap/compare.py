@@ -35,7 +35,7 @@ from .captioner import Captioner, CaptionerError
 from .captions import CaptionSet, read_coco_results, write_coco_results
 from .encoder import digest_weights
 from .evaluate import predict
-from .metrics import find_java, score
+from .metrics import check_references, score
 from .results import check_folder
 
 DRAWS = 2000  # of the bootstrap
@@ -168,6 +168,7 @@ def compare(
     Raises:
         CaptionerError: No captioner, or two of one name.
         JavaError: No Java, before a photo is captioned.
+        MetricsError: The split can't be scored, likewise.
         OutputError: Nothing can be written into `out`, likewise.
         ImageError: A photo can't be read.
     """
@@ -176,7 +177,7 @@ def compare(
         raise CaptionerError("nothing to compare: name at least one captioner")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise CaptionerError(f"two captioners are called {twice[0]}: give each a name, as in --model first=FOLDER")
-    find_java()
+    check_references(captions.references(), f"{captions.name}, {captions.split}")
     check_folder(out / "predictions")
     entries = [(each, budget) for each in contenders for budget in each.budgets]
     paths, texts = [], []

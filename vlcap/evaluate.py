@@ -13,7 +13,7 @@ from typing import Any
 from . import processes
 from .captioner import Caption, Captioner
 from .captions import CaptionSet, write_coco_results
-from .metrics import DEFAULT, check_metrics, score
+from .metrics import DEFAULT, check_metrics, check_references, score
 from .results import check_folder
 from .writing import replacing
 
@@ -70,11 +70,12 @@ def evaluate(
 
     Raises:
         JavaError: No Java, before a photo is captioned.
-        MetricsError: A metric can't be had, likewise.
+        MetricsError: A metric can't be had or the split can't be scored, likewise.
         OutputError: Nothing can be written into `out`, likewise.
         ImageError: A photo can't be read.
     """
     check_metrics(metrics)
+    check_references(captions.references(), f"{captions.name}, {captions.split}")
     first = processes.connect()
     if out and first:
         check_folder(out)

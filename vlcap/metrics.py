@@ -8,10 +8,12 @@ Nothing here prints, and nothing uses the network.
 
 import functools
 import json
+import re
 import shutil
 import subprocess
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,9 @@ SECONDS = {"java -version": 30, "PTB tokenizer": 300, "METEOR": 900, "SPICE": 72
 LOCALE = ("-Duser.language=en", "-Duser.country=US")
 SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 SPICE_JAVA = "1.8"  # it writes its result with a part of Java that 15 dropped; its parser needs one that 11 dropped
+
+NOT_LATIN = re.compile(r"[^\W\d_\u0000-\u024f\u1e00-\u1eff]+")
+NOT_ENGLISH = 0.1  # share of letters that aren't Latin ones from which on a score is warned of
 
 Captions = Mapping[int, list[str]]
 Results = dict[str, tuple[float, Sequence[float]]]
@@ -79,8 +84,8 @@ def score(
     tokens = iter(ptb_tokenize(texts))
     gts = {i: [next(tokens) for _ in captions] for i, captions in references.items()}
     res = {i: [next(tokens)] for i in references}
-    if blank := [i for i, captions in gts.items() if not any(captions)]:
-        raise MetricsError(f"{len(blank)} images have no reference with a word in it ({_first(blank)}): remove them")
+    _check_words(gts)
+    _warn_of_language(references)
 
     results = {key: result for name in METRICS if name in metrics for key, result in SCORERS[name](gts, res).items()}
     return Scores(
@@ -102,6 +107,25 @@ def check_metrics(metrics: Sequence[str]) -> None:
     if "SPICE" in metrics:
         _check_spice()
     find_java()
+
+
+def check_references(references: Mapping[int, Sequence[str]], name: str) -> None:
+    """Whether captions of these images can be scored: to be known before there are any.
+
+    Args:
+        references: As for `score`.
+        name: Where they are from, for messages.
+
+    Raises:
+        MetricsError: Fewer than two images, or an image without a word in its references.
+        JavaError: No Java, or a Java process that failed.
+    """
+    try:
+        _check(predictions=dict.fromkeys(references, ""), references=references)
+        tokens = iter(ptb_tokenize([text for captions in references.values() for text in captions]))
+        _check_words({i: [next(tokens) for _ in captions] for i, captions in references.items()})
+    except MetricsError as error:
+        raise MetricsError(f"{name} can't be scored: {error}") from None
 
 
 def ptb_tokenize(texts: Sequence[str]) -> list[str]:
@@ -213,6 +237,20 @@ def _check(predictions: Mapping[int, str], references: Mapping[int, Sequence[str
         i for i, texts in references.items() if isinstance(texts, str) or not all(isinstance(t, str) for t in texts)
     ]:
         raise MetricsError(f"{len(bad)} images have references that are not a list of texts ({_first(bad)})")
+
+
+def _check_words(tokens: Captions) -> None:
+    if blank := [i for i, captions in tokens.items() if not any(captions)]:
+        raise MetricsError(f"{len(blank)} images have no reference with a word in it ({_first(blank)}): remove them")
+
+
+def _warn_of_language(references: Mapping[int, Sequence[str]]) -> None:
+    text = " ".join(text for captions in references.values() for text in captions)
+    others = sum(map(len, NOT_LATIN.findall(text)))
+    if others > NOT_ENGLISH * sum(map(str.isalpha, text)):
+        warnings.warn(
+            "the metrics' tokenizer is English (Penn Treebank): of captions in another script, scores say little, and "
+            "of those written without spaces a whole sentence counts as a word", stacklevel=3)
 
 
 def _first(ids: Collection[int]) -> str:

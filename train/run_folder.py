@@ -1,0 +1,203 @@
+"""A run's folder: whose it is, and what the run in it was begun with.
+
+OUT/run.json is the run's marker. A run takes recipe.yaml, log.jsonl, checkpoints/ and the rest for its own only beside
+it; where it is missing and one of them is there, the folder is somebody's and is refused. It holds what a recipe
+doesn't: which data the run reads and which weights it began from, both by content, so that either may be moved but not
+exchanged.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from vlcap.writing import check_replaceable, replacing
+
+from .recipe import Recipe
+
+MARKER = "run.json"
+FILES = ("recipe.yaml", "log.jsonl", "curves.png", "tensorboard", "checkpoints", "stage.json")  # of every run
+FREE = ("workers", "save_every", "evaluate_every")  # settings that don't change what is learned
+FOLDERS = ("encoder", "start_from", "decoder")  # settings that may name a folder, compared by what is in it
+LENGTH = ("steps", "epochs")
+FOLDER = "sha256:"
+
+
+class TrainingError(RuntimeError):
+    """A run that can't go on: why, and where what it has reached lies."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Photos that a run reads.
+
+    Args:
+        split: What for: train or val.
+        name: For messages; the same photos may be called otherwise tomorrow.
+        photos: How many.
+        sha256: Of their names, sizes, captions or labels.
+    """
+
+    split: str
+    name: str
+    photos: int | None
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({'a stream' if self.photos is None else f'{self.photos} photos'})"
+
+
+def claim(out: Path, recipe: Recipe) -> FileLock:
+    """Makes `out` this run's folder, or finds that it is, and takes its lock.
+
+    Raises:
+        TrainingError: It holds files that no run wrote, a run with other settings, or one that is going on.
+        NotOursError: A folder that the run would replace isn't a run's.
+    """
+    if out.exists() and not out.is_dir():
+        raise TrainingError(f"{out} is a file, and a run needs a folder: choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / ".vlcap.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise TrainingError(f"{out} is being written by another run: wait for it, or choose another --out") from None
+    try:
+        own(out, _kind(recipe), (*FILES, *recipe.writes))
+        if any((out / "checkpoints").glob("step-*.pt")):
+            check_recipe(out, recipe)
+        else:  # nothing is trained yet: whoever mends a setting or --data that was refused begins anew
+            _write(out, {"kind": _kind(recipe), "begun_from": _begun_from(recipe)})
+            _write_recipe(out, recipe)
+        for name in recipe.writes:
+            check_replaceable(out / name)
+    except BaseException:
+        lock.release()
+        raise
+    return lock
+
+
+def own(out: Path, kind: str, names: Sequence[str]) -> None:
+    """Makes a folder that of a run, or finds that it is, so that what is called by these names in it is the run's.
+
+    Raises:
+        TrainingError: It holds one of them and is no run's, or it is another kind of run's.
+    """
+    known = _read(out)
+    if known is None:
+        if there := [name for name in (MARKER, *names) if _occupied(out / name)]:
+            raise TrainingError(
+                f"{out} holds {there[0]}, and no run of this version wrote it: "
+                "move it elsewhere, or choose another --out")
+        _write(out, {"kind": kind})  # first of all, or what comes next would be nobody's
+    elif known["kind"] != kind:
+        raise TrainingError(f"{out} holds a run of train {known['kind']}, not {kind}: choose another --out")
+
+
+def know_data(out: Path, data: Sequence[Data]) -> None:
+    """Notes what a new run reads.
+
+    Raises:
+        TrainingError: The run was begun with other photos, captions or labels.
+    """
+    known = _read(out) or {}
+    if "data" not in known:
+        _write(out, known | {"data": [asdict(each) for each in data]})
+        return
+    before = [Data(**each) for each in known["data"]]
+    if len(before) != len(data):
+        raise TrainingError(
+            f"{out} was begun with {', '.join(map(str, before))}, now there is {', '.join(map(str, data))}: "
+            "give the same --data, or choose another --out")
+    for old, new in zip(before, data, strict=True):
+        if (old.split, old.photos, old.sha256) != (new.split, new.photos, new.sha256):
+            other = "changed since: names, sizes, captions or labels" if str(old) == str(new) else f"now {new}"
+            raise TrainingError(
+                f"{out} was begun with other data: for {old.split} {old}, {other}. "
+                "Give the same --data, or choose another --out")
+
+
+def knows_data(out: Path) -> bool:
+    """Whether what was made of the data in this folder was made of data that is noted."""
+    return "data" in (_read(out) or {})
+
+
+def check_recipe(out: Path, recipe: Recipe) -> None:
+    """Compares with what the run was begun with; settings that may change are taken over.
+
+    Raises:
+        TrainingError: One that may not change has changed, or what the run began from is no longer the same.
+    """
+    path = out / "recipe.yaml"
+    if path.exists():  # by value: a setting that came with a newer version has its default in an older run
+        old, new = type(recipe).load(str(path)).model_dump(), recipe.model_dump()
+        free = {*FREE, *FOLDERS, *(LENGTH if old["schedule"] == new["schedule"] == "constant" else ())}
+        if new.get("stream"):
+            free.remove("workers")
+        changed = [key for key in new if new[key] != old[key]]
+        if refused := [f"{key}: {new[key]} (was {old[key]})" for key in changed if key not in free]:
+            why = ""
+            if any(key in LENGTH for key in changed):
+                why = f"; schedule {new['schedule']} depends on the run's length, only a constant one can be prolonged"
+            elif new.get("stream") and "workers" in changed:
+                why = "; the order of a stream depends on the workers"
+            raise TrainingError(
+                f"{out} holds a run with other settings (now {', '.join(refused)}){why}: choose another --out")
+        for key, began in (_read(out) or {}).get("begun_from", {}).items():
+            if (now := _begun_from(recipe)[key]) != began:
+                gone = began and began.startswith(FOLDER) and not (now and now.startswith(FOLDER))
+                raise TrainingError(
+                    f"{out} was begun from a folder of an {key}, and {now} is none: say where it is now" if gone else
+                    f"{out} was begun from another {key} than {getattr(recipe, key)}: choose another --out")
+        if not changed:
+            return
+    _write_recipe(out, recipe)
+
+
+def _write_recipe(out: Path, recipe: Recipe) -> None:
+    with replacing(out / "recipe.yaml") as file:
+        file.write(recipe.to_yaml())
+
+
+def _kind(recipe: Recipe) -> str:
+    return type(recipe).__name__.removesuffix("Recipe").lower()
+
+
+def _begun_from(recipe: Recipe) -> dict[str, str | None]:
+    """What the settings that may name a folder stand for: its content, or a name as it is."""
+    found: dict[str, str | None] = {}
+    for key in FOLDERS:
+        value = getattr(recipe, key, None)
+        if value is not None and Path(value).is_dir():
+            digest = hashlib.sha256()
+            for name in ("config.json", "model.safetensors"):
+                if (path := Path(value) / name).is_file():
+                    with open(path, "rb") as file:
+                        digest.update(hashlib.file_digest(file, "sha256").digest())
+            value = FOLDER + digest.hexdigest()
+        if key in type(recipe).model_fields:
+            found[key] = value
+    return found
+
+
+def _occupied(path: Path) -> bool:
+    """Whether there is something to lose: an empty folder, or a link to one or to nowhere, has nothing."""
+    return path.exists() and not (path.is_dir() and not any(os.scandir(path)))
+
+
+def _read(out: Path) -> dict[str, Any] | None:
+    try:
+        values = json.loads((out / MARKER).read_bytes())
+        return values if isinstance(values, dict) and "kind" in values else None
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _write(out: Path, values: dict[str, Any]) -> None:
+    with replacing(out / MARKER) as file:
+        json.dump(values, file, indent=2)
