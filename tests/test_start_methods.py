@@ -55,6 +55,7 @@ def expected(runs, class_folder, captioned_folder, tmp_path_factory):
     return out
 
 
+@pytest.mark.timeout(900)  # each process imports everything anew, which takes its time beside other work
 @pytest.mark.parametrize("method", METHODS)
 def test_trainers(method, runs, expected, class_folder, captioned_folder, tmp_path):
     done = subprocess.run(
