@@ -198,5 +198,5 @@ def test_the_command(captioner_folder, captioned_folder, tmp_path):
     assert done.returncode == 0, done.stderr
     assert re.search(r"mine +│ +9 ", done.stdout)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "comparison.csv", "comparison.json", "comparison.html", "comparison.svg", "predictions"}
+        "comparison.csv", "comparison.json", "comparison.html", "comparison.svg", "predictions", ".vlcap-results.json"}
     assert (tmp_path / "comparison.html").read_text().count("<img") == 1

@@ -109,7 +109,8 @@ def test_classes_are_one_if_their_names_are(tmp_path):
     write_parquet(tmp_path / "train.parquet", range(8))
     write_parquet(tmp_path / "val.parquet", (0, 1, 3), names=["yellow", "green", "red"])
     classifier = Classification(
-        ClassifierRecipe.load(None, ["encoder=lookupvit_test_patch8_48", "workers=0"]), [str(tmp_path)])
+        ClassifierRecipe.load(None, ["encoder=lookupvit_test_patch8_48", "workers=0"]), [str(tmp_path)],
+        tmp_path / "run")
     val = classifier.val_set.labelled
     assert val.classes == NAMES
     assert [val.classes[target] for target in val.targets] == ["red", "green", "yellow"]
@@ -135,7 +136,8 @@ def test_classes_that_training_lacks_are_refused(kind, tmp_path):
         write_parquet(tmp_path / "val.parquet", (1, 2), names=["green", "blue"])
         write_parquet(tmp_path / "train.parquet", (0, 2, 3), names=["red", "blue", "yellow"])
     with pytest.raises(LabelError, match=r"1 classes that the training split lacks: '(amber|green)'\. Training has '"):
-        Classification(ClassifierRecipe.load(None, ["encoder=lookupvit_test_patch8_48"]), [str(tmp_path)])
+        Classification(
+            ClassifierRecipe.load(None, ["encoder=lookupvit_test_patch8_48"]), [str(tmp_path)], tmp_path / "run")
 
 
 def test_a_name_for_two_classes_cannot_be_matched(tmp_path):

@@ -108,7 +108,7 @@ from vlcap.captions import read_captions
 from vlcap.encoder import Encoder
 disk = Path(sys.argv[1])
 old = TokenCache(disk, Encoder.create("lookupvit_test_patch8_48"), read_captions(sys.argv[2], "val"), [2]).fill()
-before = old.read([0, 23], view=0, budget=2)
+before = old.read("budget2", [0, 23], view=0)
 (disk / "ballast").write_bytes(bytes(2_900_000))
 new = TokenCache(disk, Encoder.create("lookupvit_test_patch8_48"), read_captions(sys.argv[2], "train"), [2, 3])
 for check in (True, False):  # found out beforehand, or by the write itself
@@ -118,7 +118,7 @@ for check in (True, False):  # found out beforehand, or by the write itself
         new.fill()
     except CacheError as error:
         print(error)
-assert (old.read([0, 23], view=0, budget=2) == before).all()
+assert (old.read("budget2", [0, 23], view=0) == before).all()
 print([path.name for path in new.folder.glob("*.tmp")])
 """
     done = python(program, disk, captioned_folder, unshare="-rm", before=SMALL_DISK)
@@ -247,7 +247,7 @@ cache.CHUNK = 8
 encoder = Encoder.load(sys.argv[2])
 captions = read_captions(sys.argv[1], "train", limit=120)
 tokens = cache.TokenCache(Path(sys.argv[3]), encoder, captions, [2], views=2).fill()
-print(all(tokens.read([row], view, 2).abs().sum() > 0 for row in range(120) for view in (0, 1)))
+print(all(tokens.read("budget2", [row], view).abs().sum() > 0 for row in range(120) for view in (0, 1)))
 """
     Encoder.create("lookupvit_test_patch8_48").save_pretrained(tmp_path / "encoder")
     arguments = [sys.executable, "-c", program, captioned_folder, tmp_path / "encoder", tmp_path / "tokens"]

@@ -109,10 +109,10 @@ def export_onnx(captioner: Captioner, folder: Path, budget: int | None = None, i
     """
     check_packages()
     cut = _cut(captioner.pixels)
-    check_folder(folder)
     search = search_for(captioner.model)
     if search is None:
         raise CaptionerError(f"{captioner.name} asks for more than greedy or beam search: change its generation config")
+    check_folder(folder)
     budget = budget or captioner.default_budget
     pixels = torch.zeros(2, 3, captioner.pixels.size, captioner.pixels.size, dtype=torch.uint8)
     encoder, decoder = EncoderGraph(captioner, budget).eval(), DecoderGraph(captioner, own_head=int8).eval()
