@@ -148,3 +148,18 @@ def test_what_cannot_be_cached_or_taught_is_said(class_folder, tmp_path):
     recipe = ClassifierRecipe.load(None, ["encoder=lookupvit_test_patch8_48", f"teacher={other}"])
     with pytest.raises(PretrainedError, match=r"tells 7 classes apart, the photos have 4: teacher_head=own"):
         Classification(recipe, [str(class_folder)], tmp_path / "run")
+
+
+def test_the_teacher_sees_mixed_photos(class_folder, tmp_path, monkeypatch):
+    name, _ = vit_folder(tmp_path / "vit")
+    recipe = ClassifierRecipe.load(None, [
+        "encoder=lookupvit_test_patch8_48", f"teacher={name}", "mixup=0.8", "workers=0", "scale=[0.6,1]"])
+    task = Classification(recipe, [str(class_folder)], tmp_path / "run")
+    batch = task.collate([task.train_set[i] for i in range(0, 240, 60)])
+    shown, model, teacher = [], task.model, task.frozen.forward
+    monkeypatch.setattr(task.frozen, "forward", lambda pixels: shown.append(pixels) or teacher(pixels))
+    model.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    task.loss(model.train(), batch, 3)
+    pupil, theirs = shown
+    torch.testing.assert_close(task.pixels.normalize(theirs.round().byte()), pupil, rtol=0.02, atol=0.01)
+    assert not torch.allclose(theirs, batch.photos.float(), atol=1)  # they were mixed

@@ -253,6 +253,8 @@ class Classification:
         seen, target = self.seen(batch, self.train_set, device), batch.targets.to(device, non_blocking=True)
         if self.mix:
             seen, target = self.mix(seen, target)
+            frozen = self.frozen.to(device)  # the teacher sees what its pupil sees
+            batch = batch._replace(photos=(seen * frozen.std + frozen.mean) * 255)
         answers = model(seen, budget=budget)
         if not isinstance(answers, Answers):
             answers = Answers(list(answers) if isinstance(answers, tuple) else [answers], [], [])
