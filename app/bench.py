@@ -21,7 +21,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")
 @bench.callback()
 def everything(context: typer.Context, quick: Quick = False, out: Out = None, as_json: AsJson = False) -> None:
     if context.invoked_subcommand is None:
-        from vlcap.benchmark import PARTS
+        from vlcap.bench.benchmark import PARTS
 
         _measure([part for part in PARTS if part != "onnx"], quick, out, as_json)  # which needs packages of its own
 
@@ -59,8 +59,8 @@ def train(
 ) -> None:
     """Both trainers on 1 and more processes, and the token cache against memory."""
     from train.benchmark import RECIPES, bench_cache, bench_training
-    from vlcap.benchmark import machine
-    from vlcap.results import results
+    from vlcap.bench.benchmark import machine
+    from vlcap.files.results import results
 
     with results(out, ("bench.json",)):
         runs = bench_training(recipe or list(RECIPES), processes or [1, 2], batch_size, steps)
@@ -71,8 +71,8 @@ def _measure(parts: list[str], quick: bool, out: Path | None, as_json: bool) -> 
     from rich.console import Console
     from rich.progress import track
 
-    from vlcap.benchmark import machine, plot_sizes, run
-    from vlcap.results import results
+    from vlcap.bench.benchmark import machine, plot_sizes, run
+    from vlcap.files.results import results
 
     report: dict[str, Any] = {"machine": machine()}
     with results(out, ("bench.json", "sizes.png") if "sizes" in parts else ("bench.json",)):

@@ -78,8 +78,8 @@ def caption(
     captioner = _load(model, int8, fastest=True)
     from torch import stack
 
-    from vlcap.images import ImageError, find_images, one_line
-    from vlcap.reading import read_batches
+    from vlcap.data.images import ImageError, find_images, one_line
+    from vlcap.data.reading import read_batches
 
     budget = _known_budget(captioner, budget)
     failed = False
@@ -113,9 +113,9 @@ def score(
         as_json: AsJson = False,
 ) -> None:
     """Score any COCO result file against any COCO caption file."""
-    from vlcap.captions import read_coco_captions, read_coco_results
-    from vlcap.metrics import DEFAULT
-    from vlcap.metrics import score as compute
+    from vlcap.data.captions import read_coco_captions, read_coco_results
+    from vlcap.evaluation.metrics import DEFAULT
+    from vlcap.evaluation.metrics import score as compute
 
     scores = compute(read_coco_results(predictions), read_coco_captions(references), metrics=metric or DEFAULT)
     _print_scores(scores.to_dict(), as_json)
@@ -135,12 +135,12 @@ def evaluate(
         as_json: AsJson = False,
 ) -> None:
     """Caption a split and score the captions against its references."""
-    from vlcap.captions import read_captions
-    from vlcap.evaluate import WRITTEN
-    from vlcap.evaluate import evaluate as run
-    from vlcap.metrics import DEFAULT
+    from vlcap.data.captions import read_captions
+    from vlcap.evaluation.evaluate import WRITTEN
+    from vlcap.evaluation.evaluate import evaluate as run
+    from vlcap.evaluation.metrics import DEFAULT
+    from vlcap.files.results import results
     from vlcap.processes import connect
-    from vlcap.results import results
 
     captions = read_captions(data, split, limit=limit)
     first = connect()
@@ -173,11 +173,11 @@ def compare(
         limit: Annotated[int | None, typer.Option(min=2, help="The first photos only.")] = None,
 ) -> None:
     """Compare captioners and token budgets: CIDEr against what it costs, as a table, CSV, JSON and a web page."""
-    from vlcap.captions import read_captions
-    from vlcap.compare import compare as run
-    from vlcap.compare import contender
-    from vlcap.comparison_page import WRITTEN
-    from vlcap.results import results
+    from vlcap.data.captions import read_captions
+    from vlcap.evaluation.compare import compare as run
+    from vlcap.evaluation.compare import contender
+    from vlcap.evaluation.page import WRITTEN
+    from vlcap.files.results import results
 
     captions = read_captions(data, split, limit=limit)
     with results(out, WRITTEN):
@@ -200,8 +200,8 @@ def attention(
 ) -> None:
     """Draw what each block of the encoder gathered from, over a photo."""
     from vlcap.attention import draw_maps
-    from vlcap.images import load_image
-    from vlcap.results import check_picture
+    from vlcap.data.images import load_image
+    from vlcap.files.results import check_picture
 
     metadata = check_picture(out)
     image = load_image(photo)
@@ -220,8 +220,8 @@ def baselines(
         as_json: AsJson = False,
 ) -> None:
     """What to read a score against: a person's caption, and the same caption for every photo."""
-    from vlcap.baselines import score_constant, score_human, usual_caption
-    from vlcap.captions import CaptionError, read_captions
+    from vlcap.data.captions import CaptionError, read_captions
+    from vlcap.evaluation.baselines import score_constant, score_human, usual_caption
 
     captions = read_captions(data, split)
     try:
@@ -246,15 +246,15 @@ def export(
         budget: Budget = None,
         int8: Int8 = False,
 ) -> None:
-    """Export a captioner to ONNX, for machines without PyTorch: vlcap/onnx_captioner.py captions with it."""
-    from vlcap.export import WRITTEN, check_packages, export_onnx
-    from vlcap.results import results
+    """Export a captioner to ONNX, for machines without PyTorch: vlcap/export/onnx_captioner.py captions with it."""
+    from vlcap.export.onnx_export import WRITTEN, check_packages, export_onnx
+    from vlcap.files.results import results
 
     check_packages()
     with results(folder, WRITTEN):
         captioner = _load(model)
         export_onnx(captioner, folder, _known_budget(captioner, budget), int8)
-    _say(f"written to {folder}; python -m vlcap.onnx_captioner {folder} PHOTO captions with it")
+    _say(f"written to {folder}; python -m vlcap.export.onnx_captioner {folder} PHOTO captions with it")
 
 
 @app.command()
@@ -353,10 +353,10 @@ def table3(
 ) -> None:
     """Train every encoder alike, a decoder on each, and compare them all; OUT/comparison is the result."""
     from train.table3 import Table3Recipe, train_table3
-    from vlcap.captions import read_captions
-    from vlcap.comparison_page import WRITTEN
-    from vlcap.results import results
-    from vlcap.writing import fresh_folder
+    from vlcap.data.captions import read_captions
+    from vlcap.evaluation.page import WRITTEN
+    from vlcap.files.results import results
+    from vlcap.files.writing import fresh_folder
 
     _no_loading_bars()
     loaded = _recipe(Table3Recipe, recipe, set_ or [], smoke=smoke)
@@ -410,7 +410,7 @@ def _named(model: str) -> tuple[str, Any]:
 
     What exists is a folder, whatever its name holds, and so is what has a slash before the equals sign.
     """
-    from vlcap.images import one_line
+    from vlcap.data.images import one_line
 
     name, equals, source = model.partition("=")
     if equals and not source:
@@ -424,7 +424,7 @@ def _named(model: str) -> tuple[str, Any]:
 def _write_comparison(found: Any, captions: Any, out: Path, photos: int) -> None:
     from rich.console import Console
 
-    from vlcap.comparison_page import table, write_all
+    from vlcap.evaluation.page import table, write_all
 
     write_all(found, captions, out, photos)
     Console().print(table(found))

@@ -4,8 +4,9 @@ import multiprocessing
 import os
 from pathlib import Path
 
-import drawings
 import pytest
+
+from tests.support import drawings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches a network; the hub's client says so at once instead
 if "PYTEST_XDIST_WORKER" in os.environ:  # two of them, each with threads for all cores, would wait for one another
@@ -42,8 +43,8 @@ def class_folder(tmp_path_factory) -> Path:
 def captioner_folder(tmp_path_factory) -> Path:
     """A captioner folder with random weights: it says nonsense, always the same for the same photo."""
     from vlcap.captioner import Captioner, build_model
-    from vlcap.encoder import Encoder
-    from vlcap.tokenizer import train_tokenizer
+    from vlcap.model.encoder import Encoder
+    from vlcap.model.tokenizer import train_tokenizer
 
     torch.manual_seed(0)
     tokenizer = train_tokenizer(drawings.captions(60), vocab_size=60)

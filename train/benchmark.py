@@ -20,9 +20,9 @@ import torch
 import yaml
 from PIL import Image
 
-from vlcap.benchmark import Row, compared, paired_times
-from vlcap.captions import read_captions
-from vlcap.encoder import Encoder
+from vlcap.bench.benchmark import Row, compared, paired_times
+from vlcap.data.captions import read_captions
+from vlcap.model.encoder import Encoder
 
 from .cache import TokenCache
 from .captioner import CachedPhotos, CaptionerRecipe, Captioning

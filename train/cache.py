@@ -26,10 +26,10 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from vlcap.captions import CaptionSet
-from vlcap.encoder import Encoder, digest_weights
-from vlcap.images import PixelConfig
-from vlcap.writing import replacing
+from vlcap.data.captions import CaptionSet
+from vlcap.data.images import PixelConfig
+from vlcap.files.writing import replacing
+from vlcap.model.encoder import Encoder, digest_weights
 
 from .frozen import Frozen
 from .sampling import seed_all

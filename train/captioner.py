@@ -24,15 +24,15 @@ from transformers.modeling_outputs import BaseModelOutput
 from encoders.trunk import OverTrunk
 from vlcap import processes
 from vlcap.captioner import Captioner, build_model, load_decoder
-from vlcap.captions import CaptionSet, read_captions
-from vlcap.cider import CiderD
-from vlcap.encoder import Encoder
-from vlcap.metrics import check_references, find_java, score
+from vlcap.data.captions import CaptionSet, read_captions
+from vlcap.evaluation.metrics import check_references, find_java, score
+from vlcap.files.writing import replacing, written_whole
+from vlcap.model.encoder import Encoder
+from vlcap.model.tokenizer import load_tokenizer, normalise_caption, train_tokenizer
 from vlcap.processes import join, share
-from vlcap.tokenizer import load_tokenizer, normalise_caption, train_tokenizer
-from vlcap.writing import replacing, written_whole
 
 from .cache import FrozenCache, TokenCache, read_places
+from .cider import CiderD
 from .decoder import IGNORE, shift
 from .frozen import Frozen
 from .loop import Evaluation, Loss, TrainingError, fit

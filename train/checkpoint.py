@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from vlcap.writing import delete
+from vlcap.files.writing import delete
 
 KEEP = 2
 DIGITS = 16

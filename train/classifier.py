@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader, Subset
 
 from encoders import LookupViT
 from encoders.trunk import OverTrunk
-from vlcap.encoder import Encoder
+from vlcap.files.writing import written_whole
+from vlcap.model.encoder import Encoder
 from vlcap.processes import join, share
-from vlcap.writing import written_whole
 
 from .cache import FrozenCache
 from .frozen import LOGITS, POOLED, Frozen

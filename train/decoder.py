@@ -24,10 +24,10 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from vlcap.captioner import decoder_settings
-from vlcap.captions import CaptionError, MissingSplit, read_captions, read_coco_captions
+from vlcap.data.captions import CaptionError, MissingSplit, read_captions, read_coco_captions
+from vlcap.files.writing import written_whole
+from vlcap.model.tokenizer import PAD, START, load_tokenizer, normalise_caption, train_tokenizer
 from vlcap.processes import join, share
-from vlcap.tokenizer import PAD, START, load_tokenizer, normalise_caption, train_tokenizer
-from vlcap.writing import written_whole
 
 from .loop import Evaluation, Loss, TrainingError, fit
 from .recipe import Recipe
@@ -181,7 +181,7 @@ def read_texts(source: str, split: str) -> list[str]:
 
     Args:
         source: A COCO caption file (.json), a text of one caption per line (.txt), either also with .gz, or a folder of
-            captioned photos in any layout of `vlcap.captions`.
+            captioned photos in any layout of `vlcap.data.captions`.
         split: Of a folder; a file is taken whole.
 
     Raises:

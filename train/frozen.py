@@ -16,9 +16,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from vlcap.encoder import digest_weights
-from vlcap.export import write_graph
-from vlcap.images import PixelConfig
+from vlcap.data.images import PixelConfig
+from vlcap.export.onnx_export import write_graph
+from vlcap.model.encoder import digest_weights
 
 LOGITS, POOLED = "logits", "pooled"  # names of a teacher's arrays
 

@@ -21,10 +21,10 @@ from PIL import Image
 from timm.utils import natural_key
 from torch.utils.data import Dataset
 
-from vlcap import data_files
-from vlcap.captions import read_captions
-from vlcap.data_files import file_size, split_names
-from vlcap.images import ImageError, find_images, load_image
+from vlcap.data import files as data_files
+from vlcap.data.captions import read_captions
+from vlcap.data.files import file_size, split_names
+from vlcap.data.images import ImageError, find_images, load_image
 
 from .cache import Photos, ViewCache, read_places
 from .words import word_splitter
@@ -346,7 +346,7 @@ def read_words(
     """Captioned photos labelled by words: a class's weight is the share of the photo's captions that use it.
 
     Args:
-        data: Folders in any layout of `vlcap.captions`.
+        data: Folders in any layout of `vlcap.data.captions`.
         split: train or val.
         words: Size of the vocabulary, the most frequent words of these captions.
         vocabulary: The training split's words, for any other split.

@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from vlcap.writing import check_replaceable, replacing
+from vlcap.files.writing import check_replaceable, replacing
 
 from .recipe import Recipe
 

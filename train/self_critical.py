@@ -12,9 +12,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 from transformers.modeling_outputs import BaseModelOutput
 
-from vlcap.cider import CiderD
-from vlcap.tokenizer import EOS, PAD
+from vlcap.model.tokenizer import EOS, PAD
 
+from .cider import CiderD
 from .loop import Loss
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
-from vlcap.encoder import Encoder
+from vlcap.files.writing import fresh_folder, numbered
+from vlcap.model.encoder import Encoder
 from vlcap.processes import connect
-from vlcap.writing import fresh_folder, numbered
 
 ARCHITECTURE, HYBRID = "lookupvit_test_patch8_48", "lookupvit_hybrid_test_64"
 SMALL = {

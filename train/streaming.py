@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from vlcap.data_files import file_size
-from vlcap.images import load_image
+from vlcap.data.files import file_size
+from vlcap.data.images import load_image
 
 from .labels import LabelError, class_names, image_and_label, load_files, split_files
 from .sampling import in_worker, seed_all

@@ -23,10 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 
 from vlcap.captioner import Captioner
-from vlcap.captions import read_captions
-from vlcap.compare import Comparison, Contender, compare, contender, slug
-from vlcap.encoder import Encoder
-from vlcap.writing import replacing, written_whole
+from vlcap.data.captions import read_captions
+from vlcap.evaluation.compare import Comparison, Contender, compare, contender, slug
+from vlcap.files.writing import replacing, written_whole
+from vlcap.model.encoder import Encoder
 
 from .captioner import CaptionerRecipe, train_captioner
 from .classifier import ClassifierRecipe, train_classifier

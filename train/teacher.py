@@ -19,7 +19,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from encoders import LookupViT
 from encoders.trunk import OverTrunk
-from vlcap.encoder import Encoder
+from vlcap.model.encoder import Encoder
 
 from .pretrained import PretrainedError, load_classifier
 

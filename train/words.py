@@ -10,7 +10,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterable
 
-from vlcap.tokenizer import WORD_MARK, train_tokenizer
+from vlcap.model.tokenizer import WORD_MARK, train_tokenizer
 
 PIECES = 8000  # of a tokenizer for captions without spaces, at most
 # Thai and Lao, Myanmar, Khmer, kana, Han.

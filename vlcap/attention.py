@@ -24,8 +24,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from encoders import LookupViT
 
 from .captioner import Captioner, CaptionerError
-from .images import PixelConfig
-from .tokenizer import PAD, START, UNK, WORD_MARK
+from .data.images import PixelConfig
+from .model.tokenizer import PAD, START, UNK, WORD_MARK
 
 SHOWN_SIDE = 512  # long side of an overlay in pixels: the maps are coarse, and a browser loads one for each block
 OPACITY = 0.6

@@ -29,11 +29,11 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from .decode import Watch, find_captions, search_for
-from .encoder import Encoder, describe, encoder_config
-from .images import PixelConfig, load_image
-from .model_folder import ModelFolderError, WeightFile, decoder_config, find_folder, generation_config, read_json
-from .tokenizer import EOS, PAD, START, load_tokenizer
+from .data.images import PixelConfig, load_image
+from .model.decoding import Watch, find_captions, search_for
+from .model.encoder import Encoder, describe, encoder_config
+from .model.folder import ModelFolderError, WeightFile, decoder_config, find_folder, generation_config, read_json
+from .model.tokenizer import EOS, PAD, START, load_tokenizer
 
 BUNDLED = Path(str(files("vlcap") / "bundled"))
 MAX_CARD = 1024**2  # bytes of a README.md that is looked at
@@ -180,7 +180,7 @@ class Captioner:
             raise CaptionerError(f"no captioner can be loaded from {source}: {reason}") from error
         model.encoder.freeze()
         if int8:
-            from .quantize import quantize
+            from .model.quantize import quantize
 
             quantize(model)
         name = "bundled" if name is None else Path(source).resolve().name

@@ -10,9 +10,9 @@ from PIL import Image
 
 from encoders.cost import count_gflops
 from vlcap.attention import Looks, has_maps, look, seen
-from vlcap.batch import Row, caption_batch
 from vlcap.captioner import Caption, Captioner
 
+from .batch import Row, caption_batch
 from .parts import refusal
 
 

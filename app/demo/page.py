@@ -9,10 +9,10 @@ import gradio as gr
 from PIL import Image
 
 from vlcap.attention import overlay
-from vlcap.batch import MAX_PHOTOS, write_csv
 from vlcap.captioner import Caption, Captioner
 
 from .answers import Author, Seen, by_name
+from .batch import MAX_PHOTOS, write_csv
 from .example_photos import draw_examples
 from .parts import Budget, Choice, Given, Photo, Photos, refusal
 from .pictures import budgets_table, figure, notice, rows_table

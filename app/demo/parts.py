@@ -9,7 +9,7 @@ import gradio as gr
 from gradio.data_classes import FileData, ImageData, ListFiles
 from PIL import Image
 
-from vlcap.images import ImageError, load_image
+from vlcap.data.images import ImageError, load_image
 
 UNSHOWN = ("TIFF", "PPM", "JPEG2000", "HEIF")  # formats that are read here, but that not every browser shows
 

@@ -10,8 +10,9 @@ from html import escape
 
 from PIL import Image
 
-from vlcap.batch import Row
 from vlcap.captioner import Caption
+
+from .batch import Row
 
 # Gradio's own variables, so that light and dark both fit.
 CSS = """

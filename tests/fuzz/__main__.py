@@ -11,8 +11,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 scratch = tempfile.TemporaryDirectory(prefix="fuzz-cache-")
 os.environ["HF_DATASETS_CACHE"] = scratch.name
 
+from tests.fuzz.readers import READERS  # noqa: E402
+
 from . import fuzz  # noqa: E402
-from .readers import READERS  # noqa: E402
 
 
 def main() -> int:

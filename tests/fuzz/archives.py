@@ -6,11 +6,11 @@ import struct
 import zipfile
 from pathlib import Path
 
-from vlcap.batch import MAX_BYTES, MAX_PHOTOS, count_photos, printable, read_photos
-from vlcap.images import ImageError, load_image
+from app.demo.batch import MAX_BYTES, MAX_PHOTOS, count_photos, printable, read_photos
+from tests.fuzz.captions import photos
+from vlcap.data.images import ImageError, load_image
 
 from . import mutate
-from .captions import photos
 
 NAMES = ("a.png", "folder/b.png", "../../outside.png", "/etc/absolute.png", "C:\\x.png", "a\0b.png", ".hidden.png",
          "__MACOSX/x.png", "..", "", "x" * 5000 + ".png", "\u202egnp.exe", "line\nbreak.png", "🦆.png", "inner.zip")

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vlcap.captions import read_captions, read_coco_captions, read_coco_results
+from vlcap.data.captions import read_captions, read_coco_captions, read_coco_results
 
 from . import images, mutate
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vlcap.images import FORMATS, MAX_PIXELS, load_image
+from vlcap.data.images import FORMATS, MAX_PIXELS, load_image
 
 from . import mutate
 

@@ -6,10 +6,10 @@ import random
 import tarfile
 from pathlib import Path
 
+from tests.fuzz.captions import photos
 from train.labels import read_labelled
 
 from . import mutate
-from .captions import photos
 
 NAMES = ("0.png", "1.jpg", "a b.webp", "notes.txt", ".hidden.png", "🦆.png", "x" * 200 + ".png", "no-suffix")
 

@@ -26,11 +26,11 @@ from urllib.parse import quote
 from PIL import Image
 
 import app.cli
-import vlcap.metrics
+import vlcap.evaluation.metrics
 from train.labels import read_labelled
 from vlcap.captioner import Captioner
-from vlcap.captions import read_captions
-from vlcap.images import SUFFIXES, UNREAD_SUFFIXES, load_image
+from vlcap.data.captions import read_captions
+from vlcap.data.images import SUFFIXES, UNREAD_SUFFIXES, load_image
 
 from . import models
 
@@ -68,7 +68,7 @@ def captioner() -> Captioner:
         loaded = Captioner.from_pretrained(folder, device="cpu")
     for name, value in {"find_java": lambda version="": "java", "ptb_tokenize": lambda texts: [
             " ".join(re.findall(r"\w+", text.lower())) for text in texts]}.items():
-        setattr(vlcap.metrics, name, value)
+        setattr(vlcap.evaluation.metrics, name, value)
     app.cli._load = lambda *unused, **also: loaded
     return loaded
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from vlcap.captioner import Captioner, build_model
-from vlcap.encoder import Encoder
-from vlcap.tokenizer import train_tokenizer
+from vlcap.model.encoder import Encoder
+from vlcap.model.tokenizer import train_tokenizer
 
 from . import mutate
 

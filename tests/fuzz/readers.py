@@ -3,9 +3,9 @@
 from train.labels import LabelError
 from train.recipe import RecipeError
 from vlcap.captioner import CaptionerError
-from vlcap.captions import CaptionError
-from vlcap.images import ImageError
-from vlcap.model_folder import ModelFolderError
+from vlcap.data.captions import CaptionError
+from vlcap.data.images import ImageError
+from vlcap.model.folder import ModelFolderError
 
 from . import Reader, archives, captions, images, labels, layouts, models, recipes
 

@@ -1,0 +1,37 @@
+"""Makes docs/demo.png: the real page with the bundled captioner, a photo of yours and a word of its caption chosen.
+
+    python scripts/screenshot.py PHOTO [NUMBER OF THE WORD]
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+from app.demo import start
+from vlcap import Captioner
+
+OUT = Path(__file__).parents[1] / "docs" / "demo.png"
+
+
+def main(photo: str, word: str = "2") -> None:
+    page = start(Captioner.from_pretrained())
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 1120, "height": 1000})
+        tab.goto(page.local_url)
+        tab.set_input_files("#photo input[type=file]", photo)
+        tab.locator("#words label").nth(int(word)).click()
+        tab.locator("#word_map img").wait_for()
+        tab.get_by_role("button", name="Compare all budgets").click()
+        tab.locator("table.budgets tbody tr .bar").nth(2).wait_for()
+        tab.wait_for_timeout(1000)  # what fades in or out
+        tab.screenshot(path=OUT, animations="disabled", full_page=True)
+        browser.close()
+    page.close(verbose=False)
+    print(f"{OUT}: {OUT.stat().st_size // 1024} KB")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

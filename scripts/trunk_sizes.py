@@ -1,0 +1,73 @@
+"""How much a trunk tells at which image size: the table of docs/experiments.md.
+
+    python scripts/trunk_sizes.py --data flickr8k-144 --data coco-6k-144 160 192 224 256
+
+Its feature maps, averaged over the photo, predict the words of the captions by ridge regression: mean average precision
+on validation photos. The penalty is the best of five for these photos, so the figures compare sizes and no more.
+"""
+
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+
+from encoders import HybridLookupViT
+from train.classifier import mean_average_precision
+from train.frozen import Frozen
+from train.labels import LabelledSet, read_words, take
+from train.teacher import start_from
+from vlcap.data.images import PixelConfig
+from vlcap.model.encoder import Encoder
+
+PENALTIES = (100, 300, 1000, 3000, 10_000)
+CHUNK = 32  # photos at a time
+
+
+def main(
+        sizes: Annotated[list[int], typer.Argument(help="Sides in pixels.")],
+        data: Annotated[list[str], typer.Option(help="Folder of captioned photos; repeat it to join several.")],
+        trunk: Annotated[str, typer.Option(help="The trunk's classifier.")] = "package:tf_efficientnet_lite2",
+        encoder: Annotated[str, typer.Option(help="A hybrid over that trunk.")] = "lookupvit_hybrid_lite2_224",
+        photos: Annotated[int, typer.Option(help="Training photos; a quarter as many are predicted.")] = 3000,
+) -> None:
+    """Prints a row per image size: mAP from each feature map and from all of them."""
+    train = read_words(data, "train", words=1000)
+    val = take(read_words(data, "val", words=1000, vocabulary=train.classes), photos // 4)
+    train = take(train, photos)
+    print("| size | " + " | ".join(["stride 16", "stride 32", "both"]) + " |\n| --- | --- | --- | --- |")
+    for size in sizes:
+        hybrid = Encoder.create(encoder)
+        start_from(hybrid, trunk)
+        assert isinstance(hybrid.model, HybridLookupViT)
+        pixels = PixelConfig.from_dict({**hybrid.config.pixels, "size": size})
+        frozen = Frozen(pixels, hybrid.model.trunk)
+        seen, asked = pooled(frozen, train), pooled(frozen, val)
+        views = [*zip(seen, asked, strict=True), (np.concatenate(seen, axis=1), np.concatenate(asked, axis=1))]
+        scores = (f"{100 * best_map(x, train.targets.numpy(), y, val.targets > 0):.2f} %" for x, y in views)
+        print(f"| {size} | {' | '.join(scores)} |", flush=True)
+
+
+def pooled(frozen: Frozen, labelled: LabelledSet) -> list[np.ndarray]:
+    """Each feature map's mean over the photo: (n, C)."""
+    transform = frozen.pixels.eval_transform()
+    means: list[list[np.ndarray]] = [[] for _ in frozen.maps]
+    for start in range(0, len(labelled), CHUNK):
+        rows = range(start, min(start + CHUNK, len(labelled)))
+        maps = frozen.run(torch.stack([transform(labelled.load(row)) for row in rows]))
+        for kept, each in zip(means, maps, strict=True):
+            kept.append(each.mean(axis=(2, 3)))
+    return [np.concatenate(each) for each in means]
+
+
+def best_map(x: np.ndarray, targets: np.ndarray, asked: np.ndarray, positive: torch.Tensor) -> float:
+    """Mean average precision of ridge regression, at the best penalty."""
+    mean, scale = x.mean(axis=0), x.std(axis=0) + 1e-6
+    x, asked, targets = (x - mean) / scale, (asked - mean) / scale, targets - targets.mean(axis=0)
+    scores = (
+        asked @ np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ targets) for penalty in PENALTIES)
+    return max(mean_average_precision(torch.from_numpy(each), positive) for each in scores)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,152 @@
+"""Many photos at once: what a stranger's files and archives may hold."""
+
+import csv
+import io
+import struct
+import zipfile
+
+import pytest
+
+from app.demo import batch
+from app.demo.batch import Row, caption_batch, printable, write_csv
+from tests.support import drawings
+
+
+def png(number: int) -> bytes:
+    file = io.BytesIO()
+    drawings.draw(number).save(file, "PNG")
+    return file.getvalue()
+
+
+def archive(path, entries: dict[str, bytes], **options):
+    with zipfile.ZipFile(path, "w", **options) as file:
+        for name, data in entries.items():
+            file.writestr(name, data)
+    return path
+
+
+def rows_of(captioner, *paths):
+    return [row for row, _ in caption_batch(captioner, [(path.name, path) for path in paths], budget=2, num_beams=1)]
+
+
+def test_photos_and_archives_in_their_order(captioner, tmp_path):
+    (tmp_path / "first.png").write_bytes(png(0))
+    folder = archive(tmp_path / "more.zip", {"b/one.png": png(1), "a.png": png(2), "b/": b"", "__MACOSX/a.png": b"x",
+                                             "b/.DS_Store": b"x"})
+    found = list(caption_batch(captioner, [("first.png", tmp_path / "first.png"), ("more.zip", folder)], num_beams=1))
+    assert [row.name for row, _ in found] == ["first.png", "b/one.png", "a.png"]
+    assert {total for _, total in found} == {3}
+    assert [row.caption for row, _ in found] == captioner.caption([drawings.draw(n) for n in range(3)], num_beams=1)
+    assert all(row.tokens == 9 and row.ms > 0 and row.thumbnail.size == (64, 48) for row, _ in found)
+
+
+def test_bad_ones_are_reported_each(captioner, tmp_path):
+    (tmp_path / "words.jpg").write_text("no photo")
+    inner = archive(tmp_path / "inner.zip", {"a.png": png(0)}).read_bytes()
+    found = rows_of(captioner, tmp_path / "words.jpg", archive(tmp_path / "all.zip", {
+        "half.png": png(0)[:300], "inner.png": inner, "empty.png": b"", "good.png": png(1)}))
+    problems = {row.name: row.problem for row in found}
+    assert problems["words.jpg"].startswith("not an image")
+    assert problems["half.png"].startswith("cut short")
+    assert problems["inner.png"] == "an archive in an archive"
+    assert problems["empty.png"] == "the file is empty"
+    assert problems["good.png"] == "" and found[-1].caption
+
+
+def test_no_name_leads_anywhere(captioner, tmp_path):
+    folder = tmp_path / "in" / "here"
+    folder.mkdir(parents=True)
+    path = archive(folder / "evil.zip", {"../../out.png": png(0), "/tmp/out.png": png(1), "a\u202egnp.png": png(2)})
+    before = sorted(tmp_path.rglob("*"))
+    found = rows_of(captioner, path)
+    assert [row.name for row in found] == ["../../out.png", "/tmp/out.png", "a?gnp.png"]
+    assert not any(row.problem for row in found)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_bombs_end_at_the_limit(captioner, tmp_path, monkeypatch):
+    monkeypatch.setattr(batch, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(batch, "MAX_ALL_BYTES", 25_000)
+    entries = {f"{number}.png": bytes(1_000_000) for number in range(5)}
+    bomb = archive(tmp_path / "bomb.zip", entries, compression=zipfile.ZIP_DEFLATED)
+    assert bomb.stat().st_size < 10_000
+    problems = [row.problem for row in rows_of(captioner, bomb)]
+    assert len(problems) == 4 and problems[0].startswith("too large")
+    assert problems[-1].startswith("left out, as is all after it")
+
+
+def test_only_so_many(captioner, tmp_path, monkeypatch):
+    monkeypatch.setattr(batch, "MAX_PHOTOS", 2)
+    found = rows_of(captioner, archive(tmp_path / "many.zip", {f"{number}.png": png(number) for number in range(5)}))
+    assert [bool(row.problem) for row in found] == [False, False, True]
+    assert "at most 2 photos per batch" in found[-1].problem
+    monkeypatch.setattr(batch, "MAX_ENTRIES", 3)
+    [row] = rows_of(captioner, tmp_path / "many.zip")
+    assert "more than 3 entries" in row.problem
+
+
+def test_what_is_no_photo_is_counted_once(captioner, tmp_path, monkeypatch):
+    """Photos with their texts, as data sets are packed, and what Windows adds: none of it counts towards the limit."""
+    monkeypatch.setattr(batch, "MAX_PHOTOS", 3)
+    entries = {f"{number}.{kind}": png(number) if kind == "png" else b"text" for number in range(3)
+               for kind in ("png", "txt")} | {"Thumbs.db": b"\xd0\xcf\x11\xe0", "README": b"read me"}
+    files = [("pairs.zip", archive(tmp_path / "pairs.zip", entries))]
+    found = list(caption_batch(captioner, files, budget=2, num_beams=1))
+    assert [(row.name, not row.problem) for row, _ in found] == [
+        ("0.png", True), ("1.png", True), ("2.png", True), ("pairs.zip", False)]
+    assert {total for _, total in found} == {4}
+    assert found[-1][0].problem == (
+        "skipped 5 files that are not images of a known format: 3 .txt, 1 .db, 1 without a suffix (first: 0.txt)")
+    [row] = rows_of(captioner, archive(tmp_path / "texts.zip", {"a.txt": b"a"}))
+    assert row.problem.startswith("no photos in this archive: skipped 1 file that is not an image of a known format")
+
+
+@pytest.mark.parametrize("damage", ["locked", "cut", "flipped", "empty"])
+def test_damaged_archives(captioner, tmp_path, damage):
+    path = archive(tmp_path / "a.zip", {} if damage == "empty" else {"a.png": png(0)})
+    data = bytearray(path.read_bytes())
+    if damage == "locked":  # the flag alone, in both headers
+        for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+            at = data.index(signature) + offset
+            data[at:at + 2] = struct.pack("<H", 1)
+    elif damage == "cut":
+        data = data[:len(data) // 2]
+    elif damage == "flipped":
+        data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+    [row] = rows_of(captioner, path)
+    assert row.problem and not row.caption
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_unusual_packing_is_refused(captioner, tmp_path, packing):
+    [row] = rows_of(captioner, archive(tmp_path / "a.zip", {"a.png": png(0)}, compression=packing))
+    assert row.problem == "packed in an unusual way: zip it anew"
+
+
+def test_sizes_are_not_believed(captioner, tmp_path, monkeypatch):
+    """An archive that says its photos have ten bytes."""
+    monkeypatch.setattr(batch, "MAX_BYTES", 10_000)
+    path = archive(tmp_path / "a.zip", {"a.png": bytes(1_000_000)}, compression=zipfile.ZIP_DEFLATED)
+    data = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        at = data.index(signature) + offset
+        data[at:at + 4] = struct.pack("<I", 10)
+    path.write_bytes(data)
+    [row] = rows_of(captioner, path)
+    assert row.problem and not row.caption
+
+
+def test_csv_runs_nothing(tmp_path):
+    with open(tmp_path / "a.csv", "w", newline="", encoding="utf-8") as file:
+        write_csv([Row("=1+1.png", caption='a "dog", running', tokens=9, ms=1.26), Row("b.png", problem="no")], file)
+    with open(tmp_path / "a.csv", newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [
+            ["photo", "caption", "problem", "tokens", "ms"],
+            ["'=1+1.png", 'a "dog", running', "", "9", "1.3"],
+            ["b.png", "", "no", "", ""],
+        ]
+
+
+def test_names_stay_on_one_line():
+    assert printable("a\nb\x1b[31m.png") == "a?b?[31m.png"

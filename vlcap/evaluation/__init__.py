@@ -1,0 +1,1 @@
+"""How good captions are: metrics, baselines, and the comparison of token budgets."""

@@ -1,0 +1,102 @@
+"""A captioner against a split: predictions as a COCO result file, scores beside them with all that they depend on.
+
+    vlcap evaluate --data DIR --split test --out RESULTS
+    torchrun --nproc_per_node 2 -m app.cli evaluate ...        # the photos shared out among processes
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from .. import processes
+from ..captioner import Caption, Captioner
+from ..data.captions import CaptionSet, write_coco_results
+from ..files.results import check_folder
+from ..files.writing import replacing
+from .metrics import DEFAULT, check_metrics, check_references, score
+
+WRITTEN = ("predictions.json", "metrics.json")
+Predictions = Iterable[tuple[int, Caption]]
+
+
+def predict(
+        captioner: Captioner, captions: CaptionSet, budget: int | None = None, batch_size: int = 32, **generation: Any,
+) -> Iterator[tuple[int, Caption]]:
+    """image_id and caption of every photo of this process's share of a split, in its order.
+
+    Args:
+        captioner: What captions.
+        captions: Its references are not looked at.
+        budget: Side of the compressed grid; None for the captioner's own.
+        batch_size: Photos at a time.
+        generation: num_beams, max_new_tokens, ...: Hugging Face's names, over the captioner's own.
+
+    Raises:
+        ImageError: A photo can't be read: a score of fewer photos would not be the split's.
+    """
+    mine = processes.share(len(captions))
+    for start in range(0, len(mine), batch_size):
+        rows = mine[start:start + batch_size]
+        pixels = captioner.preprocess([captions.image(i) for i in rows])
+        found = captioner.caption_pixels(pixels, budget=budget, **generation)
+        yield from zip((captions.image_ids[i] for i in rows), found, strict=True)
+
+
+def evaluate(
+        captioner: Captioner,
+        captions: CaptionSet,
+        budget: int | None = None,
+        metrics: Sequence[str] = DEFAULT,
+        out: Path | None = None,
+        track: Callable[[Predictions], Predictions] = iter,
+        **generation: Any,
+) -> dict[str, Any]:
+    """Captions a split and scores the captions against its references.
+
+    Args:
+        captioner: What is evaluated.
+        captions: The split.
+        budget: Side of the compressed grid; None for the captioner's own.
+        metrics: Names out of `vlcap.evaluation.metrics.METRICS`.
+        out: Folder for predictions.json, written before it is scored, and metrics.json.
+        track: Wraps the predictions as they come, to show progress.
+        generation: As for `predict`.
+
+    Returns:
+        What metrics.json holds: raw scores by pycocoevalcap's names, N, and what they depend on. Empty in all but the
+        first of several processes.
+
+    Raises:
+        JavaError: No Java, before a photo is captioned.
+        MetricsError: A metric can't be had or the split can't be scored, likewise.
+        OutputError: Nothing can be written into `out`, likewise.
+        ImageError: A photo can't be read.
+    """
+    check_metrics(metrics)
+    check_references(captions.references(), f"{captions.name}, {captions.split}")
+    first = processes.connect()
+    if out and first:
+        check_folder(out)
+    predictions = dict(processes.join(list(track(predict(captioner, captions, budget=budget, **generation)))))
+    if not first:
+        return {}
+    texts = {image_id: caption.text for image_id, caption in predictions.items()}
+    if out:
+        write_coco_results(out / "predictions.json", texts)
+    report = {
+        **score(texts, captions.references(), metrics=metrics).to_dict(),
+        "data": captions.name,
+        "split": captions.split,
+        "model": captioner.name,
+        "budget": budget or captioner.default_budget,
+        "generation": captioner.generation(**generation),
+        "distinct": len(set(texts.values())) / len(texts),
+        "ms_per_photo": sum(caption.ms for caption in predictions.values()) / len(predictions),
+        "versions": {name: version(name) for name in ("vlcap", "torch", "transformers", "timm", "pycocoevalcap")},
+    }
+    if out:
+        with replacing(out / "metrics.json") as file:
+            file.write(json.dumps(report, indent=2) + "\n")
+    return report

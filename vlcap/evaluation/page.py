@@ -1,0 +1,201 @@
+"""A comparison as people look at it: plots, and one HTML page that needs nothing else.
+
+Plots show CIDEr against a cost, encoder and decoder together: a point per budget, a line per captioner, the confidence
+interval as a thin bar, and a dashed line along the Pareto front, the rows that no other beats at their cost.
+"""
+
+import base64
+import csv
+import io
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import matplotlib
+from jinja2 import Environment, PackageLoader
+from matplotlib.figure import Figure
+from PIL import Image
+from rich.table import Table
+
+from ..data.captions import CaptionSet, read_coco_results
+from .compare import Comparison, Row, pareto
+
+COSTS = {"gflops": "GFLOPs per photo (encoder + decoder)", "ms": "milliseconds per photo (encoder + decoder)"}
+# After Okabe and Ito's colours, told apart by the colour-blind too; none is lost on white or on black.
+COLOURS = ("#2f8fd8", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#9467bd", "#7f7f7f", "#b5a800")
+MARKERS = "osD^vP*Xph"
+INK = "#010203"  # stands for the page's own colour of text in an inline plot
+PHOTO_SIDE = 320
+WRITTEN = ("comparison.json", "comparison.csv", "comparison.svg", "comparison.html")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A photo of the page: a data URI, what people said of it, and what each row did."""
+
+    photo: str
+    references: list[str]
+    captions: list[tuple[Row, str]]
+
+
+def plot(comparison: Comparison, cost: str, ink: str = "#222222", ground: str = "white") -> Figure:
+    """CIDEr x 100 against a cost.
+
+    Args:
+        comparison: The rows.
+        cost: "gflops" or "ms".
+        ink: Colour of axes and text.
+        ground: Colour behind, or "none".
+    """
+    rows = comparison.rows
+    figure = Figure(figsize=(5.2, 5.0), facecolor=ground, layout="constrained")
+    axes = figure.add_subplot(facecolor=ground)
+    for number, name in enumerate(dict.fromkeys(row.model for row in rows)):
+        mine = sorted((row for row in rows if row.model == name), key=lambda row: row.budget)
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        across, up = [getattr(row, cost) for row in mine], [row.CIDEr * 100 for row in mine]
+        below = [max(0.0, row.CIDEr - row.cider_low) * 100 for row in mine]
+        above = [max(0.0, row.cider_high - row.CIDEr) * 100 for row in mine]
+        axes.errorbar(
+            across, up, yerr=[below, above], color=colour, marker=marker, markersize=6, linewidth=1.6, elinewidth=0.8,
+            label=name)
+        for row, x, y in zip(mine, across, up, strict=True):
+            axes.annotate(
+                str(row.tokens), (x, y), xytext=(5, 5), textcoords="offset points", color=colour, fontsize=9)
+    front = [rows[number] for number in pareto([getattr(row, cost) for row in rows], [row.CIDEr for row in rows])]
+    axes.plot(
+        [getattr(row, cost) for row in front], [row.CIDEr * 100 for row in front],
+        color=ink, linestyle=(0, (4, 3)), linewidth=1.2, marker="o", markersize=13, markerfacecolor="none",
+        label="Pareto front", zorder=1)
+    axes.set_xlabel(COSTS[cost], color=ink)
+    axes.set_ylabel(f"CIDEr x 100 (N = {rows[0].N})", color=ink)
+    axes.tick_params(colors=ink)
+    axes.grid(color=ink, alpha=0.15, linewidth=0.6)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(ink)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=ink, fontsize=9)
+    return figure
+
+
+def inline_svg(figure: Figure, title: str) -> str:
+    """A figure as SVG for inside a page: it takes the page's width and colour of text."""
+    buffer = io.StringIO()
+    # Ids are made from a salt: two figures of one page mustn't share any, and the same figure is the same text again.
+    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": title}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg"):].replace(INK, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    named = rf'<svg viewBox="\1" role="img" aria-label="{title}">'
+    return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', named, svg, count=1)
+
+
+def write_plot(comparison: Comparison, path: Path, cost: str = "gflops") -> None:
+    """One plot as a file of its own, on white; the suffix says which kind: .svg or .png."""
+    with matplotlib.rc_context({"svg.hashsalt": cost}):
+        plot(comparison, cost).savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else {})
+
+
+def examples(comparison: Comparison, captions: CaptionSet, folder: Path, count: int) -> list[Example]:
+    """Photos spread over the split, with what each row said of them.
+
+    Args:
+        comparison: The rows.
+        captions: The split that they captioned.
+        folder: What the rows' `predictions` are relative to.
+        count: How many photos.
+    """
+    count = min(count, len(captions))
+    said = [read_coco_results(folder / row.predictions) for row in comparison.rows]
+    found = []
+    for i in (n * len(captions) // count for n in range(count)):
+        image_id = captions.image_ids[i]
+        texts = [(row, mine[image_id]) for row, mine in zip(comparison.rows, said, strict=True)]
+        found.append(Example(_data_uri(captions.image(i)), captions.captions[i], texts))
+    return found
+
+
+def _data_uri(photo: Image.Image) -> str:
+    photo.thumbnail((PHOTO_SIDE, PHOTO_SIDE))
+    buffer = io.BytesIO()
+    photo.save(buffer, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def write_csv(comparison: Comparison, path: Path) -> None:
+    """One line per row, the fields of `Row`."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=[field.name for field in fields(Row)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in comparison.rows)
+
+
+def table(comparison: Comparison) -> Table:
+    """For a terminal."""
+    setting = comparison.setting
+    title = f"{setting['data']} {setting['split']}, N = {setting['N']}; scores x 100; costs are encoder + decoder"
+    found = Table(title=title, title_justify="left")
+    found.add_column("captioner")
+    level = f"{setting['bootstrap']['level']:.0%}"
+    for heading in ("tokens", "CIDEr", level, "BLEU-4", "ROUGE-L", "GFLOPs", "ms"):
+        found.add_column(heading, justify="right", no_wrap=True)
+    for row in comparison.rows:
+        found.add_row(
+            row.model,
+            str(row.tokens),
+            f"{row.CIDEr * 100:.1f}",
+            f"{row.cider_low * 100:.1f}-{row.cider_high * 100:.1f}",
+            f"{row.Bleu_4 * 100:.1f}",
+            f"{row.ROUGE_L * 100:.1f}",
+            f"{row.encoder_gflops:.2g} + {row.decoder_gflops:.2g}",
+            f"{row.encoder_ms:.0f} + {row.decoder_ms:.0f}",
+        )
+    return found
+
+
+def write_all(comparison: Comparison, captions: CaptionSet, folder: Path, photos: int = 0) -> None:
+    """comparison.json, .csv, .svg (the plot against GFLOPs) and .html (the page) into a folder.
+
+    Args:
+        comparison: What `compare` found, with its predictions in that folder.
+        captions: The split.
+        folder: Where to.
+        photos: How many of the split's photos become part of the page.
+    """
+    (folder / "comparison.json").write_text(json.dumps(comparison.to_dict(), indent=2) + "\n", encoding="utf-8")
+    write_csv(comparison, folder / "comparison.csv")
+    write_plot(comparison, folder / "comparison.svg")
+    write_page(comparison, folder / "comparison.html", examples(comparison, captions, folder, photos) if photos else [])
+
+
+def write_page(comparison: Comparison, path: Path, photos: Sequence[Example] = ()) -> None:
+    """The page, whole in one file: nothing in it is fetched from anywhere.
+
+    Args:
+        comparison: What it shows.
+        path: Where to.
+        photos: `examples`; their photos become part of the file.
+    """
+    rows = comparison.rows
+    best = max(range(len(rows)), key=lambda number: rows[number].CIDEr)
+    fronts = {cost: {id(rows[n]) for n in pareto([getattr(row, cost) for row in rows], [row.CIDEr for row in rows])}
+              for cost in COSTS}
+    settings = comparison.setting["generation"]
+    alike = all(each == settings[rows[0].model] for each in settings.values())
+    loader = PackageLoader("vlcap.evaluation", ".")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    path.write_text(environment.get_template("comparison.html").render(
+        rows=rows,
+        setting=comparison.setting,
+        plots=[inline_svg(plot(comparison, cost, ink=INK, ground="none"), f"CIDEr against {COSTS[cost]}")
+               for cost in COSTS],
+        on_front=lambda row: [cost for cost in COSTS if id(row) in fronts[cost]],
+        best=rows[best],
+        against_best=[each for each in comparison.differences if each.than == best],
+        decoding=[("all", settings[rows[0].model])] if alike else list(settings.items()),
+        pairs={(each.row, each.than): each for each in comparison.differences},
+        photos=photos,
+    ), encoding="utf-8")

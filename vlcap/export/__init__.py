@@ -1,0 +1,1 @@
+"""The captioner without PyTorch: ONNX."""

@@ -1,0 +1,1 @@
+"""Writing files so that nothing of the user is lost."""

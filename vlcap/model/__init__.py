@@ -1,0 +1,1 @@
+"""The model: encoder, decoder and search, tokenizer, and the folder that holds them."""
