@@ -11,7 +11,8 @@ from .printing import print_json
 
 bench = typer.Typer(
     invoke_without_command=True,
-    help="Measure speed against peers, side by side; without a name, all but training and ONNX Runtime.")
+    help="Measure speed against peers, side by side; without a name, all but training and ONNX Runtime.",
+)
 
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer rounds and cases: a look, no figure to quote.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for bench.json and sizes.png.")]
@@ -47,15 +48,17 @@ for part, what in {
 
 @bench.command()
 def train(
-        recipe: Annotated[list[str] | None, typer.Option(
-            help="A recipe's name, or a .yaml file; may be repeated. The bundled model's if left out.")] = None,
-        processes: Annotated[list[int] | None, typer.Option(
-            min=1, help="How many processes; may be repeated. 1 and 2 if left out.")] = None,
-        batch_size: Annotated[int | None, typer.Option(
-            min=1, help="Over all processes, in place of the recipe's.")] = None,
-        steps: Annotated[int, typer.Option(min=21, help="Of each run; the first 20 aren't counted.")] = 60,
-        out: Out = None,
-        as_json: AsJson = False,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(help="A recipe's name, or a .yaml file; may be repeated. The bundled model's if left out."),
+    ] = None,
+    processes: Annotated[
+        list[int] | None, typer.Option(min=1, help="How many processes; may be repeated. 1 and 2 if left out.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Over all processes, in place of the recipe's.")] = None,
+    steps: Annotated[int, typer.Option(min=21, help="Of each run; the first 20 aren't counted.")] = 60,
+    out: Out = None,
+    as_json: AsJson = False,
 ) -> None:
     """Both trainers on 1 and more processes, and the token cache against memory."""
     from train.benchmark import RECIPES, bench_cache, bench_training
@@ -103,8 +106,12 @@ def _show(report: dict[str, Any], out: Path | None, as_json: bool) -> None:
         for row in rows:
             table.add_row(*(_cell(column, value) for column, value in row.items() if column != "against"))
         Console().print(table)
-    print(", ".join(f"{name} {value:.0f}" if isinstance(value, float) else f"{name} {value}"
-                    for name, value in report["machine"].items()))
+    print(
+        ", ".join(
+            f"{name} {value:.0f}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in report["machine"].items()
+        )
+    )
 
 
 def _cell(column: str, value: Any) -> str:

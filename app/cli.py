@@ -23,10 +23,14 @@ from .bench import AsJson, bench
 from .printing import print_json
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-    help="Caption photos with few visual tokens; train, evaluate and compare captioners.")
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Caption photos with few visual tokens; train, evaluate and compare captioners.",
+)
 train = typer.Typer(
-    no_args_is_help=True, help="Train a classifier (the encoder), a text decoder, or a captioner of both.")
+    no_args_is_help=True, help="Train a classifier (the encoder), a text decoder, or a captioner of both."
+)
 app.add_typer(train, name="train")
 app.add_typer(bench, name="bench")
 
@@ -36,26 +40,38 @@ QUIET = ("attention", "export", "train")  # commands whose results are files
 
 Item = TypeVar("Item")
 Model = Annotated[str | None, typer.Option("--model", help="Captioner folder or hub id; the bundled one if left out.")]
-Models = Annotated[list[str] | None, typer.Option(
-    "--model", help="Captioner folder or hub id; repeated, the page lets choose. The bundled one if left out.")]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model", help="Captioner folder or hub id; repeated, the page lets choose. The bundled one if left out."
+    ),
+]
 Budget = Annotated[int | None, typer.Option("--budget", min=1, help="Side of the compressed grid: 5 is 25 tokens.")]
 Beams = Annotated[int | None, typer.Option("--beams", min=1, help="Beams of the search; 1 is greedy.")]
 Int8 = Annotated[bool, typer.Option("--int8", help="8-bit weights: faster on a CPU, a little less exact.")]
-Metrics = Annotated[list[str] | None, typer.Option(
-    "--metric", help="CIDEr, BLEU, ROUGE_L, METEOR or SPICE; may be repeated. The first three if left out.")]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric", help="CIDEr, BLEU, ROUGE_L, METEOR or SPICE; may be repeated. The first three if left out."
+    ),
+]
 Data = Annotated[str, typer.Option("--data", help="Folder of captioned photos, in COCO's, Karpathy's or parquet form.")]
 TrainData = Annotated[list[str], typer.Option("--data", help="Folder of the data; repeat it to join several.")]
 RunFolder = Annotated[Path, typer.Option("--out", help="Folder of the run; the same command again resumes it.")]
 RecipeName = Annotated[str | None, typer.Option("--recipe", help="A recipe's name, or a .yaml file.")]
-Smoke = Annotated[bool, typer.Option(
-    "--smoke", help="Shrink the recipe to seconds, in a new folder OUT/smoke-N, to check that the command works.")]
+Smoke = Annotated[
+    bool,
+    typer.Option(
+        "--smoke", help="Shrink the recipe to seconds, in a new folder OUT/smoke-N, to check that the command works."
+    ),
+]
 Override = Annotated[list[str] | None, typer.Option("--set", help="key=value, over the recipe's; may be repeated.")]
 
 
 @app.callback()
 def options(
-        context: typer.Context,
-        debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,  # see `main`
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,  # see `main`
 ) -> None:
     if getattr(sys.stdout, "name", None) == os.devnull and context.invoked_subcommand not in QUIET:
         raise OSError("standard output is closed: there is nowhere to print to")
@@ -63,13 +79,13 @@ def options(
 
 @app.command()
 def caption(
-        photos: Annotated[list[Path], typer.Argument(help="Files and folders.", show_default=False)],
-        model: Model = None,
-        budget: Budget = None,
-        beams: Beams = None,
-        int8: Int8 = False,
-        as_json: AsJson = False,
-        batch_size: Annotated[int, typer.Option(min=1, help="Photos at a time.")] = 16,
+    photos: Annotated[list[Path], typer.Argument(help="Files and folders.", show_default=False)],
+    model: Model = None,
+    budget: Budget = None,
+    beams: Beams = None,
+    int8: Int8 = False,
+    as_json: AsJson = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Photos at a time.")] = 16,
 ) -> None:
     """Caption photos: one line each, in the order given. What can't be read is reported and skipped.
 
@@ -107,10 +123,10 @@ def caption(
 
 @app.command()
 def score(
-        predictions: Annotated[Path, typer.Argument(help="COCO result file: [{image_id, caption}, ...]")],
-        references: Annotated[Path, typer.Argument(help="COCO caption annotation file.")],
-        metric: Metrics = None,
-        as_json: AsJson = False,
+    predictions: Annotated[Path, typer.Argument(help="COCO result file: [{image_id, caption}, ...]")],
+    references: Annotated[Path, typer.Argument(help="COCO caption annotation file.")],
+    metric: Metrics = None,
+    as_json: AsJson = False,
 ) -> None:
     """Score any COCO result file against any COCO caption file."""
     from vlcap.data.captions import read_coco_captions, read_coco_results
@@ -123,16 +139,16 @@ def score(
 
 @app.command()
 def evaluate(
-        data: Data,
-        model: Model = None,
-        split: Annotated[str, typer.Option(help="Which photos.")] = "test",
-        budget: Budget = None,
-        beams: Beams = None,
-        int8: Int8 = False,
-        metric: Metrics = None,
-        out: Annotated[Path | None, typer.Option(help="Folder for predictions.json and metrics.json.")] = None,
-        limit: Annotated[int | None, typer.Option(min=2, help="The first photos only.")] = None,
-        as_json: AsJson = False,
+    data: Data,
+    model: Model = None,
+    split: Annotated[str, typer.Option(help="Which photos.")] = "test",
+    budget: Budget = None,
+    beams: Beams = None,
+    int8: Int8 = False,
+    metric: Metrics = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for predictions.json and metrics.json.")] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="The first photos only.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Caption a split and score the captions against its references."""
     from vlcap.data.captions import read_captions
@@ -161,16 +177,20 @@ def evaluate(
 
 @app.command()
 def compare(
-        model: Annotated[list[str], typer.Option(
-            "--model", help="Captioner folder or hub id, NAME=FOLDER to name it; repeat it for each.")],
-        data: Data,
-        out: Annotated[Path, typer.Option(help="Folder of the results; predictions that it holds are not made anew.")],
-        split: Annotated[str, typer.Option(help="Which photos.")] = "test",
-        budget: Annotated[list[int] | None, typer.Option(
-            "--budget", min=1, help="Sides of the grid; repeat it. Left out: those each was trained for.")] = None,
-        beams: Beams = None,
-        photos: Annotated[int, typer.Option(min=0, help="Photos of the split to put into the page, captioned.")] = 0,
-        limit: Annotated[int | None, typer.Option(min=2, help="The first photos only.")] = None,
+    model: Annotated[
+        list[str],
+        typer.Option("--model", help="Captioner folder or hub id, NAME=FOLDER to name it; repeat it for each."),
+    ],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder of the results; predictions that it holds are not made anew.")],
+    split: Annotated[str, typer.Option(help="Which photos.")] = "test",
+    budget: Annotated[
+        list[int] | None,
+        typer.Option("--budget", min=1, help="Sides of the grid; repeat it. Left out: those each was trained for."),
+    ] = None,
+    beams: Beams = None,
+    photos: Annotated[int, typer.Option(min=0, help="Photos of the split to put into the page, captioned.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=2, help="The first photos only.")] = None,
 ) -> None:
     """Compare captioners and token budgets: CIDEr against what it costs, as a table, CSV, JSON and a web page."""
     from vlcap.data.captions import read_captions
@@ -191,12 +211,14 @@ def compare(
 
 @app.command()
 def attention(
-        photo: Annotated[Path, typer.Argument(help="A photo.", show_default=False)],
-        out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write: .png, .svg, .pdf.")],
-        model: Model = None,
-        budget: Annotated[list[int] | None, typer.Option(
-            "--budget", min=1, help="Side of the grid, a row for each; repeat it. Left out: the model's own.")] = None,
-        each_token: Annotated[bool, typer.Option("--each-token", help="A row per token, not their mean.")] = False,
+    photo: Annotated[Path, typer.Argument(help="A photo.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write: .png, .svg, .pdf.")],
+    model: Model = None,
+    budget: Annotated[
+        list[int] | None,
+        typer.Option("--budget", min=1, help="Side of the grid, a row for each; repeat it. Left out: the model's own."),
+    ] = None,
+    each_token: Annotated[bool, typer.Option("--each-token", help="A row per token, not their mean.")] = False,
 ) -> None:
     """Draw what each block of the encoder gathered from, over a photo."""
     from vlcap.attention import draw_maps
@@ -213,11 +235,13 @@ def attention(
 
 @app.command()
 def baselines(
-        data: Data,
-        split: Annotated[str, typer.Option(help="Which photos.")] = "test",
-        constant: Annotated[str | None, typer.Option(
-            help="The caption given to every photo; the one most frequent in the train split if left out.")] = None,
-        as_json: AsJson = False,
+    data: Data,
+    split: Annotated[str, typer.Option(help="Which photos.")] = "test",
+    constant: Annotated[
+        str | None,
+        typer.Option(help="The caption given to every photo; the one most frequent in the train split if left out."),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """What to read a score against: a person's caption, and the same caption for every photo."""
     from vlcap.data.captions import CaptionError, read_captions
@@ -228,9 +252,12 @@ def baselines(
         text = constant if constant is not None else usual_caption(read_captions(data, "train"))
     except CaptionError as error:
         raise CaptionError(
-            f"{error}. Without --constant TEXT, it is the most frequent caption of the train split") from None
-    found = {"a person's first caption, against the others": score_human(captions),
-             f'always "{text}"': score_constant(captions, text)}
+            f"{error}. Without --constant TEXT, it is the most frequent caption of the train split"
+        ) from None
+    found = {
+        "a person's first caption, against the others": score_human(captions),
+        f'always "{text}"': score_constant(captions, text),
+    }
     if as_json:
         print_json({name: scores.to_dict() for name, scores in found.items()}, indent=2)
         return
@@ -241,10 +268,10 @@ def baselines(
 
 @app.command()
 def export(
-        folder: Annotated[Path, typer.Argument(help="Folder for encoder.onnx, decoder.onnx and what they need.")],
-        model: Model = None,
-        budget: Budget = None,
-        int8: Int8 = False,
+    folder: Annotated[Path, typer.Argument(help="Folder for encoder.onnx, decoder.onnx and what they need.")],
+    model: Model = None,
+    budget: Budget = None,
+    int8: Int8 = False,
 ) -> None:
     """Export a captioner to ONNX, for machines without PyTorch: vlcap/export/onnx_captioner.py captions with it."""
     from vlcap.export.onnx_export import WRITTEN, check_packages, export_onnx
@@ -259,8 +286,8 @@ def export(
 
 @app.command()
 def encoders(
-        pattern: Annotated[str, typer.Argument(help="Which, by name with wildcards: 'lookupvit_*'.")] = "*",
-        as_json: AsJson = False,
+    pattern: Annotated[str, typer.Argument(help="Which, by name with wildcards: 'lookupvit_*'.")] = "*",
+    as_json: AsJson = False,
 ) -> None:
     """List the encoders: token budgets, parameters, GFLOPs (2 x MACs) per photo at each budget."""
     from encoders.registry import describe_encoders
@@ -272,8 +299,10 @@ def encoders(
     from rich.console import Console
     from rich.table import Table
 
-    title = ("GFLOPs = 2 x MACs per photo; a budget of 5 is a grid of 5 x 5 = 25 tokens; "
-             "in parentheses, products in the paper's order")
+    title = (
+        "GFLOPs = 2 x MACs per photo; a budget of 5 is a grid of 5 x 5 = 25 tokens; "
+        "in parentheses, products in the paper's order"
+    )
     table = Table(title=title, title_justify="left")
     table.add_column("encoder", no_wrap=True)
     table.add_column("pixels", justify="right")
@@ -283,20 +312,23 @@ def encoders(
         paper = row.get("gflops_paper_order", {})
         costs = "   ".join(
             f"{budget}: {gflops:.3g}" + (f" ({paper[budget]:.3g})" if budget in paper else "")
-            for budget, gflops in row["gflops"].items())
+            for budget, gflops in row["gflops"].items()
+        )
         table.add_row(row["name"], str(row["image_size"]), f"{row['params'] / 1e6:.1f} M", costs)
     Console().print(table)
 
 
 @train.command()
 def classifier(
-        data: TrainData,
-        out: RunFolder,
-        recipe: RecipeName = None,
-        set_: Override = None,
-        init_from: Annotated[str | None, typer.Option(
-            help="A timm ViT whose weights the ViT parts start from: its name, or local-dir:FOLDER.")] = None,
-        smoke: Smoke = False,
+    data: TrainData,
+    out: RunFolder,
+    recipe: RecipeName = None,
+    set_: Override = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(help="A timm ViT whose weights the ViT parts start from: its name, or local-dir:FOLDER."),
+    ] = None,
+    smoke: Smoke = False,
 ) -> None:
     """Train an encoder to classify; OUT/encoder is what the captioner reads with."""
     from train.classifier import ClassifierRecipe, train_classifier
@@ -307,15 +339,22 @@ def classifier(
 
 @train.command()
 def decoder(
-        data: Annotated[list[str], typer.Option(
-            "--data", help="Captions: a COCO caption file, a .txt of one per line (also .gz), or a folder of captioned "
-            "photos; repeat it to join several.")],
-        out: RunFolder,
-        hold_out: Annotated[list[str] | None, typer.Option(
-            help="Captioned photos whose val and test sentences are not learned; val judges the run.")] = None,
-        recipe: RecipeName = None,
-        set_: Override = None,
-        smoke: Smoke = False,
+    data: Annotated[
+        list[str],
+        typer.Option(
+            "--data",
+            help="Captions: a COCO caption file, a .txt of one per line (also .gz), or a folder of captioned "
+            "photos; repeat it to join several.",
+        ),
+    ],
+    out: RunFolder,
+    hold_out: Annotated[
+        list[str] | None,
+        typer.Option(help="Captioned photos whose val and test sentences are not learned; val judges the run."),
+    ] = None,
+    recipe: RecipeName = None,
+    set_: Override = None,
+    smoke: Smoke = False,
 ) -> None:
     """Train a decoder on captions without photos; OUT/decoder is what `train captioner --set decoder=` starts from."""
     from train.decoder import DecoderRecipe, train_decoder
@@ -326,12 +365,12 @@ def decoder(
 
 @train.command()
 def captioner(
-        data: TrainData,
-        out: RunFolder,
-        encoder: Annotated[str | None, typer.Option(help="Folder of a trained encoder: RUN/encoder.")] = None,
-        recipe: RecipeName = None,
-        set_: Override = None,
-        smoke: Smoke = False,
+    data: TrainData,
+    out: RunFolder,
+    encoder: Annotated[str | None, typer.Option(help="Folder of a trained encoder: RUN/encoder.")] = None,
+    recipe: RecipeName = None,
+    set_: Override = None,
+    smoke: Smoke = False,
 ) -> None:
     """Train a decoder on a frozen encoder's tokens; OUT/captioner is what `vlcap caption --model` takes."""
     from train.captioner import CaptionerRecipe, train_captioner
@@ -342,14 +381,15 @@ def captioner(
 
 @train.command()
 def table3(
-        data_classes: Annotated[str, typer.Option(help="Labelled photos, as train classifier takes them.")],
-        data_captions: Annotated[list[str], typer.Option(
-            help="Folder of captioned photos; repeat it to join several, compared on the first.")],
-        out: RunFolder,
-        recipe: Annotated[str, typer.Option("--recipe", help="small, gpu, paper, or a .yaml file.")] = "small",
-        set_: Override = None,
-        photos: Annotated[int, typer.Option(min=0, help="Photos of the split to put into the page, captioned.")] = 0,
-        smoke: Smoke = False,
+    data_classes: Annotated[str, typer.Option(help="Labelled photos, as train classifier takes them.")],
+    data_captions: Annotated[
+        list[str], typer.Option(help="Folder of captioned photos; repeat it to join several, compared on the first.")
+    ],
+    out: RunFolder,
+    recipe: Annotated[str, typer.Option("--recipe", help="small, gpu, paper, or a .yaml file.")] = "small",
+    set_: Override = None,
+    photos: Annotated[int, typer.Option(min=0, help="Photos of the split to put into the page, captioned.")] = 0,
+    smoke: Smoke = False,
 ) -> None:
     """Train every encoder alike, a decoder on each, and compare them all; OUT/comparison is the result."""
     from train.table3 import Table3Recipe, train_table3
@@ -371,10 +411,10 @@ def table3(
 
 @app.command()
 def demo(
-        model: Models = None,
-        port: Annotated[int | None, typer.Option(help="Port; a free one from 7860 if left out.")] = None,
-        host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets the network in.")] = "127.0.0.1",
-        share: Annotated[bool, typer.Option("--share", help="A public link, through a server of Gradio's.")] = False,
+    model: Models = None,
+    port: Annotated[int | None, typer.Option(help="Port; a free one from 7860 if left out.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets the network in.")] = "127.0.0.1",
+    share: Annotated[bool, typer.Option("--share", help="A public link, through a server of Gradio's.")] = False,
 ) -> None:
     """Open the web page: a photo in, a caption out, and what lay behind it."""
     from app.demo import serve
@@ -520,8 +560,12 @@ def _refuse_empty(arguments: list[str]) -> None:
 
 
 def _warn(
-        message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None,
-        line: str | None = None,
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
 ) -> None:
     """Our own warnings are one line for a person; those of libraries are shown as Python does."""
     if category is UserWarning and any(Path(filename).is_relative_to(folder) for folder in PACKAGES):
@@ -541,7 +585,10 @@ def _reason(error: BaseException) -> str:
     if getattr(error, "errno", None) == errno.ENOSPC:
         text += ": make room on the disk"
     expected = isinstance(error, (ValueError, OSError)) or type(error).__module__.split(".")[0] in (
-        "vlcap", "train", "encoders")
+        "vlcap",
+        "train",
+        "encoders",
+    )
     return text if expected else f"{type(error).__name__}: {text} (--debug shows where)"
 
 

@@ -12,5 +12,6 @@ def check_budget(budget: int, grid: Sequence[int]) -> int:
     if isinstance(budget, bool) or not isinstance(budget, int) or not 1 <= budget <= min(grid):
         raise ValueError(
             f"budget {budget!r} doesn't fit: it is the side of the compressed grid, a whole number from 1 to "
-            f"{min(grid)} for this image's {grid[0]}x{grid[1]} lookup tokens")
+            f"{min(grid)} for this image's {grid[0]}x{grid[1]} lookup tokens"
+        )
     return budget

@@ -65,10 +65,12 @@ class TrunkEmbed(nn.Module):
         maps = self.trunk(x) if isinstance(x, torch.Tensor) else x
         grid, *coarser = (
             projection(norm(each))  # (B, D, h_i, w_i)
-            for each, norm, projection in zip(maps, self.norms, self.projections, strict=True))
+            for each, norm, projection in zip(maps, self.norms, self.projections, strict=True)
+        )
         for each in coarser:
             grid = grid + F.interpolate(each, size=grid.shape[-2:], mode="bilinear", align_corners=False)
         return grid.permute(0, 2, 3, 1)
+
 
 class HybridLookupViT(OverTrunk, LookupViT):
     """LookupViT over a convolutional trunk.
@@ -101,12 +103,14 @@ _cfg = partial(
     paper_name="LookupViT: Compressing visual information to a limited number of tokens",
 )
 
-default_cfgs = generate_default_cfgs({
-    "lookupvit_hybrid_lite0_160": _cfg(160),
-    "lookupvit_hybrid_lite2_160": _cfg(160),
-    "lookupvit_hybrid_lite2_224": _cfg(224),
-    "lookupvit_hybrid_test_64": _cfg(64),
-})
+default_cfgs = generate_default_cfgs(
+    {
+        "lookupvit_hybrid_lite0_160": _cfg(160),
+        "lookupvit_hybrid_lite2_160": _cfg(160),
+        "lookupvit_hybrid_lite2_224": _cfg(224),
+        "lookupvit_hybrid_test_64": _cfg(64),
+    }
+)
 
 MINI_HYBRID = {"embed_dim": 256, "depth": 2, "num_heads": 4, "budgets": (3, 5, 7)}
 
@@ -140,5 +144,6 @@ def lookupvit_hybrid_lite2_224(pretrained: bool = False, **kwargs: Any) -> Hybri
 def lookupvit_hybrid_test_64(pretrained: bool = False, **kwargs: Any) -> HybridLookupViT:
     """For tests and `--smoke`: runs in milliseconds, learns nothing of use."""
     model_args = dict(
-        img_size=64, trunk="test_efficientnet", embed_dim=64, depth=2, num_heads=2, budget=3, budgets=(2, 3))
+        img_size=64, trunk="test_efficientnet", embed_dim=64, depth=2, num_heads=2, budget=3, budgets=(2, 3)
+    )
     return _create("lookupvit_hybrid_test_64", pretrained, **dict(model_args, **kwargs))

@@ -57,17 +57,17 @@ class LookupViTBlock(nn.Module):
     """Gather, refine, infuse (Algorithm 4): 19 D^2 weights, (3NM + 2M^2) D + (4N + 15M) D^2 MACs (equation 6)."""
 
     def __init__(
-            self,
-            dim: int,
-            num_heads: int,
-            mlp_ratio: float = 4.0,
-            lookup_mlp_ratio: float = 0.5,
-            qkv_bias: bool = True,
-            proj_drop: float = 0.0,
-            attn_drop: float = 0.0,
-            drop_path: float = 0.0,
-            gather: bool = True,
-            infuse: bool = True,
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        lookup_mlp_ratio: float = 0.5,
+        qkv_bias: bool = True,
+        proj_drop: float = 0.0,
+        attn_drop: float = 0.0,
+        drop_path: float = 0.0,
+        gather: bool = True,
+        infuse: bool = True,
     ):
         super().__init__()
         self.gathers, self.infuses = gather, infuse
@@ -93,7 +93,10 @@ class LookupViTBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(
-            self, compressed: torch.Tensor, lookup: torch.Tensor, infuse: bool = True,
+        self,
+        compressed: torch.Tensor,
+        lookup: torch.Tensor,
+        infuse: bool = True,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """One block.
 
@@ -151,30 +154,30 @@ class LookupViT(nn.Module):
     """
 
     def __init__(
-            self,
-            img_size: int = 224,
-            patch_size: int = 16,
-            in_chans: int = 3,
-            num_classes: int = 1000,
-            global_pool: str = "avg",
-            embed_dim: int = 768,
-            depth: int = 12,
-            num_heads: int = 12,
-            mlp_ratio: float = 4.0,
-            lookup_mlp_ratio: float = 0.5,
-            qkv_bias: bool = True,
-            budget: int = 5,
-            budgets: tuple[int, ...] = (3, 5, 7, 10),
-            drop_rate: float = 0.0,
-            pos_drop_rate: float = 0.0,
-            proj_drop_rate: float = 0.0,
-            attn_drop_rate: float = 0.0,
-            drop_path_rate: float = 0.0,
-            lookup_tokens: bool = True,
-            infusion: bool = True,
-            learned_tokens: bool = False,
-            streams: tuple[str, ...] = ("compressed", "lookup"),
-            embed_layer: Callable[..., nn.Module] | None = None,
+        self,
+        img_size: int = 224,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        lookup_mlp_ratio: float = 0.5,
+        qkv_bias: bool = True,
+        budget: int = 5,
+        budgets: tuple[int, ...] = (3, 5, 7, 10),
+        drop_rate: float = 0.0,
+        pos_drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        lookup_tokens: bool = True,
+        infusion: bool = True,
+        learned_tokens: bool = False,
+        streams: tuple[str, ...] = ("compressed", "lookup"),
+        embed_layer: Callable[..., nn.Module] | None = None,
     ):
         super().__init__()
         if embed_dim % num_heads:
@@ -199,7 +202,8 @@ class LookupViT(nn.Module):
 
         if embed_layer is None:
             embed_layer = partial(
-                PatchEmbed, patch_size=patch_size, strict_img_size=False, flatten=False, output_fmt="NHWC")
+                PatchEmbed, patch_size=patch_size, strict_img_size=False, flatten=False, output_fmt="NHWC"
+            )
         self.patch_embed = embed_layer(img_size=img_size, in_chans=in_chans, embed_dim=embed_dim)
         self.patch_size = self.patch_embed.patch_size[0]
         self.streams = tuple(streams)
@@ -279,8 +283,11 @@ class LookupViT(nn.Module):
         but from then on it is this one that is trained and saved."""
         old = self.patch_embed.grid_size
         self.patch_embed.set_input_size(img_size=img_size)
-        self.pos_embed = nn.Parameter(resample_abs_pos_embed(
-            self.pos_embed.data, new_size=list(self.patch_embed.grid_size), old_size=list(old), num_prefix_tokens=0))
+        self.pos_embed = nn.Parameter(
+            resample_abs_pos_embed(
+                self.pos_embed.data, new_size=list(self.patch_embed.grid_size), old_size=list(old), num_prefix_tokens=0
+            )
+        )
 
     @property
     def has_choice(self) -> bool:
@@ -300,7 +307,7 @@ class LookupViT(nn.Module):
 
     def token_count(self, budget: int, size: int) -> int:
         """How many tokens `forward_tokens` gives for a square image of `size` pixels."""
-        return budget**2 if "compressed" in self.streams else self.grid_side(size)**2
+        return budget**2 if "compressed" in self.streams else self.grid_side(size) ** 2
 
     @torch.jit.ignore
     def get_classifier(self) -> tuple[nn.Module, ...]:
@@ -341,7 +348,8 @@ class LookupViT(nn.Module):
         pos = self.pos_embed
         if grid != self.patch_embed.grid_size:
             pos = resample_abs_pos_embed(
-                pos, new_size=list(grid), old_size=list(self.patch_embed.grid_size), num_prefix_tokens=0)
+                pos, new_size=list(grid), old_size=list(self.patch_embed.grid_size), num_prefix_tokens=0
+            )
         pos = pos.unflatten(1, grid)  # (1, h, w, D)
         if self.learned_tokens is None:
             compressed = resize_grid(features, side) + resize_grid(pos, side)
@@ -353,11 +361,11 @@ class LookupViT(nn.Module):
         return self.pos_drop(compressed), self.pos_drop(lookup)
 
     def forward_streams(
-            self,
-            x: torch.Tensor,
-            budget: int | None = None,
-            lookup_output: bool = True,
-            intermediates: dict[str, torch.Tensor] | None = None,
+        self,
+        x: torch.Tensor,
+        budget: int | None = None,
+        lookup_output: bool = True,
+        intermediates: dict[str, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Both streams after the last block, before their norms: (B, M, D) and (B, N, D).
 
@@ -446,14 +454,16 @@ _cfg = partial(
     paper_name="LookupViT: Compressing visual information to a limited number of tokens",
 )
 
-default_cfgs = generate_default_cfgs({
-    "lookupvit_tiny_patch16_224": _cfg(),
-    "lookupvit_small_patch16_224": _cfg(),
-    "lookupvit_base_patch16_224": _cfg(),
-    "lookupvit_large_patch16_224": _cfg(),
-    "lookupvit_mini_patch8_96": _cfg(**SMALL_IMAGE),
-    "lookupvit_test_patch8_48": _cfg(**{**SMALL_IMAGE, "input_size": (3, 48, 48)}),
-})
+default_cfgs = generate_default_cfgs(
+    {
+        "lookupvit_tiny_patch16_224": _cfg(),
+        "lookupvit_small_patch16_224": _cfg(),
+        "lookupvit_base_patch16_224": _cfg(),
+        "lookupvit_large_patch16_224": _cfg(),
+        "lookupvit_mini_patch8_96": _cfg(**SMALL_IMAGE),
+        "lookupvit_test_patch8_48": _cfg(**{**SMALL_IMAGE, "input_size": (3, 48, 48)}),
+    }
+)
 
 
 def _create_lookupvit(variant: str, pretrained: bool = False, **kwargs: Any) -> LookupViT:

@@ -39,14 +39,14 @@ class PooledTrunk(OverTrunk, nn.Module):
     """
 
     def __init__(
-            self,
-            trunk: str = "tf_efficientnet_lite2",
-            trunk_indices: Sequence[int] = (3, 4),
-            img_size: int = 224,
-            in_chans: int = 3,
-            num_classes: int = 1000,
-            budget: int = 5,
-            budgets: Sequence[int] = (3, 5, 7),
+        self,
+        trunk: str = "tf_efficientnet_lite2",
+        trunk_indices: Sequence[int] = (3, 4),
+        img_size: int = 224,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        budget: int = 5,
+        budgets: Sequence[int] = (3, 5, 7),
     ):
         super().__init__()
         self.trunk = create_trunk(trunk, trunk_indices, in_chans)
@@ -105,10 +105,12 @@ class PooledTrunk(OverTrunk, nn.Module):
 
 _layers = {"first_conv": "trunk.conv_stem", "classifier": "head"}
 
-default_cfgs = generate_default_cfgs({
-    "pooled_lite2_224": trunk_cfg(224, **_layers),
-    "pooled_test_64": trunk_cfg(64, **_layers),
-})
+default_cfgs = generate_default_cfgs(
+    {
+        "pooled_lite2_224": trunk_cfg(224, **_layers),
+        "pooled_test_64": trunk_cfg(64, **_layers),
+    }
+)
 
 
 @register_model

@@ -28,5 +28,4 @@ def augreg_cfg(**kwargs: Any) -> dict[str, Any]:
 
 def trunk_cfg(size: int, **kwargs: Any) -> dict[str, Any]:
     """A `pretrained_cfg` of an encoder over a convolutional trunk: any size, the whole picture squeezed to a square."""
-    return augreg_cfg(
-        input_size=(3, size, size), crop_pct=1.0, crop_mode="squash", fixed_input_size=False, **kwargs)
+    return augreg_cfg(input_size=(3, size, size), crop_pct=1.0, crop_mode="squash", fixed_input_size=False, **kwargs)

@@ -13,8 +13,13 @@ from .vit import create_encoder
 
 # Ours, and of timm's many ViTs those that ours are measured against.
 FAMILIES = [
-    "lookupvit_*", "pooled_*", "tokenlearner*", "vittm_*", "vit_mini_*",
-    *(f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large"))]
+    "lookupvit_*",
+    "pooled_*",
+    "tokenlearner*",
+    "vittm_*",
+    "vit_mini_*",
+    *(f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large")),
+]
 
 
 def describe_encoders(pattern: str = "*") -> Iterator[dict[str, Any]]:

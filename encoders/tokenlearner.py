@@ -63,11 +63,16 @@ class TokenLearnerViT(FixedBudget, VisionTransformer):
 
 _layers = {"first_conv": "patch_embed.proj", "classifier": "head"}
 
-default_cfgs = generate_default_cfgs({
-    **{f"tokenlearner{part}_{size}_patch16_224": augreg_cfg(**_layers)
-       for part in (12, 34) for size in ("small", "base", "large")},
-    **{f"tokenlearner{part}_mini_patch8_96": augreg_cfg(**_layers, **SMALL_IMAGE) for part in (12, 34)},
-})
+default_cfgs = generate_default_cfgs(
+    {
+        **{
+            f"tokenlearner{part}_{size}_patch16_224": augreg_cfg(**_layers)
+            for part in (12, 34)
+            for size in ("small", "base", "large")
+        },
+        **{f"tokenlearner{part}_mini_patch8_96": augreg_cfg(**_layers, **SMALL_IMAGE) for part in (12, 34)},
+    }
+)
 
 SMALL = {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6}
 BASE = {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12}

@@ -34,7 +34,8 @@ def create_trunk(name: str, indices: Sequence[int], in_chans: int = 3) -> nn.Mod
         raise ValueError(f"trunk_indices {list(indices)}: name one feature map or two")
     try:
         trunk = timm.create_model(
-            name, pretrained=False, features_only=True, out_indices=tuple(indices), in_chans=in_chans)
+            name, pretrained=False, features_only=True, out_indices=tuple(indices), in_chans=in_chans
+        )
         trunk.feature_info.get_dicts()
         return trunk
     except (RuntimeError, AttributeError, AssertionError, IndexError, TypeError) as error:

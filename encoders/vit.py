@@ -100,9 +100,11 @@ class PatchViT(FixedBudget, VisionTransformer):
         super().__init__(class_token=False, global_pool="avg", fc_norm=False, **kwargs)
 
 
-default_cfgs = generate_default_cfgs({
-    "vit_mini_patch8_96": augreg_cfg(first_conv="patch_embed.proj", classifier="head", **SMALL_IMAGE),
-})
+default_cfgs = generate_default_cfgs(
+    {
+        "vit_mini_patch8_96": augreg_cfg(first_conv="patch_embed.proj", classifier="head", **SMALL_IMAGE),
+    }
+)
 
 
 @register_model

@@ -59,12 +59,12 @@ class ViTTM(FixedBudget, VisionTransformer):
     """
 
     def __init__(
-            self,
-            patch_size: int = 16,
-            process_patch_size: int = 32,
-            img_size: int = 224,
-            in_chans: int = 3,
-            **kwargs: Any,
+        self,
+        patch_size: int = 16,
+        process_patch_size: int = 32,
+        img_size: int = 224,
+        in_chans: int = 3,
+        **kwargs: Any,
     ):
         super().__init__(
             img_size=img_size,
@@ -77,7 +77,8 @@ class ViTTM(FixedBudget, VisionTransformer):
         )
         dim = self.embed_dim
         self.memory_embed = PatchEmbed(
-            img_size=img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=dim, strict_img_size=False)
+            img_size=img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=dim, strict_img_size=False
+        )
         self.memory_pos_embed = nn.Parameter(torch.randn(1, self.memory_embed.num_patches, dim) * 0.02)
         self.read = nn.ModuleList(LinearAttention(dim, dim // 4) for _ in self.blocks)
         self.write = nn.ModuleList(LinearAttention(dim, dim // 4) for _ in self.blocks)
@@ -103,9 +104,14 @@ class ViTTM(FixedBudget, VisionTransformer):
         super().set_input_size(img_size=img_size)
         old = self.memory_embed.grid_size
         self.memory_embed.set_input_size(img_size=img_size)
-        self.memory_pos_embed = nn.Parameter(resample_abs_pos_embed(
-            self.memory_pos_embed.data, new_size=list(self.memory_embed.grid_size), old_size=list(old),
-            num_prefix_tokens=0))
+        self.memory_pos_embed = nn.Parameter(
+            resample_abs_pos_embed(
+                self.memory_pos_embed.data,
+                new_size=list(self.memory_embed.grid_size),
+                old_size=list(old),
+                num_prefix_tokens=0,
+            )
+        )
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Pixels (B, 3, H, W) -> process tokens (B, K, D)."""
@@ -119,11 +125,13 @@ class ViTTM(FixedBudget, VisionTransformer):
 
 _layers = {"first_conv": ("patch_embed.proj", "memory_embed.proj"), "classifier": "head"}
 
-default_cfgs = generate_default_cfgs({
-    "vittm_small_patch16_224": augreg_cfg(**_layers),
-    "vittm_base_patch16_224": augreg_cfg(**_layers),
-    "vittm_mini_patch8_96": augreg_cfg(**_layers, **SMALL_IMAGE),
-})
+default_cfgs = generate_default_cfgs(
+    {
+        "vittm_small_patch16_224": augreg_cfg(**_layers),
+        "vittm_base_patch16_224": augreg_cfg(**_layers),
+        "vittm_mini_patch8_96": augreg_cfg(**_layers, **SMALL_IMAGE),
+    }
+)
 
 
 @register_model

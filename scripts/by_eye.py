@@ -21,9 +21,9 @@ FILE = Path(__file__).parents[1] / "docs" / "by_eye.json"
 
 
 def main(
-        data: Annotated[str | None, typer.Option(help="Photos, of whose train split all are captioned.")] = None,
-        model: Annotated[str | None, typer.Option(help="Captioner folder; the bundled one if left out.")] = None,
-        out: Annotated[Path, typer.Option(help="The file of verdicts.")] = FILE,
+    data: Annotated[str | None, typer.Option(help="Photos, of whose train split all are captioned.")] = None,
+    model: Annotated[str | None, typer.Option(help="Captioner folder; the bundled one if left out.")] = None,
+    out: Annotated[Path, typer.Option(help="The file of verdicts.")] = FILE,
 ) -> None:
     """Prints how many captions are right, partly right and wrong; with --data, first writes captions to be judged."""
     entries = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else []
@@ -46,9 +46,13 @@ def captions_to_judge(data: str, model: str | None, entries: list[dict]) -> list
     known = {entry["image_id"]: entry for entry in entries}
     texts = captioner.caption([photos.image(i) for i in range(len(photos))])
     return [
-        {"image_id": image_id, **({"before": known[image_id]["now"]} if image_id in known else {}),
-         "now": {"caption": text, "verdict": None}}
-        for image_id, text in zip(photos.image_ids, texts, strict=True)]
+        {
+            "image_id": image_id,
+            **({"before": known[image_id]["now"]} if image_id in known else {}),
+            "now": {"caption": text, "verdict": None},
+        }
+        for image_id, text in zip(photos.image_ids, texts, strict=True)
+    ]
 
 
 if __name__ == "__main__":

@@ -29,8 +29,15 @@ from vlcap.evaluation.metrics import score
 from vlcap.model.encoder import Encoder
 
 DECODER = [  # captioner-mini as it was before these runs, and shorter
-    "width=256", "heads=4", "dropout=0.1", "lr=1e-3", "cache_views=1",
-    "epochs=4", "warmup=0.2", "ema_decay=0.99", "evaluate_every=4",
+    "width=256",
+    "heads=4",
+    "dropout=0.1",
+    "lr=1e-3",
+    "cache_views=1",
+    "epochs=4",
+    "warmup=0.2",
+    "ema_decay=0.99",
+    "evaluate_every=4",
 ]
 WORDS = ["steps=282", "schedule=linear", "ema_decay=0", "evaluate_every=3"]  # of caption-words; 3 epochs of Flickr8k
 PRETRAINING = ["steps=520", "schedule=linear", "ema_decay=0", "evaluate_every=100"]  # of tiny-imagenet; half an epoch
@@ -109,10 +116,31 @@ DECODERS = ("width128", "base", "width384", "width512")
 DECODING: list[dict[str, Any]] = [
     {"num_beams": beams, "repetition_penalty": penalty, "length_penalty": length}
     for beams, penalty, length in (
-        (1, 1.0, 1.0), (4, 1.0, 1.0), (2, 1.4, 1.0), (3, 1.4, 1.0), (4, 1.2, 1.0), (4, 1.4, 1.0), (4, 1.6, 1.0),
-        (4, 1.8, 1.0), (4, 2.0, 1.0), (5, 1.4, 1.0), (5, 1.8, 1.0), (4, 1.4, 0.0), (4, 1.4, 0.5), (4, 1.4, 1.5),
-        (4, 1.6, 0.5), (5, 1.6, 0.5), (4, 1.0, 0.5), (4, 2.0, 0.5), (6, 1.6, 0.5), (8, 1.6, 0.7), (4, 1.3, 0.7),
-        (4, 1.6, 0.7), (6, 1.6, 0.7), (6, 2.0, 0.5))
+        (1, 1.0, 1.0),
+        (4, 1.0, 1.0),
+        (2, 1.4, 1.0),
+        (3, 1.4, 1.0),
+        (4, 1.2, 1.0),
+        (4, 1.4, 1.0),
+        (4, 1.6, 1.0),
+        (4, 1.8, 1.0),
+        (4, 2.0, 1.0),
+        (5, 1.4, 1.0),
+        (5, 1.8, 1.0),
+        (4, 1.4, 0.0),
+        (4, 1.4, 0.5),
+        (4, 1.4, 1.5),
+        (4, 1.6, 0.5),
+        (5, 1.6, 0.5),
+        (4, 1.0, 0.5),
+        (4, 2.0, 0.5),
+        (6, 1.6, 0.5),
+        (8, 1.6, 0.7),
+        (4, 1.3, 0.7),
+        (4, 1.6, 0.7),
+        (6, 1.6, 0.7),
+        (6, 2.0, 0.5),
+    )
 ]
 app = typer.Typer(add_completion=False)
 Runs = Annotated[Path, typer.Option(help="Folder of the runs.")]
@@ -120,15 +148,15 @@ Runs = Annotated[Path, typer.Option(help="Folder of the runs.")]
 
 @app.command()
 def run(
-        data_classes: Annotated[str, typer.Option()],
-        data_captions: Annotated[list[str], typer.Option()],
-        runs: Runs,
-        encoder: Annotated[
-            str, typer.Option(help="What the decoder's ablations read.")] = "runs/caption-words-96/encoder",
-        pretrained: Annotated[
-            str, typer.Option(help="What the words' ablations start from; steps=10410 of it here."),
-        ] = "runs/tiny-imagenet/encoder",
-        names: Annotated[list[str] | None, typer.Argument()] = None,
+    data_classes: Annotated[str, typer.Option()],
+    data_captions: Annotated[list[str], typer.Option()],
+    runs: Runs,
+    encoder: Annotated[str, typer.Option(help="What the decoder's ablations read.")] = "runs/caption-words-96/encoder",
+    pretrained: Annotated[
+        str,
+        typer.Option(help="What the words' ablations start from; steps=10410 of it here."),
+    ] = "runs/tiny-imagenet/encoder",
+    names: Annotated[list[str] | None, typer.Argument()] = None,
 ) -> None:
     """Runs these ablations, or all."""
     for each in ABLATIONS:
@@ -148,8 +176,13 @@ def run(
             settings = [*DECODER, "budgets=[5]" if each.pretraining is None else "budgets=[4]"]
         if each.name == "lookup":
             reads = show_lookup_tokens(reads, own)
-        train("captioner", "captioner-mini", data_captions, runs / each.name,
-              [*settings, f"encoder={reads}", *each.decoder])
+        train(
+            "captioner",
+            "captioner-mini",
+            data_captions,
+            runs / each.name,
+            [*settings, f"encoder={reads}", *each.decoder],
+        )
 
 
 def show_lookup_tokens(encoder: str, out: Path) -> str:
@@ -190,7 +223,8 @@ def table(runs: Runs) -> None:
             knows = f"{measure} {100 * value:.1f} %"
         scores, distinct = (
             " / ".join(f"{value:.{digits}f}" for name, value in figures.items() if name.startswith(start))
-            for start, digits in (("CIDEr", 1), ("distinct", 0)))
+            for start, digits in (("CIDEr", 1), ("distinct", 0))
+        )
         changed = ", ".join((*(each.pretraining or ()), *(each.words or ()), *each.decoder))
         cells = [f"`{each.name}`", each.subject, changed, f"{minutes:.0f}", knows, scores, distinct, "yes" * each.kept]
         print(f"| {' | '.join(cells)} |")
@@ -272,9 +306,9 @@ def decoder_parameters(captioner: Path) -> float:
 
 @app.command()
 def decode(
-        data_captions: Annotated[list[str], typer.Option()],
-        model: Annotated[str, typer.Option(help="A captioner's folder.")],
-        limit: Annotated[int | None, typer.Option(help="No more photos of each set than this.")] = None,
+    data_captions: Annotated[list[str], typer.Option()],
+    model: Annotated[str, typer.Option(help="A captioner's folder.")],
+    limit: Annotated[int | None, typer.Option(help="No more photos of each set than this.")] = None,
 ) -> None:
     """Compares decoding settings on the validation photos, at the default budget."""
     captioner = Captioner.from_pretrained(model)

@@ -21,11 +21,11 @@ AGREED = 3  # people who name a thing
 KINDS = {
     "dog": "dog dogs puppy",
     "other animal": "cat cats horse horses bird birds cow cows sheep elephant elephants giraffe giraffes zebra zebras "
-                    "bear bears",
+    "bear bears",
     "child": "child children boy boys girl girls kid kids baby toddler",
     "man or woman": "man men woman women person people lady guy",
     "sport": "soccer football baseball basketball tennis skateboard skateboarder snowboard snowboarder skier skiing "
-             "ski surfer surfboard surfing frisbee bat racket",
+    "ski surfer surfboard surfing frisbee bat racket",
     "bicycle, motorcycle": "bike bicycle bicyclist biker motorcycle motorbike",
     "other vehicle": "car cars bus buses truck train trains airplane plane boat boats",
     "food": "pizza food sandwich cake plate fruit bowl broccoli banana bananas",
@@ -38,9 +38,9 @@ KIND_OF = {word: kind for kind, words in KINDS.items() for word in words.split()
 
 
 def main(
-        data: Annotated[str, typer.Option()],
-        predictions: Annotated[Path, typer.Option()],
-        split: Annotated[str, typer.Option()] = "test",
+    data: Annotated[str, typer.Option()],
+    predictions: Annotated[Path, typer.Option()],
+    split: Annotated[str, typer.Option()] = "test",
 ) -> None:
     """Prints how often captions repeat, and per kind of photo how good they are and what they say in its place."""
     captions, said = read_captions(data, split), read_coco_results(predictions)
@@ -80,8 +80,10 @@ def repeated(texts: list[str], mine: Iterable[set[str]], references: Iterable[li
     never = [word for word, _ in people.most_common() if word in common - used]
     print(f"{len(texts)} photos, {len(set(texts))} distinct captions ({100 * len(set(texts)) / len(texts):.0f} %)")
     print(f"most frequent, {times} times ({100 * times / len(texts):.1f} %): {often}")
-    print(f"{len(used)} words used; of the {len(common)} that people use for one photo of a hundred, "
-          f"{len(never)} never: {', '.join(never[:40])}")
+    print(
+        f"{len(used)} words used; of the {len(common)} that people use for one photo of a hundred, "
+        f"{len(never)} never: {', '.join(never[:40])}"
+    )
 
 
 def words(text: str) -> set[str]:

@@ -1,6 +1,6 @@
 """Makes docs/demo.png: the real page with the bundled captioner, a photo of yours and a word of its caption chosen.
 
-    python scripts/screenshot.py PHOTO [NUMBER OF THE WORD]
+python scripts/screenshot.py PHOTO [NUMBER OF THE WORD]
 """
 
 import shutil

@@ -25,11 +25,11 @@ CHUNK = 32  # photos at a time
 
 
 def main(
-        sizes: Annotated[list[int], typer.Argument(help="Sides in pixels.")],
-        data: Annotated[list[str], typer.Option(help="Folder of captioned photos; repeat it to join several.")],
-        trunk: Annotated[str, typer.Option(help="The trunk's classifier.")] = "package:tf_efficientnet_lite2",
-        encoder: Annotated[str, typer.Option(help="A hybrid over that trunk.")] = "lookupvit_hybrid_lite2_224",
-        photos: Annotated[int, typer.Option(help="Training photos; a quarter as many are predicted.")] = 3000,
+    sizes: Annotated[list[int], typer.Argument(help="Sides in pixels.")],
+    data: Annotated[list[str], typer.Option(help="Folder of captioned photos; repeat it to join several.")],
+    trunk: Annotated[str, typer.Option(help="The trunk's classifier.")] = "package:tf_efficientnet_lite2",
+    encoder: Annotated[str, typer.Option(help="A hybrid over that trunk.")] = "lookupvit_hybrid_lite2_224",
+    photos: Annotated[int, typer.Option(help="Training photos; a quarter as many are predicted.")] = 3000,
 ) -> None:
     """Prints a row per image size: mAP from each feature map and from all of them."""
     train = read_words(data, "train", words=1000)
@@ -64,8 +64,7 @@ def best_map(x: np.ndarray, targets: np.ndarray, asked: np.ndarray, positive: to
     """Mean average precision of ridge regression, at the best penalty."""
     mean, scale = x.mean(axis=0), x.std(axis=0) + 1e-6
     x, asked, targets = (x - mean) / scale, (asked - mean) / scale, targets - targets.mean(axis=0)
-    scores = (
-        asked @ np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ targets) for penalty in PENALTIES)
+    scores = (asked @ np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ targets) for penalty in PENALTIES)
     return max(mean_average_precision(torch.from_numpy(each), positive) for each in scores)
 
 

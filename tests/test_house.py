@@ -26,7 +26,7 @@ def imported(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_arrows_point_left(path):
     room = ROOMS.index(path.relative_to(REPOSITORY).parts[0])
-    assert not imported(path) & {*ROOMS[room + 1:], "tests"}
+    assert not imported(path) & {*ROOMS[room + 1 :], "tests"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(REPOSITORY)))

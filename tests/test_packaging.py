@@ -26,7 +26,9 @@ def wheel(tmp_path_factory) -> Path:
         shutil.copy(REPOSITORY / name, source / name)
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder, source],
-        check=True, capture_output=True)
+        check=True,
+        capture_output=True,
+    )
     [path] = folder.glob("*.whl")
     return path
 
@@ -35,8 +37,11 @@ def test_the_wheel_holds_what_it_should(wheel):
     """All of the packages' files, and nothing besides."""
     there = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     meant = {
-        str(path.relative_to(REPOSITORY)) for room in ROOMS for path in (REPOSITORY / room).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyi"}
+        str(path.relative_to(REPOSITORY))
+        for room in ROOMS
+        for path in (REPOSITORY / room).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyi"
+    }
     assert there == meant
     kinds = {".py", ".yaml", ".json", ".safetensors", ".md", ".html", ".css", ".js"}
     assert {Path(name).suffix for name in there} <= kinds
@@ -47,14 +52,17 @@ def test_installed_from_the_wheel_it_captions(wheel, tmp_path):
     """Outside the repository, dependencies given: the bundled captioner, the recipes, the command's entry point."""
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", tmp_path / "site", wheel],
-        check=True, capture_output=True)
+        check=True,
+        capture_output=True,
+    )
     drawings.draw(0).save(tmp_path / "photo.png")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
     program = "import vlcap, train.recipe; print(vlcap.__file__, train.recipe.__file__)"
 
     def run(*command: object) -> subprocess.CompletedProcess:
         return subprocess.run(
-            [sys.executable, *map(str, command)], cwd=tmp_path, env=environment, capture_output=True, text=True)
+            [sys.executable, *map(str, command)], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
 
     assert all(path.startswith(str(tmp_path / "site")) for path in run("-c", program).stdout.split())
     done = run(tmp_path / "site" / "bin" / "vlcap", "caption", "photo.png")

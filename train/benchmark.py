@@ -37,7 +37,8 @@ PHOTOS, CLASSES, CAPTIONS = 256, 4, 5
 
 
 def bench_training(
-        recipes: list[str], processes: list[int], batch_size: int | None = None, steps: int = 60) -> list[Row]:
+    recipes: list[str], processes: list[int], batch_size: int | None = None, steps: int = 60
+) -> list[Row]:
     """A row for each recipe and number of processes.
 
     Args:
@@ -55,9 +56,16 @@ def bench_training(
         for number in processes:
             rate, memory = _measure(kind, recipe, number, batch_size or recipe.batch_size, steps)
             first = next((row["photos_per_s"] for row in rows if row["what"] == name), rate)
-            rows.append({
-                "what": name, "processes": number, "batch": batch_size or recipe.batch_size, "photos_per_s": rate,
-                "times_faster": rate / first, "MB_per_process": memory})
+            rows.append(
+                {
+                    "what": name,
+                    "processes": number,
+                    "batch": batch_size or recipe.batch_size,
+                    "photos_per_s": rate,
+                    "times_faster": rate / first,
+                    "MB_per_process": memory,
+                }
+            )
     return rows
 
 
@@ -67,8 +75,14 @@ def bench_cache(rounds: int = 40, batch_size: int = 64) -> list[Row]:
         data = _captioned(Path(folder) / "data", side=32, photos=1024)
         Encoder.create(CACHED).save_pretrained(Path(folder) / "encoder")
         recipe = CaptionerRecipe(
-            encoder=str(Path(folder) / "encoder"), vocab_size=400, width=512, layers=6, heads=8, budgets=[5],
-            cider=False)
+            encoder=str(Path(folder) / "encoder"),
+            vocab_size=400,
+            width=512,
+            layers=6,
+            heads=8,
+            budgets=[5],
+            cider=False,
+        )
         task = Captioning(recipe, [str(data)], Path(folder) / "run")
         captions = read_captions(data, "train")
         cache = _RandomTokens(Path(folder) / "tokens", task.model.encoder, captions, budgets=[5]).fill()
@@ -111,8 +125,13 @@ def _measure(kind: str, recipe: Any, processes: int, batch_size: int, steps: int
     with TemporaryDirectory() as name:
         folder = Path(name)
         settings: dict[str, Any] = {
-            **recipe.model_dump(mode="json"), "steps": steps, "batch_size": batch_size, "evaluate_every": 10**6,
-            "save_every": 10**6, "limit": None}
+            **recipe.model_dump(mode="json"),
+            "steps": steps,
+            "batch_size": batch_size,
+            "evaluate_every": 10**6,
+            "save_every": 10**6,
+            "limit": None,
+        }
         if kind == "captioner" or recipe.target == "words":
             data = _captioned(folder / "data", side=256, photos=PHOTOS)
         else:
@@ -128,10 +147,23 @@ def _measure(kind: str, recipe: Any, processes: int, batch_size: int, steps: int
                 settings["encoder"] = str(folder / "encoder")
         (folder / "recipe.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
         ran = subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
-             "-m", "train.benchmark", kind, str(folder), str(data)],
+            [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                "--nproc_per_node",
+                str(processes),
+                "-m",
+                "train.benchmark",
+                kind,
+                str(folder),
+                str(data),
+            ],
             env={**os.environ, "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // processes))},
-            stderr=subprocess.PIPE, text=True)
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         if ran.returncode:
             failure = folder / "error"
             reason = failure.read_text() if failure.exists() else ran.stderr.strip()[-500:]
@@ -185,11 +217,14 @@ def _captioned(folder: Path, side: int, photos: int) -> Path:
         images = [{"id": n, "file_name": f"{n}.jpg"} for n in range(count)]
         annotations = [
             {"id": n * CAPTIONS + i, "image_id": n, "caption": " ".join(rng.choice(words, size=10))}
-            for n in range(count) for i in range(CAPTIONS)]
+            for n in range(count)
+            for i in range(CAPTIONS)
+        ]
         for n in range(count):
             _photo(n, side, folder / split / f"{n}.jpg")
         (folder / "annotations" / f"captions_{split}.json").write_text(
-            json.dumps({"images": images, "annotations": annotations}))
+            json.dumps({"images": images, "annotations": annotations})
+        )
     return folder
 
 

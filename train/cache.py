@@ -83,16 +83,16 @@ class ViewCache:
     NETWORKS: ClassVar[tuple[str, ...]] = ()  # attributes that stay in the process that computes
 
     def __init__(
-            self,
-            root: Path,
-            photos: Photos,
-            pixels: PixelConfig,
-            shapes: dict[str, tuple[int, ...]],
-            keys: dict[str, str],
-            what: str,
-            views: int = 1,
-            augmentation: dict[str, Any] | None = None,
-            seed: int = 0,
+        self,
+        root: Path,
+        photos: Photos,
+        pixels: PixelConfig,
+        shapes: dict[str, tuple[int, ...]],
+        keys: dict[str, str],
+        what: str,
+        views: int = 1,
+        augmentation: dict[str, Any] | None = None,
+        seed: int = 0,
     ):
         self.photos, self.pixels, self.what, self.views = photos, pixels, what, views
         self.shapes = shapes
@@ -204,7 +204,8 @@ class ViewCache:
     def _too_small(self, free: int) -> CacheError:
         return CacheError(
             f"{self.folder}: the {self.what} need {self.size() / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free: "
-            "fewer cache_views or budgets, or another disk")
+            "fewer cache_views or budgets, or another disk"
+        )
 
 
 class FrozenCache(ViewCache):
@@ -244,32 +245,37 @@ class TokenCache(ViewCache):
     NETWORKS = ("encoder", "features")
 
     def __init__(
-            self,
-            root: Path,
-            encoder: Encoder,
-            captions: CaptionSet,
-            budgets: Sequence[int],
-            features: FrozenCache | None = None,
-            **kwargs: Any,
+        self,
+        root: Path,
+        encoder: Encoder,
+        captions: CaptionSet,
+        budgets: Sequence[int],
+        features: FrozenCache | None = None,
+        **kwargs: Any,
     ):
         self.encoder, self.captions, self.budgets, self.features = encoder, captions, sorted(budgets), features
         shapes: dict[str, tuple[int, ...]] = {
-            f"budget{budget}": (encoder.token_count(budget), encoder.config.hidden_size) for budget in self.budgets}
+            f"budget{budget}": (encoder.token_count(budget), encoder.config.hidden_size) for budget in self.budgets
+        }
         digest = hashlib.sha256(f"{digest_weights(encoder)} {encoder.config.architecture}".encode()).hexdigest()
-        super().__init__(
-            root, captions, encoder.pixels, shapes, dict.fromkeys(shapes, digest), "tokens", **kwargs)
+        super().__init__(root, captions, encoder.pixels, shapes, dict.fromkeys(shapes, digest), "tokens", **kwargs)
 
     def compute(self, places: list[tuple[int, int]]) -> dict[str, np.ndarray]:
         device = self.encoder.device
         if self.features is None:
             seen: Any = self.pixels.normalize(self.pixels_of(places).to(device))
         else:
-            seen = [each.to(device) for each in read_places(
-                [(self.features, photo, view) for view, photo in places], self.features.frozen.maps)]
+            seen = [
+                each.to(device)
+                for each in read_places(
+                    [(self.features, photo, view) for view, photo in places], self.features.frozen.maps
+                )
+            ]
         with torch.inference_mode():
             return {
                 f"budget{budget}": self.encoder(seen, budget=budget).last_hidden_state.half().cpu().numpy()
-                for budget in self.budgets}
+                for budget in self.budgets
+            }
 
 
 def read_places(places: Sequence[tuple[ViewCache, int, int]], names: Sequence[str]) -> list[torch.Tensor]:

@@ -52,12 +52,18 @@ class CaptionerRecipe(Recipe):
 
     encoder: str | None = Field(None, description="folder of a trained encoder (RUN/encoder)")
     start_from: str | None = Field(None, description="folder of a captioner to train further, in place of encoder")
-    decoder: str | None = Field(None, description="folder of a text decoder to start from (train decoder); its shape "
-                                "and vocabulary hold, not this recipe's")
+    decoder: str | None = Field(
+        None,
+        description="folder of a text decoder to start from (train decoder); its shape "
+        "and vocabulary hold, not this recipe's",
+    )
     self_critical: int = Field(0, ge=0, description="captions sampled per photo (2 or more); 0: cross-entropy")
     cross_entropy: float = Field(0.0, ge=0, description="weight of cross-entropy beside the self-critical loss")
-    keep: Literal["last", "best"] = Field("last", description="which evaluation's weights OUT/captioner has; best: the "
-                                          "highest mean CIDEr over the validation sets")
+    keep: Literal["last", "best"] = Field(
+        "last",
+        description="which evaluation's weights OUT/captioner has; best: the "
+        "highest mean CIDEr over the validation sets",
+    )
     vocab_size: int = Field(4000, gt=0, description="SentencePiece pieces, at most")
     lowercase: bool = Field(True, description="captions in lower case")
     captions_per_photo: int | None = Field(None, gt=0, description="use a photo's first ones only")
@@ -88,8 +94,14 @@ class CaptionedPhotos(Dataset):
     """(photo, pieces of one of its captions) pairs of several caption sets."""
 
     def __init__(
-            self, sets: list[CaptionSet], tokenizer: PreTrainedTokenizerBase, transform, max_length: int,
-            lowercase: bool = True, captions_per_photo: int | None = None):
+        self,
+        sets: list[CaptionSet],
+        tokenizer: PreTrainedTokenizerBase,
+        transform,
+        max_length: int,
+        lowercase: bool = True,
+        captions_per_photo: int | None = None,
+    ):
         self.rows = [(captions, i) for captions in sets for i in range(len(captions))]
         self.transform = transform
         texts = [
@@ -115,8 +127,13 @@ class CachedPhotos(CaptionedPhotos):
     """The same, with the number of a cached view in place of a photo's pixels."""
 
     def __init__(
-            self, caches: list[TokenCache], tokenizer: PreTrainedTokenizerBase, max_length: int,
-            lowercase: bool = True, captions_per_photo: int | None = None):
+        self,
+        caches: list[TokenCache],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        lowercase: bool = True,
+        captions_per_photo: int | None = None,
+    ):
         sets = [cache.captions for cache in caches]
         super().__init__(sets, tokenizer, None, max_length, lowercase, captions_per_photo)
         self.places = [(cache, row) for cache in caches for row in range(len(cache.captions))]
@@ -137,7 +154,8 @@ class Captioning:
     def __init__(self, recipe: CaptionerRecipe, data: list[str], out: Path):
         if (recipe.encoder is None) == (recipe.start_from is None):
             raise TrainingError(
-                "what to read with? Give --encoder RUN/encoder, which train classifier wrote, or start_from=CAPTIONER")
+                "what to read with? Give --encoder RUN/encoder, which train classifier wrote, or start_from=CAPTIONER"
+            )
         if recipe.keep == "best" and not recipe.cider:
             raise TrainingError("keep=best needs the CIDEr of each evaluation: set cider=true, or keep=last")
         if recipe.self_critical == 1:
@@ -149,8 +167,9 @@ class Captioning:
         self.best = out / "best.json"  # the best evaluation's figure, for keep: best
         train = [read_captions(folder, "train", limit=recipe.limit) for folder in data]
         self.val = [read_captions(folder, "val", limit=recipe.limit) for folder in data]
-        self.data = [Data(captions.split, captions.name, len(captions), captions.identity())
-                     for captions in (*train, *self.val)]
+        self.data = [
+            Data(captions.split, captions.name, len(captions), captions.identity()) for captions in (*train, *self.val)
+        ]
         if recipe.cider:
             for captions in self.val:
                 check_references(captions.references(), f"{captions.name}, val")
@@ -175,12 +194,14 @@ class Captioning:
         else:
             plain, augment = self.pixels.eval_transform(), self.pixels.train_transform(**augmentation)
             self.train_set = CaptionedPhotos(
-                train, self.tokenizer, augment, self.max_length, recipe.lowercase, recipe.captions_per_photo)
+                train, self.tokenizer, augment, self.max_length, recipe.lowercase, recipe.captions_per_photo
+            )
             self.val_set = CaptionedPhotos(self.val, self.tokenizer, plain, self.max_length, recipe.lowercase)
         self.reward = CiderD(self.train_set.pieces) if recipe.self_critical else None
 
     def _new_model(
-            self, train: list[CaptionSet], out: Path) -> tuple[VisionEncoderDecoderModel, PreTrainedTokenizerBase]:
+        self, train: list[CaptionSet], out: Path
+    ) -> tuple[VisionEncoderDecoderModel, PreTrainedTokenizerBase]:
         recipe = self.recipe
         encoder = Encoder.load(str(recipe.encoder))
         shape: dict[str, Any] = {"dropout": recipe.dropout}
@@ -196,14 +217,25 @@ class Captioning:
         return model, tokenizer
 
     def _cached(
-            self, sets: list[CaptionSet], views: int, augmentation: dict, captions_per_photo: int | None = None,
+        self,
+        sets: list[CaptionSet],
+        views: int,
+        augmentation: dict,
+        captions_per_photo: int | None = None,
     ) -> CachedPhotos:
         encoder = self.model.encoder
         budgets = self.recipe.budgets or [encoder.model.budget]
         caches = [
             TokenCache(
-                self.cache_folder, encoder, captions, budgets, self._features(captions, views, augmentation),
-                views=views, augmentation=augmentation, seed=self.recipe.seed).fill()
+                self.cache_folder,
+                encoder,
+                captions,
+                budgets,
+                self._features(captions, views, augmentation),
+                views=views,
+                augmentation=augmentation,
+                seed=self.recipe.seed,
+            ).fill()
             for captions in sets
         ]
         return CachedPhotos(caches, self.tokenizer, self.max_length, self.recipe.lowercase, captions_per_photo)
@@ -214,8 +246,13 @@ class Captioning:
         if not isinstance(encoder.model, OverTrunk):
             return None
         return FrozenCache(
-            self.cache_folder.with_name("features"), captions, Frozen(self.pixels, encoder.model.trunk), views=views,
-            augmentation=augmentation, seed=self.recipe.seed).fill()
+            self.cache_folder.with_name("features"),
+            captions,
+            Frozen(self.pixels, encoder.model.trunk),
+            views=views,
+            augmentation=augmentation,
+            seed=self.recipe.seed,
+        ).fill()
 
     def _tokenizer(self, train: list[CaptionSet], folder: Path) -> PreTrainedTokenizerBase:
         if not (knows_data(folder.parent) and (folder / "tokenizer.json").is_file()):
@@ -244,8 +281,10 @@ class Captioning:
         inputs, targets = batch.inputs.to(tokens.device), batch.targets.to(tokens.device)
         # All ones: causal attention doesn't see the padding behind a caption, and Hugging Face need not warn of it.
         logits = model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=tokens), decoder_input_ids=inputs,
-            decoder_attention_mask=torch.ones_like(inputs)).logits
+            encoder_outputs=BaseModelOutput(last_hidden_state=tokens),
+            decoder_input_ids=inputs,
+            decoder_attention_mask=torch.ones_like(inputs),
+        ).logits
         loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), label_smoothing=smoothing)
         return Loss(loss, count=int((batch.targets != IGNORE).sum()))
 
@@ -253,7 +292,8 @@ class Captioning:
         tokens = self.tokens(batch, self.train_set, budget)
         if self.reward:
             loss, count = self_critical_loss(
-                model, self.model, tokens, batch.rows, self.reward, self.recipe.self_critical)
+                model, self.model, tokens, batch.rows, self.reward, self.recipe.self_critical
+            )
             if self.recipe.cross_entropy:
                 told = self.cross_entropy(model, tokens, batch, self.recipe.smoothing).mean
                 loss = loss + self.recipe.cross_entropy * told
@@ -265,8 +305,11 @@ class Captioning:
         """Cross-entropy of a caption of each photo and, unless cider is off, CIDEr of greedy captions per data set."""
         loader = DataLoader(
             Subset(SeededDataset(self.val_set, self.recipe.seed), [(i, i) for i in share(len(self.val_set))]),
-            batch_size=self.recipe.batch_size, collate_fn=self.collate, num_workers=self.recipe.workers,
-            worker_init_fn=in_worker)
+            batch_size=self.recipe.batch_size,
+            collate_fn=self.collate,
+            num_workers=self.recipe.workers,
+            worker_init_fn=in_worker,
+        )
         total, pieces, texts = 0.0, 0, []
         captioner = Captioner(model, self.tokenizer)
         for batch in read(loader):
@@ -280,7 +323,7 @@ class Captioning:
             return Evaluation(figures)
         texts, samples, warnings = join(texts), [], []
         for captions in self.val:
-            mine, texts = texts[:len(captions)], texts[len(captions):]
+            mine, texts = texts[: len(captions)], texts[len(captions) :]
             scores = score(dict(zip(captions.image_ids, mine, strict=True)), captions.references(), metrics=("CIDEr",))
             figures[f"CIDEr {captions.name}"] = scores.values["CIDEr"] * 100
             figures[f"distinct % {captions.name}"] = 100 * len(set(mine)) / len(mine)
@@ -292,7 +335,8 @@ class Captioning:
             if len(mine) >= 1 / COLLAPSE and len(set(mine)) < max(2, COLLAPSE * len(mine)):
                 warnings.append(
                     f"captions of {captions.name} collapse: {len(set(mine))} distinct ones for {len(mine)} photos, "
-                    f"{times} times {text!r}. Normal in a run's first minutes; later, try a lower lr")
+                    f"{times} times {text!r}. Normal in a run's first minutes; later, try a lower lr"
+                )
         if self.recipe.keep == "best" and processes.connect():
             ciders = [value for name, value in figures.items() if name.startswith("CIDEr ")]
             self._keep_best(model, sum(ciders) / len(ciders))

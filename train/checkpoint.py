@@ -41,7 +41,8 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
         reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointError(
             f"{folder}: the checkpoint of step {step} can't be written ({reason}); those before it are still there. "
-            "Make room: the same command goes on from them") from error
+            "Make room: the same command goes on from them"
+        ) from error
     finally:
         delete([temporary], UNFINISHED)
     delete(_checkpoints(folder)[KEEP:], CHECKPOINT)

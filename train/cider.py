@@ -54,14 +54,15 @@ class CiderD:
 
 
 def ngrams(caption: Tokens) -> Counter:
-    return Counter(tuple(caption[i:i + n]) for n in range(1, N + 1) for i in range(len(caption) - n + 1))
+    return Counter(tuple(caption[i : i + n]) for n in range(1, N + 1) for i in range(len(caption) - n + 1))
 
 
 def similarity(caption: Vector, reference: Vector) -> float:
     """Mean over n of the clipped cosine, times the Gaussian length penalty."""
     total = 0.0
     for mine, theirs, my_norm, their_norm in zip(
-            caption.weights, reference.weights, caption.norms, reference.norms, strict=True):
+        caption.weights, reference.weights, caption.norms, reference.norms, strict=True
+    ):
         if my_norm and their_norm:
             shared = sum(min(weight, theirs[gram]) * theirs[gram] for gram, weight in mine.items() if gram in theirs)
             total += shared / (my_norm * their_norm)

@@ -55,23 +55,31 @@ class ClassifierRecipe(Recipe):
     model_args: dict[str, Any] = Field({}, description="further arguments of a new encoder, such as Table 5's switches")
     pretrained: bool = Field(False, description="start a new encoder from timm's weights, which may be downloaded")
     init_from: str | None = Field(
-        None, description="a pretrained classifier (train/pretrained.py): a ViT, whose weights a LookupViT's ViT parts "
-        "start from, or the one that a hybrid's trunk belongs to")
+        None,
+        description="a pretrained classifier (train/pretrained.py): a ViT, whose weights a LookupViT's ViT parts "
+        "start from, or the one that a hybrid's trunk belongs to",
+    )
     freeze_trunk: bool = Field(True, description="a hybrid's trunk keeps its weights")
     teacher: str | None = Field(None, description="a pretrained classifier to learn from too (train/pretrained.py)")
     teacher_head: Literal["shared", "own"] = Field(
-        "shared", description="shared: the teacher knows the photos' classes, own: its classes get a head of their own")
+        "shared", description="shared: the teacher knows the photos' classes, own: its classes get a head of their own"
+    )
     teacher_weight: float = Field(0.5, gt=0, le=1, description="share of its answers in the loss")
     feature_weight: float = Field(0.0, ge=0, description="weight of the distance from its pooled features")
     teacher_size: int | None = Field(None, gt=0, description="side in pixels of what it sees; None: its own")
     temperature: float = Field(2.0, gt=0, description="of the teacher's and the pupil's distributions")
-    cache_views: int = Field(0, ge=0, description="views per photo for which a frozen trunk's features and the "
-                             "teacher's answers are computed once and kept; 0: computed live, anew each time")
+    cache_views: int = Field(
+        0,
+        ge=0,
+        description="views per photo for which a frozen trunk's features and the "
+        "teacher's answers are computed once and kept; 0: computed live, anew each time",
+    )
     stream: bool = Field(False, description="read the training photos as a stream; takes steps in place of epochs")
     shuffle_buffer: int = Field(10_000, gt=0, description="photos of a stream that are shuffled at a time")
     classes: int | None = Field(None, gt=0, description="their number, for a stream that doesn't name them")
     criterion: Literal["softmax", "sigmoid"] = Field(
-        "softmax", description="of labels; sigmoid is AugReg's for ImageNet-21k, one decision per class")
+        "softmax", description="of labels; sigmoid is AugReg's for ImageNet-21k, one decision per class"
+    )
     image_size: int | None = Field(None, gt=0, description="side in pixels; None: the encoder's own")
     target: Literal["label", "words"] = Field("label", description="words: those of the photos' captions")
     words: int = Field(1000, gt=0, description="size of the vocabulary for target: words")
@@ -106,7 +114,8 @@ class Classification:
         name = ", ".join(Path(each).name for each in data)
         self.data = [
             Data("train", name, train.images if isinstance(train, LabelledStream) else len(train), train.identity()),
-            Data("val", name, len(val), val.identity())]
+            Data("val", name, len(val), val.identity()),
+        ]
         self.multi_label = isinstance(train, LabelledSet) and train.multi_label
         self.binary = self.multi_label or recipe.criterion == "sigmoid"
         self.encoder, fresh = self._encoder(train.classes)
@@ -116,8 +125,11 @@ class Classification:
             self.pixels = replace(self.pixels, size=recipe.image_size)
         self.frozen = self._frozen()
         augmentation: dict[str, Any] = {
-            "scale": recipe.scale, "hflip": recipe.hflip, "auto_augment": recipe.auto_augment,
-            "color_jitter": recipe.color_jitter}
+            "scale": recipe.scale,
+            "hflip": recipe.hflip,
+            "auto_augment": recipe.auto_augment,
+            "color_jitter": recipe.color_jitter,
+        }
         augment, plain = self.pixels.train_transform(**augmentation), self.pixels.eval_transform()
         self.train_set: LabelledPhotos | StreamedPhotos
         if recipe.cache_views:
@@ -125,8 +137,11 @@ class Classification:
             self.val_set = self._cached(val, 1, {})
         else:
             self.val_set = LabelledPhotos(val, plain)
-            self.train_set = StreamedPhotos(train, augment, recipe.shuffle_buffer) if isinstance(
-                train, LabelledStream) else LabelledPhotos(train, augment)
+            self.train_set = (
+                StreamedPhotos(train, augment, recipe.shuffle_buffer)
+                if isinstance(train, LabelledStream)
+                else LabelledPhotos(train, augment)
+            )
         self.mix = None
         if recipe.mixup or recipe.cutmix:
             self.mix = Mixup(
@@ -172,8 +187,10 @@ class Classification:
         if recipe.cache_views and (recipe.mixup or recipe.cutmix):
             raise TrainingError("mixup and cutmix need each step's own pixels: set them to 0, or cache_views to 0")
         if recipe.cache_views and trunk is None and not recipe.teacher:
-            raise TrainingError("cache_views keeps a teacher's answers or a frozen trunk's features; this run has "
-                                "neither: set cache_views to 0")
+            raise TrainingError(
+                "cache_views keeps a teacher's answers or a frozen trunk's features; this run has "
+                "neither: set cache_views to 0"
+            )
         teacher = load_classifier(recipe.teacher) if recipe.teacher else None
         return Frozen(self.pixels, trunk, teacher, recipe.teacher_size, recipe.feature_weight > 0)
 
@@ -183,16 +200,25 @@ class Classification:
         sources = dict.fromkeys(photos for photos, _ in labelled.photos)
         caches = {
             photos: FrozenCache(
-                self.cache_folder, photos, self.frozen, views=views, augmentation=augmentation, seed=self.recipe.seed,
-            ).fill() for photos in sources}
+                self.cache_folder,
+                photos,
+                self.frozen,
+                views=views,
+                augmentation=augmentation,
+                seed=self.recipe.seed,
+            ).fill()
+            for photos in sources
+        }
         return CachedPhotos(labelled, caches, pixels=self.frozen.trunk is None)
 
     def _pupil(self, classes: int) -> Pupil:
         shapes = self.frozen.shapes()
         taught, own = shapes[LOGITS][0], self.recipe.teacher_head == "own"
         if not own and taught != classes:
-            raise PretrainedError(f"teacher {self.recipe.teacher} tells {taught} classes apart, the photos have "
-                                  f"{classes}: teacher_head=own gives its classes a head of their own")
+            raise PretrainedError(
+                f"teacher {self.recipe.teacher} tells {taught} classes apart, the photos have "
+                f"{classes}: teacher_head=own gives its classes a head of their own"
+            )
         return Pupil(self.encoder.model, taught if own else 0, shapes.get(POOLED, (0,))[0])
 
     def _encoder(self, classes: list[str]) -> tuple[Encoder, bool]:
@@ -202,7 +228,8 @@ class Classification:
         if Path(self.recipe.encoder).is_dir():
             old = Encoder.load(self.recipe.encoder)
             encoder = Encoder.create(
-                old.config.architecture, classes=classes, pixels=old.pixels, **{**old.config.model_args, **model_args})
+                old.config.architecture, classes=classes, pixels=old.pixels, **{**old.config.model_args, **model_args}
+            )
             fresh = old.config.classes != classes
             weights = old.model.state_dict()
             if fresh:
@@ -241,11 +268,11 @@ class Classification:
 
     def lessons(self, batch: Batch, dataset: Any, device: torch.device) -> list[torch.Tensor]:
         """The teacher's arrays for a batch, out of the cache or computed."""
-        names = self.frozen.names[len(self.frozen.maps):]
+        names = self.frozen.names[len(self.frozen.maps) :]
         if isinstance(dataset, CachedPhotos):
             given = dataset.read(batch.places, names)
         else:
-            given = self.frozen.to(device)(batch.photos.to(device))[-len(names):]
+            given = self.frozen.to(device)(batch.photos.to(device))[-len(names) :]
         return [each.to(device) for each in given]
 
     def loss(self, model: nn.Module, batch: Batch, budget: int | None) -> Loss:
@@ -272,8 +299,12 @@ class Classification:
         """Loss, and top-1 accuracy or (words) mean average precision, at each of the encoder's budgets."""
         device = next(model.parameters()).device
         loader = DataLoader(
-            Subset(self.val_set, share(len(self.val_set))), batch_size=self.recipe.batch_size, collate_fn=self.collate,
-            num_workers=self.recipe.workers, worker_init_fn=in_worker)
+            Subset(self.val_set, share(len(self.val_set))),
+            batch_size=self.recipe.batch_size,
+            collate_fn=self.collate,
+            num_workers=self.recipe.workers,
+            worker_init_fn=in_worker,
+        )
         budgets = self.encoder.config.budgets
         losses: dict[int, list[float]] = {budget: [] for budget in budgets}
         answers: dict[int, list[torch.Tensor]] = {budget: [] for budget in budgets}  # right or not; or all the scores

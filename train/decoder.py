@@ -45,8 +45,11 @@ class DecoderRecipe(Recipe):
 
     batch_size: int = Field(1, gt=0, description="groups per step, over all processes")
     group: int = Field(64, gt=0, description="captions of like length that are drawn together: little padding")
-    hold_out: list[str] = Field([], description="folders of captioned photos: sentences of their val and test splits "
-                                "are not learned, those of val judge the run")
+    hold_out: list[str] = Field(
+        [],
+        description="folders of captioned photos: sentences of their val and test splits "
+        "are not learned, those of val judge the run",
+    )
     vocab_size: int = Field(4000, gt=0, description="SentencePiece pieces, at most")
     lowercase: bool = Field(True, description="captions in lower case")
     max_length: int = Field(32, gt=1, description="pieces of a caption, start and end included")
@@ -70,8 +73,8 @@ def shift(captions: Sequence[Sequence[int]]) -> Texts:
     inputs = torch.full((len(captions), length), PAD)
     targets = torch.full((len(captions), length), IGNORE)
     for row, pieces in enumerate(captions):
-        targets[row, :len(pieces)] = torch.tensor(pieces)
-        inputs[row, :len(pieces)] = torch.tensor([START, *pieces[:-1]])
+        targets[row, : len(pieces)] = torch.tensor(pieces)
+        inputs[row, : len(pieces)] = torch.tensor([START, *pieces[:-1]])
     return Texts(inputs, targets)
 
 
@@ -81,7 +84,7 @@ class TextGroups(Dataset):
     def __init__(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, group: int):
         pieces = tokenizer(list(texts), truncation=True, max_length=max_length - 1)["input_ids"]
         pieces.sort(key=len)
-        self.groups = [pieces[i:i + group] for i in range(0, len(pieces), group)]
+        self.groups = [pieces[i : i + group] for i in range(0, len(pieces), group)]
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -103,7 +106,8 @@ class TextModel(nn.Module):
         photo = self.no_photo.expand(len(inputs), -1, -1)
         # All ones: causal attention doesn't see the padding behind a caption.
         return self.decoder(
-            input_ids=inputs, attention_mask=torch.ones_like(inputs), encoder_hidden_states=photo).logits
+            input_ids=inputs, attention_mask=torch.ones_like(inputs), encoder_hidden_states=photo
+        ).logits
 
 
 class TextTask:
@@ -129,12 +133,17 @@ class TextTask:
                 train_tokenizer(texts, recipe.vocab_size, recipe.lowercase).save_pretrained(new)
         self.tokenizer = load_tokenizer(out / "tokenizer")
         if recipe.limit:
-            texts, held_out["val"] = texts[:recipe.limit], held_out["val"][:recipe.limit]
+            texts, held_out["val"] = texts[: recipe.limit], held_out["val"][: recipe.limit]
         self.train_set = TextGroups(texts, self.tokenizer, recipe.max_length, recipe.group)
         val = [normalise_caption(text, recipe.lowercase) for text in held_out["val"]]
         self.val_set = TextGroups(val, self.tokenizer, recipe.max_length, recipe.group)
-        self.model = TextModel(GPT2LMHeadModel(decoder_settings(
-            len(self.tokenizer), recipe.width, recipe.layers, recipe.heads, recipe.dropout, recipe.max_length)))
+        self.model = TextModel(
+            GPT2LMHeadModel(
+                decoder_settings(
+                    len(self.tokenizer), recipe.width, recipe.layers, recipe.heads, recipe.dropout, recipe.max_length
+                )
+            )
+        )
 
     @staticmethod  # a process that loads captions gets this function and not the model
     def collate(items: list[list[list[int]]]) -> Texts:
@@ -154,8 +163,12 @@ class TextTask:
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Cross-entropy of the held-out captions, and a few that the decoder makes up."""
         loader = DataLoader(
-            Subset(self.val_set, share(len(self.val_set))), batch_size=self.recipe.batch_size, collate_fn=self.collate,
-            num_workers=self.recipe.workers, worker_init_fn=in_worker)
+            Subset(self.val_set, share(len(self.val_set))),
+            batch_size=self.recipe.batch_size,
+            collate_fn=self.collate,
+            num_workers=self.recipe.workers,
+            worker_init_fn=in_worker,
+        )
         total, pieces = 0.0, 0
         for batch in read(loader):
             loss, count = self._cross_entropy(model, batch, smoothing=0.0)
@@ -168,7 +181,7 @@ class TextTask:
         for _ in range(self.recipe.max_length - 1):
             ids = torch.cat([ids, model(ids)[:, -1].float().softmax(dim=-1).multinomial(1)], dim=1)
         rows = ids[:, 1:].tolist()
-        return [row[:row.index(START)] if START in row else row for row in rows]  # a caption's end is START again
+        return [row[: row.index(START)] if START in row else row for row in rows]  # a caption's end is START again
 
     def save(self, model: nn.Module, folder: Path) -> None:
         with written_whole(folder / "decoder") as new:

@@ -35,12 +35,12 @@ class Frozen(nn.Module):
     """
 
     def __init__(
-            self,
-            pixels: PixelConfig,
-            trunk: nn.Module | None = None,
-            teacher: nn.Module | None = None,
-            teacher_size: int | None = None,
-            features: bool = False,
+        self,
+        pixels: PixelConfig,
+        trunk: nn.Module | None = None,
+        teacher: nn.Module | None = None,
+        teacher_size: int | None = None,
+        features: bool = False,
     ):
         super().__init__()
         self.pixels, self.features = pixels, features
@@ -85,7 +85,7 @@ class Frozen(nn.Module):
             keys |= dict.fromkeys(self.maps, digest_weights(self.trunk))
         if self.teacher is not None:
             seen = f"{digest_weights(self.teacher)} {self.size}"
-            keys |= dict.fromkeys(self.names[len(self.maps):], hashlib.sha256(seen.encode()).hexdigest())
+            keys |= dict.fromkeys(self.names[len(self.maps) :], hashlib.sha256(seen.encode()).hexdigest())
         return keys
 
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -244,7 +244,8 @@ def join_labelled(sets: Sequence[LabelledSet], classes: list[str] | None = None)
         classes = sets[0].classes if alone else list(dict.fromkeys(name for each in sets for name in each.classes))
     matched = [match_classes(each, classes, each.photos[0][0].name) for each in sets]
     return LabelledSet(
-        classes, torch.cat([each.targets for each in matched]), [place for each in matched for place in each.photos])
+        classes, torch.cat([each.targets for each in matched]), [place for each in matched for place in each.photos]
+    )
 
 
 def read_labelled(data: str, split: str) -> LabelledSet:
@@ -268,7 +269,8 @@ def read_labelled(data: str, split: str) -> LabelledSet:
             return _read_class_folders(folder / name, folder.name, split)
     raise LabelError(
         f"{folder} has no {split} split: expected {split}*.parquet with columns image and label, {split}*.tar, "
-        f"or {split}/CLASS/photo.jpg; {split} may be called {' or '.join(split_names(split))}")
+        f"or {split}/CLASS/photo.jpg; {split} may be called {' or '.join(split_names(split))}"
+    )
 
 
 def match_classes(labelled: LabelledSet, classes: list[str], data: str) -> LabelledSet:
@@ -295,7 +297,8 @@ def match_classes(labelled: LabelledSet, classes: list[str], data: str) -> Label
         raise LabelError(
             f"{data}: the validation split has {len(unknown)} classes that the training split lacks: "
             f"{', '.join(f'{name!r:.60}' for name in unknown[:5])}{', ...' if len(unknown) > 5 else ''}. "
-            f"Training has {', '.join(f'{name!r:.60}' for name in ours[:5])}{', ...' if len(ours) > 5 else ''}")
+            f"Training has {', '.join(f'{name!r:.60}' for name in ours[:5])}{', ...' if len(ours) > 5 else ''}"
+        )
     table = torch.tensor([number.get(name, -1) for name in theirs])
     return replace(labelled, classes=classes, targets=table[labelled.targets])
 
@@ -341,7 +344,11 @@ def class_names(feature: Any, folder: Path | None, number: int | None = None) ->
 
 
 def read_words(
-        data: list[str], split: str, words: int, vocabulary: list[str] | None = None, limit: int | None = None,
+    data: list[str],
+    split: str,
+    words: int,
+    vocabulary: list[str] | None = None,
+    limit: int | None = None,
 ) -> LabelledSet:
     """Captioned photos labelled by words: a class's weight is the share of the photo's captions that use it.
 
@@ -355,8 +362,11 @@ def read_words(
     sets = [read_captions(folder, split, limit=limit) for folder in data]
     photos: list[tuple[Any, int]] = [(captions, i) for captions in sets for i in range(len(captions))]
     texts = [captions for each in sets for captions in each.captions]
-    trained = texts if split == "train" else [
-        captions for folder in data for captions in read_captions(folder, "train", limit=limit).captions]
+    trained = (
+        texts
+        if split == "train"
+        else [captions for folder in data for captions in read_captions(folder, "train", limit=limit).captions]
+    )
     split_words = word_splitter(text for captions in trained for text in captions)
     used = [[split_words(text) for text in captions] for captions in texts]
     if vocabulary is None:
@@ -371,7 +381,9 @@ def read_words(
     if not targets.any():
         raise LabelError(
             f"{', '.join(data)}: no caption of the {split} split has a word"
-            + (" of the training split's" if vocabulary else "") + ": there is nothing to learn or to evaluate")
+            + (" of the training split's" if vocabulary else "")
+            + ": there is nothing to learn or to evaluate"
+        )
     return LabelledSet(vocabulary, targets, photos)
 
 
@@ -422,7 +434,11 @@ def _read_hub(name: str, split: str) -> LabelledSet:
 
 
 def _from_datasets(
-        dataset: Any, split: str, source: str, folder: Path | None = None, files: Sequence[str] = (),
+    dataset: Any,
+    split: str,
+    source: str,
+    folder: Path | None = None,
+    files: Sequence[str] = (),
 ) -> LabelledSet:
     from datasets import Image as ImageFeature
 
@@ -432,16 +448,17 @@ def _from_datasets(
         targets = torch.tensor([each["label"] for each in labels] if label == "json" else labels, dtype=torch.long)
         photos = dataset.cast_column(image, ImageFeature(decode=False))
     except Exception as error:  # of Arrow, datasets and torch, about values that aren't what the columns' names say
-        raise LabelError(f"{source}: the columns {image} and {label} aren't photos and numbers of classes "
-                         f"({' '.join(str(error).split()):.200})") from None
+        raise LabelError(
+            f"{source}: the columns {image} and {label} aren't photos and numbers of classes "
+            f"({' '.join(str(error).split()):.200})"
+        ) from None
     if targets.ndim != 1 or not len(targets) or targets.min() < 0 or targets.max() > MAX_CLASSES:
         raise LabelError(f"{source}: the column {label} has to hold one number for each photo, 0 to {MAX_CLASSES}")
     names = class_names(dataset.features[label], folder, int(targets.max()) + 1)
     if names is None or targets.max() >= len(names):
         raise LabelError(f"{source}: label {int(targets.max())} of {len(names or [])} classes")
 
-    photos_in = PhotoRows(
-        folder.name if folder else source, split, photos, image, source, trusted=folder is None)
+    photos_in = PhotoRows(folder.name if folder else source, split, photos, image, source, trusted=folder is None)
     return _labelled(names, targets, photos_in)
 
 

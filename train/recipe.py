@@ -63,7 +63,8 @@ class Recipe(BaseModel):
             found = [f"{'.'.join(map(str, e['loc']))!s:.60}: {e['msg']:.200}" for e in error.errors()]
             problems = " ".join("; ".join(found[:3] + (["..."] if len(found) > 3 else [])).split())
             raise RecipeError(
-                f"recipe {name or '(defaults)'}: {problems}. Known keys: {', '.join(cls.model_fields)}") from None
+                f"recipe {name or '(defaults)'}: {problems}. Known keys: {', '.join(cls.model_fields)}"
+            ) from None
 
     @staticmethod
     def _read(name: str) -> dict:

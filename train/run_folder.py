@@ -93,7 +93,8 @@ def own(out: Path, kind: str, names: Sequence[str]) -> None:
         if there := [name for name in (MARKER, *names) if _occupied(out / name)]:
             raise TrainingError(
                 f"{out} holds {there[0]}, and no run of this version wrote it: "
-                "move it elsewhere, or choose another --out")
+                "move it elsewhere, or choose another --out"
+            )
         _write(out, {"kind": kind})  # first of all, or what comes next would be nobody's
     elif known["kind"] != kind:
         raise TrainingError(f"{out} holds a run of train {known['kind']}, not {kind}: choose another --out")
@@ -113,13 +114,15 @@ def know_data(out: Path, data: Sequence[Data]) -> None:
     if len(before) != len(data):
         raise TrainingError(
             f"{out} was begun with {', '.join(map(str, before))}, now there is {', '.join(map(str, data))}: "
-            "give the same --data, or choose another --out")
+            "give the same --data, or choose another --out"
+        )
     for old, new in zip(before, data, strict=True):
         if (old.split, old.photos, old.sha256) != (new.split, new.photos, new.sha256):
             other = "changed since: names, sizes, captions or labels" if str(old) == str(new) else f"now {new}"
             raise TrainingError(
                 f"{out} was begun with other data: for {old.split} {old}, {other}. "
-                "Give the same --data, or choose another --out")
+                "Give the same --data, or choose another --out"
+            )
 
 
 def knows_data(out: Path) -> bool:
@@ -147,13 +150,16 @@ def check_recipe(out: Path, recipe: Recipe) -> None:
             elif new.get("stream") and "workers" in changed:
                 why = "; the order of a stream depends on the workers"
             raise TrainingError(
-                f"{out} holds a run with other settings (now {', '.join(refused)}){why}: choose another --out")
+                f"{out} holds a run with other settings (now {', '.join(refused)}){why}: choose another --out"
+            )
         for key, began in (_read(out) or {}).get("begun_from", {}).items():
             if (now := _begun_from(recipe)[key]) != began:
                 gone = began and began.startswith(FOLDER) and not (now and now.startswith(FOLDER))
                 raise TrainingError(
-                    f"{out} was begun from a folder of an {key}, and {now} is none: say where it is now" if gone else
-                    f"{out} was begun from another {key} than {getattr(recipe, key)}: choose another --out")
+                    f"{out} was begun from a folder of an {key}, and {now} is none: say where it is now"
+                    if gone
+                    else f"{out} was begun from another {key} than {getattr(recipe, key)}: choose another --out"
+                )
         if not changed:
             return
     _write_recipe(out, recipe)

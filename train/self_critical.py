@@ -19,13 +19,13 @@ from .loop import Loss
 
 
 def self_critical_loss(
-        model: nn.Module,
-        sampler: nn.Module,
-        tokens: torch.Tensor,
-        images: Sequence[int],
-        reward: CiderD,
-        samples: int,
-        longest: int = 20,
+    model: nn.Module,
+    sampler: nn.Module,
+    tokens: torch.Tensor,
+    images: Sequence[int],
+    reward: CiderD,
+    samples: int,
+    longest: int = 20,
 ) -> Loss:
     """Policy gradient of the reward of sampled captions; its value says nothing, its gradient all.
 
@@ -52,16 +52,19 @@ def self_critical_loss(
     targets = ids[:, 1:]
     ended = (targets == EOS).cumsum(dim=1)
     mask = ended - (targets == EOS).long() == 0  # up to and with the end
-    rewards = torch.tensor([
-        reward.score(images[row // samples], caption[keep].tolist())
-        for row, (caption, keep) in enumerate(zip(targets, mask, strict=True))
-    ]).view(-1, samples)
+    rewards = torch.tensor(
+        [
+            reward.score(images[row // samples], caption[keep].tolist())
+            for row, (caption, keep) in enumerate(zip(targets, mask, strict=True))
+        ]
+    ).view(-1, samples)
     baseline = (rewards.sum(dim=1, keepdim=True) - rewards) / (samples - 1)
     advantage = (rewards - baseline).view(-1, 1).to(tokens.device)
 
     states = BaseModelOutput(last_hidden_state=tokens.repeat_interleave(samples, dim=0))
     read = ids[:, :-1]
     logits = model(
-        encoder_outputs=states, decoder_input_ids=read, decoder_attention_mask=torch.ones_like(read)).logits.float()
+        encoder_outputs=states, decoder_input_ids=read, decoder_attention_mask=torch.ones_like(read)
+    ).logits.float()
     log_probability = -F.cross_entropy(logits.transpose(1, 2), targets.masked_fill(~mask, PAD), reduction="none")
     return Loss(-(advantage * log_probability * mask).sum() / mask.sum(), count=int(mask.sum()))

@@ -16,9 +16,24 @@ from vlcap.processes import connect
 
 ARCHITECTURE, HYBRID = "lookupvit_test_patch8_48", "lookupvit_hybrid_test_64"
 SMALL = {
-    "words": 20, "init_from": None, "teacher": None, "feature_weight": 0.0, "stream": False,
-    "vocab_size": 1000, "group": 8, "width": 32, "layers": 1, "heads": 2, "cider": True,
-    "steps": 2, "batch_size": 4, "limit": 24, "workers": 0, "save_every": 1, "evaluate_every": 1, "compile": False,
+    "words": 20,
+    "init_from": None,
+    "teacher": None,
+    "feature_weight": 0.0,
+    "stream": False,
+    "vocab_size": 1000,
+    "group": 8,
+    "width": 32,
+    "layers": 1,
+    "heads": 2,
+    "cider": True,
+    "steps": 2,
+    "batch_size": 4,
+    "limit": 24,
+    "workers": 0,
+    "save_every": 1,
+    "evaluate_every": 1,
+    "compile": False,
 }
 RUN = "run"  # in a smoke run's folder; what it shares with runs beside it lies beside it
 

@@ -95,8 +95,12 @@ def read_stream(data: str, split: str, classes: int | None = None) -> LabelledSt
 
     size = (dataset.info.splits or {}).get(split)
     return LabelledStream(
-        names, dataset.cast_column(columns[0], ImageFeature(decode=False)), columns,
-        images=size.num_examples if size else None, files=files)
+        names,
+        dataset.cast_column(columns[0], ImageFeature(decode=False)),
+        columns,
+        images=size.num_examples if size else None,
+        files=files,
+    )
 
 
 class StreamedPhotos(IterableDataset):
@@ -111,8 +115,17 @@ class StreamedPhotos(IterableDataset):
         self.stream, self.transform, self.buffer = stream, transform, buffer
 
     def loader(
-            self, collate: Callable, seed: int, batch_size: int, start: int, stop: int, places: Places,
-            rank: int, world: int, workers: int, pin_memory: bool,
+        self,
+        collate: Callable,
+        seed: int,
+        batch_size: int,
+        start: int,
+        stop: int,
+        places: Places,
+        rank: int,
+        world: int,
+        workers: int,
+        pin_memory: bool,
     ) -> DataLoader:
         """Batches of the steps from `start` to before `stop`: (batch, (stream, place)), or None to be passed over."""
         from datasets.distributed import split_dataset_by_node
@@ -124,8 +137,13 @@ class StreamedPhotos(IterableDataset):
         self.mine = split_dataset_by_node(shuffled, rank=rank, world_size=world) if world > 1 else shuffled
         self.streams = max(1, min(workers, self.mine.num_shards))
         return DataLoader(
-            self, batch_size=None, num_workers=self.streams if workers else 0, pin_memory=pin_memory,
-            worker_init_fn=in_worker, prefetch_factor=4 if workers else None)
+            self,
+            batch_size=None,
+            num_workers=self.streams if workers else 0,
+            pin_memory=pin_memory,
+            worker_init_fn=in_worker,
+            prefetch_factor=4 if workers else None,
+        )
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()

@@ -39,8 +39,15 @@ from .streaming import read_stream
 
 # What `smoke` puts in place of a recipe's own: every stage runs, in seconds, and learns nothing of use.
 SMOKE_ARGS = {"img_size": 64, "patch_size": 4, "embed_dim": 48, "depth": 4, "num_heads": 2}
-SMOKE = {"steps": 2, "batch_size": 8, "limit": 32, "workers": 0, "evaluate_every": 1, "compile": False,
-         "precision": "float32"}
+SMOKE = {
+    "steps": 2,
+    "batch_size": 8,
+    "limit": 32,
+    "workers": 0,
+    "evaluate_every": 1,
+    "compile": False,
+    "precision": "float32",
+}
 SMOKE_CLASSIFIER = {**SMOKE, "val_limit": 16, "image_size": 64}
 SMOKE_CAPTIONER = {**SMOKE, "width": 48, "layers": 1, "heads": 2, "vocab_size": 60}
 
@@ -86,7 +93,9 @@ class Table3Recipe(BaseModel):
         values = Recipe._read(name if name.endswith((".yaml", ".yml")) else f"table3-{name.removeprefix('table3-')}")
         if smoke:
             values |= {
-                "image_size": None, "rounds": 1, "limit": 8,
+                "image_size": None,
+                "rounds": 1,
+                "limit": 8,
                 "model_args": {**values.get("model_args", {}), **SMOKE_ARGS},
                 "classifier": {**values.get("classifier", {}), **SMOKE_CLASSIFIER},
                 "captioner": {**values.get("captioner", {}), **SMOKE_CAPTIONER},
@@ -121,26 +130,27 @@ class Table3Recipe(BaseModel):
         return [*self.rows, *self.ablations]
 
     def classifier_recipe(self, row: TableRow) -> ClassifierRecipe:
-        return ClassifierRecipe(**{
-            "seed": self.seed,
-            **self.classifier,
-            "encoder": row.encoder,
-            "pretrained": row.pretrained,
-            "model_args": {**self.model_args, **row.model_args},
-            "budgets": row.budgets,
-        })
+        return ClassifierRecipe(
+            **{
+                "seed": self.seed,
+                **self.classifier,
+                "encoder": row.encoder,
+                "pretrained": row.pretrained,
+                "model_args": {**self.model_args, **row.model_args},
+                "budgets": row.budgets,
+            }
+        )
 
     def captioner_recipe(self, row: TableRow, encoder: Path) -> CaptionerRecipe:
-        return CaptionerRecipe(**{
-            "seed": self.seed, **self.captioner, "encoder": str(encoder), "budgets": row.budgets})
+        return CaptionerRecipe(**{"seed": self.seed, **self.captioner, "encoder": str(encoder), "budgets": row.budgets})
 
 
 def train_table3(
-        recipe: Table3Recipe,
-        classes: str,
-        captions: list[str],
-        out: Path,
-        track: Callable[[Iterable, int, str], Iterable] = lambda items, total, what: items,
+    recipe: Table3Recipe,
+    classes: str,
+    captions: list[str],
+    out: Path,
+    track: Callable[[Iterable, int, str], Iterable] = lambda items, total, what: items,
 ) -> Comparison:
     """Trains every row and compares them all; goes on where it was stopped.
 
@@ -157,7 +167,8 @@ def train_table3(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise TrainingError(
             "train table3 is for one process; torchrun can train its stages: train classifier or captioner with the "
-            "recipe.yaml of a stage's folder, and that folder as --out")
+            "recipe.yaml of a stage's folder, and that folder as --out"
+        )
     split = read_captions(captions[0], recipe.split, limit=recipe.limit)
     out = out.absolute()  # a stage's recipe names its encoder's folder: the same one, however --out is spelt
     out.mkdir(parents=True, exist_ok=True)
@@ -168,16 +179,24 @@ def train_table3(
         folder, title = out / slug(row.name), f"row {number} of {len(recipe.all_rows)}: {row.name}"
         if row.train:
             _stage(
-                folder / "classifier", recipe.classifier_recipe(row), f"{title}, classification",
-                lambda stage, to: train_classifier(cast(ClassifierRecipe, stage), [classes], to))
+                folder / "classifier",
+                recipe.classifier_recipe(row),
+                f"{title}, classification",
+                lambda stage, to: train_classifier(cast(ClassifierRecipe, stage), [classes], to),
+            )
         encoder = _encoder(recipe, row, folder)
         _stage(
-            folder / "captioner", recipe.captioner_recipe(row, encoder), f"{title}, captioning",
-            lambda stage, to: train_captioner(cast(CaptionerRecipe, stage), captions, to))
+            folder / "captioner",
+            recipe.captioner_recipe(row, encoder),
+            f"{title}, captioning",
+            lambda stage, to: train_captioner(cast(CaptionerRecipe, stage), captions, to),
+        )
         captioner = Captioner.from_pretrained(folder / "captioner" / "captioner")
         contenders.append(contender(row.name, captioner, row.compare_at or row.budgets))
-    stages = {path.parent.relative_to(out).as_posix(): json.loads(path.read_text())
-              for path in sorted(out.glob("*/*/stage.json"))}
+    stages = {
+        path.parent.relative_to(out).as_posix(): json.loads(path.read_text())
+        for path in sorted(out.glob("*/*/stage.json"))
+    }
     (out / "stages.json").write_text(json.dumps(stages, indent=2) + "\n", encoding="utf-8")
     (out / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
     return compare(contenders, split, out / "comparison", seed=recipe.seed, rounds=recipe.rounds, track=track)
@@ -209,14 +228,19 @@ def _stage(out: Path, recipe: Recipe, title: str, run: Callable[[Recipe, Path], 
     Console(file=sys.stderr).print(f"[bold]{title}[/bold], in {out}", highlight=False)
     run(recipe, out)  # of a run with other settings it says so
     log = read_log(out / "log.jsonl")
-    figures: dict[str, Any] = next((
-        entry for entry in reversed(log) if any(name.startswith("val_loss") for name in entry)), {})
+    figures: dict[str, Any] = next(
+        (entry for entry in reversed(log) if any(name.startswith("val_loss") for name in entry)), {}
+    )
     with replacing(done) as file:
-        json.dump({
-            "recipe": recipe.model_dump(mode="json"),
-            "figures": {name: value for name, value in figures.items() if name not in ("time", "step")},
-            "minutes": round(_seconds([entry["time"] for entry in log]) / 60, 1),
-        }, file, indent=2)
+        json.dump(
+            {
+                "recipe": recipe.model_dump(mode="json"),
+                "figures": {name: value for name, value in figures.items() if name not in ("time", "step")},
+                "minutes": round(_seconds([entry["time"] for entry in log]) / 60, 1),
+            },
+            file,
+            indent=2,
+        )
 
 
 def _seconds(times: list[float]) -> float:
@@ -238,8 +262,7 @@ def _encoder(recipe: Table3Recipe, row: TableRow, folder: Path) -> Path:
         if row.train:
             made = Encoder.load(trained).without_heads()
         else:
-            made = Encoder.create(
-                row.encoder, pretrained=row.pretrained, **{**recipe.model_args, **row.model_args})
+            made = Encoder.create(row.encoder, pretrained=row.pretrained, **{**recipe.model_args, **row.model_args})
             made = made.set_budgets(row.budgets) if row.budgets else made
         if recipe.image_size and recipe.image_size != made.pixels.size:
             made.set_image_size(recipe.image_size)

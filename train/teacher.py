@@ -49,8 +49,10 @@ def _fill_trunk(trunk: nn.Module, classifier: nn.Module, name: str) -> None:
     weights, own = classifier.state_dict(), trunk.state_dict()
     for key, weight in own.items():
         if key not in weights or weights[key].shape != weight.shape:
-            raise PretrainedError(f"{name} is not the classifier of this encoder's trunk: it has no {key} of the shape "
-                                  f"{tuple(weight.shape)}")
+            raise PretrainedError(
+                f"{name} is not the classifier of this encoder's trunk: it has no {key} of the shape "
+                f"{tuple(weight.shape)}"
+            )
     trunk.load_state_dict({key: weights[key] for key in own})
 
 
@@ -62,16 +64,21 @@ def _fill_blocks(encoder: Encoder, vit: VisionTransformer, name: str) -> None:
     if ours != theirs:
         raise PretrainedError(
             f"{name} is {theirs[0]} wide and {theirs[1]} blocks deep, "
-            f"{encoder.config.architecture} {ours[0]} and {ours[1]}")
+            f"{encoder.config.architecture} {ours[0]} and {ours[1]}"
+        )
     weights = vit.state_dict()
     if "pos_embed" not in weights:
         raise PretrainedError(f"{name} has no positional embedding to start from")
     start = {
         "patch_embed.proj.weight": resample_patch_embed(
-            weights["patch_embed.proj.weight"], new_size=[model.patch_size, model.patch_size]),
+            weights["patch_embed.proj.weight"], new_size=[model.patch_size, model.patch_size]
+        ),
         "pos_embed": resample_abs_pos_embed(
-            weights["pos_embed"], new_size=list(model.patch_embed.grid_size), old_size=list(vit.patch_embed.grid_size),
-            num_prefix_tokens=0 if vit.no_embed_class else vit.num_prefix_tokens)[:, -model.pos_embed.shape[1]:],
+            weights["pos_embed"],
+            new_size=list(model.patch_embed.grid_size),
+            old_size=list(vit.patch_embed.grid_size),
+            num_prefix_tokens=0 if vit.no_embed_class else vit.num_prefix_tokens,
+        )[:, -model.pos_embed.shape[1] :],
     }
     if "patch_embed.proj.bias" in weights:
         start["patch_embed.proj.bias"] = weights["patch_embed.proj.bias"]
@@ -84,7 +91,8 @@ def _fill_blocks(encoder: Encoder, vit: VisionTransformer, name: str) -> None:
     own = model.state_dict()
     if strange := [key for key, weight in start.items() if key not in own or own[key].shape != weight.shape]:
         raise PretrainedError(
-            f"{name} has weights that {encoder.config.architecture} has no place for: {strange[0]} ...")
+            f"{name} has weights that {encoder.config.architecture} has no place for: {strange[0]} ..."
+        )
     model.load_state_dict(own | start)
     cfg = vit.pretrained_cfg
     encoder.config.pixels = {**encoder.config.pixels, "mean": list(cfg["mean"]), "std": list(cfg["std"])}
@@ -127,8 +135,9 @@ class Pupil(nn.Module):
         pooled = [self.encoder.head_drop(each) for each in self.encoder.forward_pooled(x, budget=budget)]
         own = [head(each) for head, each in zip(self._own_heads(), pooled, strict=True)]
         taught = [head(each) for head, each in zip(self.heads, pooled, strict=True)] if self.heads else own
-        features = [layer(each) for layer, each in zip(self.projections, pooled, strict=True)] if len(
-            self.projections) else []
+        features = (
+            [layer(each) for layer, each in zip(self.projections, pooled, strict=True)] if len(self.projections) else []
+        )
         return Answers(own, taught, features)
 
 

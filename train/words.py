@@ -15,7 +15,8 @@ from vlcap.model.tokenizer import WORD_MARK, train_tokenizer
 PIECES = 8000  # of a tokenizer for captions without spaces, at most
 # Thai and Lao, Myanmar, Khmer, kana, Han.
 NO_SPACES = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]+")
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]+"
+)
 
 Split = Callable[[str], set[str]]
 

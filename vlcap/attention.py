@@ -74,7 +74,9 @@ def look(captioner: Captioner, pixels: torch.Tensor, ids: Sequence[int], budget:
 
 @torch.inference_mode()
 def gather_attention(
-        captioner: Captioner, pixels: torch.Tensor, budget: int | None = None,
+    captioner: Captioner,
+    pixels: torch.Tensor,
+    budget: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int]]:
     """The compressed tokens (1, M, D), every block's gather attention (L, M, N) averaged over heads, and (h, w).
 
@@ -94,7 +96,9 @@ def gather_attention(
 
 @torch.inference_mode()
 def word_attention(
-        captioner: Captioner, tokens: torch.Tensor, ids: Sequence[int],
+    captioner: Captioner,
+    tokens: torch.Tensor,
+    ids: Sequence[int],
 ) -> tuple[list[str], torch.Tensor]:
     """The caption's words and, for each, the mean cross-attention (W, M) when its pieces were chosen.
 
@@ -179,7 +183,10 @@ def overlay(photo: Image.Image, attention: np.ndarray) -> Image.Image:
 
 
 def draw_maps(
-        captioner: Captioner, photo: Image.Image, budgets: Sequence[int | None] = (None,), each_token: bool = False,
+    captioner: Captioner,
+    photo: Image.Image,
+    budgets: Sequence[int | None] = (None,),
+    each_token: bool = False,
 ) -> Figure:
     """Every block's gather attention over a photo, as the paper's Figure 6: a row per budget, a column per block.
 

@@ -61,7 +61,8 @@ class Caption:
 
 
 def decoder_settings(
-        vocab_size: int, width: int, layers: int, heads: int, dropout: float, max_length: int) -> GPT2Config:
+    vocab_size: int, width: int, layers: int, heads: int, dropout: float, max_length: int
+) -> GPT2Config:
     """Settings of a GPT-2 style decoder with cross-attention, as `build_model` describes them."""
     return GPT2Config(
         vocab_size=vocab_size,
@@ -81,13 +82,13 @@ def decoder_settings(
 
 
 def build_model(
-        encoder: Encoder,
-        vocab_size: int,
-        width: int = 256,
-        layers: int = 3,
-        heads: int = 4,
-        dropout: float = 0.1,
-        max_length: int = 40,
+    encoder: Encoder,
+    vocab_size: int,
+    width: int = 256,
+    layers: int = 3,
+    heads: int = 4,
+    dropout: float = 0.1,
+    max_length: int = 40,
 ) -> VisionEncoderDecoderModel:
     """A captioning model of a trained encoder, frozen, and a GPT-2 style decoder with random weights.
 
@@ -129,11 +130,11 @@ class Captioner:
     """
 
     def __init__(
-            self,
-            model: VisionEncoderDecoderModel,
-            tokenizer: PreTrainedTokenizerBase,
-            name: str = "captioner",
-            trained_on: str = "",
+        self,
+        model: VisionEncoderDecoderModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str = "captioner",
+        trained_on: str = "",
     ):
         self.model = model.eval()
         self.tokenizer = tokenizer
@@ -143,11 +144,11 @@ class Captioner:
 
     @classmethod
     def from_pretrained(
-            cls,
-            name: str | Path | None = None,
-            device: str | None = None,
-            dtype: torch.dtype | None = torch.float32,
-            int8: bool = False,
+        cls,
+        name: str | Path | None = None,
+        device: str | None = None,
+        dtype: torch.dtype | None = torch.float32,
+        int8: bool = False,
     ) -> "Captioner":
         """A captioner out of a folder or, by its id, the Hugging Face hub; the bundled one for None.
 
@@ -197,7 +198,8 @@ class Captioner:
         weights = self.model.state_dict(keep_vars=True)  # the parameters themselves: a tied one is kept once
         cast = {
             id(weight): weight.detach().to(dtype if dtype and weight.is_floating_point() else weight.dtype)
-            for weight in weights.values()}
+            for weight in weights.values()
+        }
         state = {name: cast[id(weight)] for name, weight in weights.items()}
         self.model.save_pretrained(folder, state_dict=state)
         self.tokenizer.save_pretrained(folder)
@@ -242,7 +244,10 @@ class Captioner:
         return [self.text(ids) for ids in self.decode_ids(tokens, **generation)]
 
     def decode_ids(
-            self, tokens: torch.Tensor, watch: Watch | None = None, **generation: Any,
+        self,
+        tokens: torch.Tensor,
+        watch: Watch | None = None,
+        **generation: Any,
     ) -> list[tuple[int, ...]]:
         """Compressed tokens (B, M, D) -> the pieces of their captions, without start, end and padding.
 
@@ -275,7 +280,11 @@ class Captioner:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
     def caption(
-            self, photos: Sequence[Any], budget: int | None = None, batch_size: int = 32, **generation: Any,
+        self,
+        photos: Sequence[Any],
+        budget: int | None = None,
+        batch_size: int = 32,
+        **generation: Any,
     ) -> list[str]:
         """Captions of photos, in their order.
 
@@ -289,7 +298,7 @@ class Captioner:
             ImageError: A photo can't be read.
             ValueError: A budget that doesn't fit the photo's grid.
         """
-        batches = (photos[i:i + batch_size] for i in range(0, len(photos), batch_size))
+        batches = (photos[i : i + batch_size] for i in range(0, len(photos), batch_size))
         return [
             caption.text
             for batch in batches
@@ -415,7 +424,8 @@ def _load_tokenizer(folder: Path, decoder: GPT2LMHeadModel) -> PreTrainedTokeniz
     if pieces != decoder.config.vocab_size or (tokenizer.pad_token_id, tokenizer.eos_token_id) != (PAD, EOS):
         raise ModelFolderError(
             f"its tokenizer has {pieces} pieces, pad {tokenizer.pad_token_id} and end {tokenizer.eos_token_id}; "
-            f"its decoder {decoder.config.vocab_size}, {PAD} and {EOS}")
+            f"its decoder {decoder.config.vocab_size}, {PAD} and {EOS}"
+        )
     return tokenizer
 
 

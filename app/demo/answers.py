@@ -51,8 +51,11 @@ class Author:
         config = captioner.model.encoder.config
         size = captioner.pixels.size
         parameters = sum(parameter.numel() for parameter in captioner.model.parameters()) / 1e6
-        trained = f"trained on {captioner.trained_on}" if captioner.trained_on else (
-            "its folder does not say what it was trained on")
+        trained = (
+            f"trained on {captioner.trained_on}"
+            if captioner.trained_on
+            else ("its folder does not say what it was trained on")
+        )
         return (
             f"**{plain(captioner.name)}**: {plain(config.architecture)}, photos of {size} x {size} pixels, "
             f"{parameters:.3g} M parameters; {plain(trained)}. **Its captions can be wrong.**"
@@ -73,7 +76,10 @@ class Author:
     def settings(self, beams: int, length: int, sampling: bool, temperature: float, top_p: float) -> dict[str, Any]:
         """The page's advanced settings in Hugging Face's words. A slider's range is checked by Gradio, its step not."""
         settings: dict[str, Any] = {
-            "max_new_tokens": min(int(length), self.longest), "num_beams": int(beams), "do_sample": False}
+            "max_new_tokens": min(int(length), self.longest),
+            "num_beams": int(beams),
+            "do_sample": False,
+        }
         if sampling:
             settings |= {"num_beams": 1, "do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
         return settings
@@ -83,7 +89,8 @@ class Author:
 
     def caption(self, photo: Image.Image, budget: int | None, settings: dict[str, Any]) -> Caption:
         [caption] = self.captioner.caption_pixels(
-            self.captioner.preprocess([photo]), budget=self.side(budget), **settings)
+            self.captioner.preprocess([photo]), budget=self.side(budget), **settings
+        )
         return caption
 
     def look(self, photo: Image.Image, caption: Caption) -> Seen:
@@ -91,7 +98,10 @@ class Author:
         return Seen(seen(photo, self.captioner.pixels), looks)
 
     def batch(
-            self, files: Sequence[tuple[str, Path]], budget: int | None, settings: dict[str, Any],
+        self,
+        files: Sequence[tuple[str, Path]],
+        budget: int | None,
+        settings: dict[str, Any],
     ) -> Iterator[tuple[Row, int]]:
         yield from caption_batch(self.captioner, files, budget=self.side(budget), **settings)
 

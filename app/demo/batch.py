@@ -47,7 +47,10 @@ class Row:
 
 
 def caption_batch(
-        captioner: Captioner, files: Sequence[tuple[str, Path]], budget: int | None = None, **generation: Any,
+    captioner: Captioner,
+    files: Sequence[tuple[str, Path]],
+    budget: int | None = None,
+    **generation: Any,
 ) -> Iterator[tuple[Row, int]]:
     """A row for every photo in some files, each with the number of photos that there are.
 
@@ -139,8 +142,10 @@ def _entries(archive: zipfile.ZipFile) -> tuple[list[zipfile.ZipInfo], list[zipf
         raise ValueError(f"more than {MAX_ENTRIES} entries")
     # Not entry.is_dir(): that fails at a name of no letters.
     files = [entry for entry in listed if not entry.filename.endswith("/") and not _added_by_system(entry.filename)]
-    return ([entry for entry in files if is_image_name(entry.filename)],
-            [entry for entry in files if not is_image_name(entry.filename)])
+    return (
+        [entry for entry in files if is_image_name(entry.filename)],
+        [entry for entry in files if not is_image_name(entry.filename)],
+    )
 
 
 def _rest(others: Sequence[zipfile.ZipInfo]) -> str:

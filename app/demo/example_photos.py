@@ -11,8 +11,10 @@ SCALE = 2  # drawn larger and reduced: smooth edges
 
 def draw_examples() -> dict[str, Image.Image]:
     """RGB pictures by what they show."""
-    return {name: _finished(scene) for name, scene in
-            {"Beach": _beach, "Sailing boat": _boat, "Red car": _car, "Skier": _skier}.items()}
+    return {
+        name: _finished(scene)
+        for name, scene in {"Beach": _beach, "Sailing boat": _boat, "Red car": _car, "Skier": _skier}.items()
+    }
 
 
 def _finished(scene: Callable[[Image.Image, "_Pen"], None]) -> Image.Image:
@@ -109,8 +111,15 @@ def _skier(canvas: Image.Image, pen: _Pen) -> None:
     pen.shape(0, 190, 480, 300, 480, 360, 0, 360, fill=(240, 245, 250))
     for x, y in ((40, 214), (400, 296), (446, 300)):
         for step in range(3):
-            pen.shape(x, y - 70 + 18 * step, x - 14 - 5 * step, y - 36 + 18 * step, x + 14 + 5 * step,
-                      y - 36 + 18 * step, fill=(28, 84, 60))
+            pen.shape(
+                x,
+                y - 70 + 18 * step,
+                x - 14 - 5 * step,
+                y - 36 + 18 * step,
+                x + 14 + 5 * step,
+                y - 36 + 18 * step,
+                fill=(28, 84, 60),
+            )
     pen.line(170, 262, 290, 300, fill=(30, 30, 36), width=6)
     pen.line(216, 272, 236, 236, 216, 210, fill=(24, 40, 90), width=16)
     pen.line(216, 214, 236, 170, fill=(226, 120, 20), width=26)

@@ -48,15 +48,24 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
                 # The caption stands right below its photo: on a phone, too, both are seen at once.
                 with gr.Column(elem_id="stage"):  # a word's map covers the photo
                     photo = Photo(
-                        label="Photo", height=320, buttons=["fullscreen"], sources=["upload", "webcam", "clipboard"],
-                        elem_id="photo")
+                        label="Photo",
+                        height=320,
+                        buttons=["fullscreen"],
+                        sources=["upload", "webcam", "clipboard"],
+                        elem_id="photo",
+                    )
                     word_map = gr.HTML(elem_id="word_map", visible=False)
                 problem = gr.HTML(elem_id="problem")
                 text = gr.Textbox(
-                    label="Caption", lines=2, interactive=False, elem_id="caption", placeholder="Choose a photo first.")
+                    label="Caption", lines=2, interactive=False, elem_id="caption", placeholder="Choose a photo first."
+                )
                 word = Choice(
-                    choices=[], label="Where did it look?", info="Choose a word to see what lay behind it.",
-                    visible=False, elem_id="words")
+                    choices=[],
+                    label="Where did it look?",
+                    info="Choose a word to see what lay behind it.",
+                    visible=False,
+                    elem_id="words",
+                )
             with gr.Column():
                 with gr.Row(elem_id="examples"):
                     examples = [_example(name, image) for name, image in drawn.items()]
@@ -81,21 +90,37 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
         with gr.Tab("What it looked at"):
             gr.Markdown(
                 "The encoder gathers from the photo's patches into its few tokens, block after block: bright is where "
-                "most was gathered. A map says where numbers came from, not why.")
+                "most was gathered. A map says where numbers came from, not why."
+            )
             blocks = gr.Gallery(
-                label="What each block gathered from", show_label=False, height="auto", buttons=[], interactive=False,
-                object_fit="contain", elem_classes="gallery")
+                label="What each block gathered from",
+                show_label=False,
+                height="auto",
+                buttons=[],
+                interactive=False,
+                object_fit="contain",
+                elem_classes="gallery",
+            )
         with gr.Tab("Many photos"):
             files = Photos(
-                label=f"Photos, or zip archives of them; {MAX_PHOTOS} at a time", file_count="multiple",
-                file_types=["image", ".zip"], elem_id="files")
+                label=f"Photos, or zip archives of them; {MAX_PHOTOS} at a time",
+                file_count="multiple",
+                file_types=["image", ".zip"],
+                elem_id="files",
+            )
             with gr.Row():
                 caption_all = gr.Button("Caption all", variant="primary")
                 download = gr.DownloadButton("Download CSV", interactive=False)
             report = gr.HTML(label="Captions of all photos")
             gallery = gr.Gallery(
-                label="Photos with captions", show_label=False, height="auto", buttons=[], interactive=False,
-                object_fit="contain", elem_classes="gallery")
+                label="Photos with captions",
+                show_label=False,
+                height="auto",
+                buttons=[],
+                interactive=False,
+                object_fit="contain",
+                elem_classes="gallery",
+            )
         kept_caption, kept_seen = gr.State(time_to_live=SESSION), gr.State(time_to_live=SESSION)
         api_budget = Choice(choices=[], value=first.default_budget, label="Side of the grid of tokens", visible=False)
 
@@ -140,8 +165,11 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
             return gr.update(value=figure(overlay(seen.photo, seen.looks.maps[word]), name), visible=True)
 
         def batch(
-                files: list[tuple[str, Path]], budget: int | None, model: str, *advanced: Any,
-                progress: gr.Progress = gr.Progress(),  # noqa: B008  (Gradio finds it by this default)
+            files: list[tuple[str, Path]],
+            budget: int | None,
+            model: str,
+            *advanced: Any,
+            progress: gr.Progress = gr.Progress(),  # noqa: B008  (Gradio finds it by this default)
         ) -> tuple:
             if not files:
                 raise refusal("Choose photos or a zip archive first.")
@@ -175,8 +203,13 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
             else:
                 grown = events.then(**arguments)
             grown.success(
-                fn=look, inputs=[photo, model, kept_caption], outputs=seen_outputs, show_progress="hidden", **LINE,
-                **PRIVATE)
+                fn=look,
+                inputs=[photo, model, kept_caption],
+                outputs=seen_outputs,
+                show_progress="hidden",
+                **LINE,
+                **PRIVATE,
+            )
             # What stands beside a photo that can't be captioned must not be the last one's.
             grown.failure(fn=None, js=f"() => {BLANK}", outputs=[text, tokens, cost, ms, table])
 
@@ -187,15 +220,23 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
             captioned_after(chosen)
         captioned_after(model.input(change, inputs=[model, budget], outputs=[budget, description, table], **AT_ONCE))
         photo.input(fn=None, js="() => ''", outputs=table)
-        compare.click(all_budgets, inputs=[photo, model, *advanced], outputs=table, show_progress="minimal", **LINE,
-                      **PRIVATE)
+        compare.click(
+            all_budgets, inputs=[photo, model, *advanced], outputs=table, show_progress="minimal", **LINE, **PRIVATE
+        )
         word.input(fn=None, js=_scroll_to("stage"))
         word.input(look_at, inputs=[kept_seen, word], outputs=word_map, show_progress="hidden", **AT_ONCE)
-        caption_all.click(batch, inputs=[files, budget, model, *advanced], outputs=[report, gallery, download],
-                          show_progress_on=report, **LINE, **PRIVATE)
+        caption_all.click(
+            batch,
+            inputs=[files, budget, model, *advanced],
+            outputs=[report, gallery, download],
+            show_progress_on=report,
+            **LINE,
+            **PRIVATE,
+        )
         # Programs ask here, and get one answer instead of a growing one.
         gr.Button(visible=False).click(
-            ask, inputs=[photo, api_budget, model], outputs=[text, tokens, cost, ms], api_name="caption", **LINE)
+            ask, inputs=[photo, api_budget, model], outputs=[text, tokens, cost, ms], api_name="caption", **LINE
+        )
         page.load(fn=None, js=f"() => {BLANK}", outputs=[text, tokens, cost, ms, table])  # Gradio would show 0
     return page.queue(max_size=MAX_WAITING)
 

@@ -143,8 +143,13 @@ element.addEventListener('input', event => {
 
     def __init__(self, **settings: Any):
         super().__init__(
-            html_template=self.TEMPLATE, js_on_load=self.SCRIPT, container=True, elem_classes="budget",
-            apply_default_css=False, **settings)
+            html_template=self.TEMPLATE,
+            js_on_load=self.SCRIPT,
+            container=True,
+            elem_classes="budget",
+            apply_default_css=False,
+            **settings,
+        )
 
     def get_block_name(self) -> str:
         return "html"

@@ -109,7 +109,8 @@ def figure(image: Image.Image, name: str) -> str:
     data = base64.b64encode(file.getvalue()).decode()
     return (
         f'<figure><img src="data:image/webp;base64,{data}" alt="{escape(name)}">'
-        f'<figcaption aria-hidden="true">{escape(name)}</figcaption></figure>')
+        f'<figcaption aria-hidden="true">{escape(name)}</figcaption></figure>'
+    )
 
 
 def budgets_table(captions: Sequence[Caption], gflops: dict[int, float], pending: int = 0) -> str:
@@ -140,7 +141,7 @@ def rows_table(rows: Sequence[Row]) -> str:
     said = f"{len(rows) - failed} captioned" + (f", {failed} not: see why below" if failed else "")
     lines = [
         f'<tr><th scope="row">{escape(row.name)}</th>'
-        f'<td{" class=problem" if row.problem else ""}>{escape(row.problem or row.caption)}</td></tr>'
+        f"<td{' class=problem' if row.problem else ''}>{escape(row.problem or row.caption)}</td></tr>"
         for row in rows
     ]
     return (

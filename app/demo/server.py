@@ -23,14 +23,22 @@ ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signa
 # Gradio's own notes are too pale to be read by everyone, and so is white on its orange.
 NOTES = {"light": "*neutral_600", "dark": "*neutral_300"}
 THEME = gr.themes.Default().set(
-    block_info_text_color=NOTES["light"], block_info_text_color_dark=NOTES["dark"],
-    body_text_color_subdued=NOTES["light"], body_text_color_subdued_dark=NOTES["dark"],
-    button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800",
-    button_primary_background_fill_dark="*primary_700", button_primary_background_fill_hover_dark="*primary_800")
+    block_info_text_color=NOTES["light"],
+    block_info_text_color_dark=NOTES["dark"],
+    body_text_color_subdued=NOTES["light"],
+    body_text_color_subdued_dark=NOTES["dark"],
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover_dark="*primary_800",
+)
 
 
 def start(
-        captioners: Captioner | Sequence[Captioner], port: int | None = None, host: str = HERE, share: bool = False,
+    captioners: Captioner | Sequence[Captioner],
+    port: int | None = None,
+    host: str = HERE,
+    share: bool = False,
 ) -> gr.Blocks:
     """Serves the page in the background; `close()` of what it returns ends that, `local_url` is where it is.
 
@@ -67,7 +75,10 @@ def start(
 
 
 def serve(
-        captioners: Captioner | Sequence[Captioner], port: int | None = None, host: str = HERE, share: bool = False,
+    captioners: Captioner | Sequence[Captioner],
+    port: int | None = None,
+    host: str = HERE,
+    share: bool = False,
 ) -> None:
     """Serves the page until Ctrl-C, SIGTERM or SIGHUP, after printing its address; arguments as for `start`."""
     if host not in (HERE, "localhost"):

@@ -31,8 +31,10 @@ def rows_of(captioner, *paths):
 
 def test_photos_and_archives_in_their_order(captioner, tmp_path):
     (tmp_path / "first.png").write_bytes(png(0))
-    folder = archive(tmp_path / "more.zip", {"b/one.png": png(1), "a.png": png(2), "b/": b"", "__MACOSX/a.png": b"x",
-                                             "b/.DS_Store": b"x"})
+    folder = archive(
+        tmp_path / "more.zip",
+        {"b/one.png": png(1), "a.png": png(2), "b/": b"", "__MACOSX/a.png": b"x", "b/.DS_Store": b"x"},
+    )
     found = list(caption_batch(captioner, [("first.png", tmp_path / "first.png"), ("more.zip", folder)], num_beams=1))
     assert [row.name for row, _ in found] == ["first.png", "b/one.png", "a.png"]
     assert {total for _, total in found} == {3}
@@ -43,8 +45,13 @@ def test_photos_and_archives_in_their_order(captioner, tmp_path):
 def test_bad_ones_are_reported_each(captioner, tmp_path):
     (tmp_path / "words.jpg").write_text("no photo")
     inner = archive(tmp_path / "inner.zip", {"a.png": png(0)}).read_bytes()
-    found = rows_of(captioner, tmp_path / "words.jpg", archive(tmp_path / "all.zip", {
-        "half.png": png(0)[:300], "inner.png": inner, "empty.png": b"", "good.png": png(1)}))
+    found = rows_of(
+        captioner,
+        tmp_path / "words.jpg",
+        archive(
+            tmp_path / "all.zip", {"half.png": png(0)[:300], "inner.png": inner, "empty.png": b"", "good.png": png(1)}
+        ),
+    )
     problems = {row.name: row.problem for row in found}
     assert problems["words.jpg"].startswith("not an image")
     assert problems["half.png"].startswith("cut short")
@@ -88,15 +95,21 @@ def test_only_so_many(captioner, tmp_path, monkeypatch):
 def test_what_is_no_photo_is_counted_once(captioner, tmp_path, monkeypatch):
     """Photos with their texts, as data sets are packed, and what Windows adds: none of it counts towards the limit."""
     monkeypatch.setattr(batch, "MAX_PHOTOS", 3)
-    entries = {f"{number}.{kind}": png(number) if kind == "png" else b"text" for number in range(3)
-               for kind in ("png", "txt")} | {"Thumbs.db": b"\xd0\xcf\x11\xe0", "README": b"read me"}
+    entries = {
+        f"{number}.{kind}": png(number) if kind == "png" else b"text" for number in range(3) for kind in ("png", "txt")
+    } | {"Thumbs.db": b"\xd0\xcf\x11\xe0", "README": b"read me"}
     files = [("pairs.zip", archive(tmp_path / "pairs.zip", entries))]
     found = list(caption_batch(captioner, files, budget=2, num_beams=1))
     assert [(row.name, not row.problem) for row, _ in found] == [
-        ("0.png", True), ("1.png", True), ("2.png", True), ("pairs.zip", False)]
+        ("0.png", True),
+        ("1.png", True),
+        ("2.png", True),
+        ("pairs.zip", False),
+    ]
     assert {total for _, total in found} == {4}
     assert found[-1][0].problem == (
-        "skipped 5 files that are not images of a known format: 3 .txt, 1 .db, 1 without a suffix (first: 0.txt)")
+        "skipped 5 files that are not images of a known format: 3 .txt, 1 .db, 1 without a suffix (first: 0.txt)"
+    )
     [row] = rows_of(captioner, archive(tmp_path / "texts.zip", {"a.txt": b"a"}))
     assert row.problem.startswith("no photos in this archive: skipped 1 file that is not an image of a known format")
 
@@ -108,9 +121,9 @@ def test_damaged_archives(captioner, tmp_path, damage):
     if damage == "locked":  # the flag alone, in both headers
         for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
             at = data.index(signature) + offset
-            data[at:at + 2] = struct.pack("<H", 1)
+            data[at : at + 2] = struct.pack("<H", 1)
     elif damage == "cut":
-        data = data[:len(data) // 2]
+        data = data[: len(data) // 2]
     elif damage == "flipped":
         data[len(data) // 2] ^= 255
     path.write_bytes(data)
@@ -131,7 +144,7 @@ def test_sizes_are_not_believed(captioner, tmp_path, monkeypatch):
     data = bytearray(path.read_bytes())
     for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
         at = data.index(signature) + offset
-        data[at:at + 4] = struct.pack("<I", 10)
+        data[at : at + 4] = struct.pack("<I", 10)
     path.write_bytes(data)
     [row] = rows_of(captioner, path)
     assert row.problem and not row.caption

@@ -91,7 +91,8 @@ def test_what_a_folder_holds_besides_is_said_at_the_end(captioner_folder, tmp_pa
     done = vlcap("caption", tmp_path, "--model", captioner_folder)
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 2, done.stderr
     assert done.stderr.splitlines()[-1] == (
-        f"vlcap: skipped 1 file that is not an image of a known format: 1 .txt (first: {tmp_path / 'notes.txt'})")
+        f"vlcap: skipped 1 file that is not an image of a known format: 1 .txt (first: {tmp_path / 'notes.txt'})"
+    )
     (tmp_path / "c.jxl").write_bytes(b"\xff\x0a")  # a picture that is left out: not all went well
     done = vlcap("caption", tmp_path, "--model", captioner_folder)
     assert done.returncode == 1 and len(done.stdout.splitlines()) == 2
@@ -125,7 +126,9 @@ def scored(tmp_path_factory):
         "images": [{"id": n, "file_name": f"{n}.jpg"} for n in range(8)],
         "annotations": [
             {"id": 3 * n + k, "image_id": n, "caption": text}
-            for n in range(8) for k, text in enumerate(drawings.describe(n))],
+            for n in range(8)
+            for k, text in enumerate(drawings.describe(n))
+        ],
     }
     (folder / "predictions.json").write_text(json.dumps(predictions))
     (folder / "references.json").write_text(json.dumps(references))
@@ -172,8 +175,21 @@ def test_score_agrees_with_the_published_human_level(real_data, tmp_path):
 
 def test_evaluate_writes_what_it_depends_on(captioned_folder, captioner_folder, tmp_path):
     done = vlcap(
-        "evaluate", "--model", captioner_folder, "--data", captioned_folder, "--split", "val", "--budget", 3,
-        "--beams", 2, "--out", tmp_path / "results", "--json")
+        "evaluate",
+        "--model",
+        captioner_folder,
+        "--data",
+        captioned_folder,
+        "--split",
+        "val",
+        "--budget",
+        3,
+        "--beams",
+        2,
+        "--out",
+        tmp_path / "results",
+        "--json",
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report == json.loads((tmp_path / "results" / "metrics.json").read_text())
@@ -181,8 +197,11 @@ def test_evaluate_writes_what_it_depends_on(captioned_folder, captioner_folder, 
     assert report["generation"]["num_beams"] == 2
     assert {"model", "data", "versions", "distinct", "CIDEr"} <= report.keys()
     again = vlcap(
-        "score", tmp_path / "results" / "predictions.json", captioned_folder / "annotations" / "captions_val2014.json",
-        "--json")
+        "score",
+        tmp_path / "results" / "predictions.json",
+        captioned_folder / "annotations" / "captions_val2014.json",
+        "--json",
+    )
     assert json.loads(again.stdout)["CIDEr"] == pytest.approx(report["CIDEr"])
 
 
@@ -199,8 +218,10 @@ def test_encoders():
     assert base["gflops"]["5"] < 13.8
     assert base["params"] == pytest.approx(135.5e6, rel=0.01)
     table = vlcap("encoders", "*mini*").stdout
-    assert all(f"{family}_mini_patch8_96" in table for family in (
-        "lookupvit", "vit", "tokenlearner12", "tokenlearner34", "vittm"))
+    assert all(
+        f"{family}_mini_patch8_96" in table
+        for family in ("lookupvit", "vit", "tokenlearner12", "tokenlearner34", "vittm")
+    )
     refused = vlcap("encoders", "resnet*")
     assert refused.returncode == 1
     assert "no encoder is called 'resnet*': there are lookupvit_base_patch16_224," in refused.stderr
@@ -219,8 +240,21 @@ def test_help_is_quick_and_light():
 
 def test_train_from_the_shell(class_folder, tmp_path):
     done = vlcap(
-        "train", "classifier", "--data", class_folder, "--out", tmp_path / "run", "--set",
-        "encoder=lookupvit_test_patch8_48", "--set", "steps=2", "--set", "batch_size=8", "--set", "workers=0")
+        "train",
+        "classifier",
+        "--data",
+        class_folder,
+        "--out",
+        tmp_path / "run",
+        "--set",
+        "encoder=lookupvit_test_patch8_48",
+        "--set",
+        "steps=2",
+        "--set",
+        "batch_size=8",
+        "--set",
+        "workers=0",
+    )
     assert done.returncode == 0, done.stderr
     assert not done.stdout
     assert (tmp_path / "run" / "encoder" / "model.safetensors").is_file()

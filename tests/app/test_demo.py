@@ -211,14 +211,19 @@ def test_the_command(captioner_folder, tmp_path):
     command = [sys.executable, "-m", "app.cli", "demo", "--model", captioner_folder, "--model", other]
     environment = os.environ | {"TMPDIR": str(temporary), "GRADIO_ANALYTICS_ENABLED": "False"}
     process = subprocess.Popen(
-        [*map(str, command), "--host", "127.0.0.2"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True)
+        [*map(str, command), "--host", "127.0.0.2"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         said = process.stdout.readline()
         client = Client(re.search(r"http://[^ ]+", said)[0], verbose=False)
         texts = {
             client.predict(handle_file(tmp_path / "photo.png"), 3, name, api_name="/caption")[0]
-            for name in ("small", "other")}
+            for name in ("small", "other")
+        }
         assert len(texts) == 1  # the same weights
         client.close()
         assert list(temporary.iterdir())

@@ -21,8 +21,14 @@ from tests.support.demo_visitors import REPOSITORY
 
 LAPTOP, PHONE = {"width": 1280, "height": 768}, {"width": 390, "height": 844}
 SCREENSHOTS = REPOSITORY / "test-artifacts"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
-         "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+]
 
 
 @pytest.fixture(scope="module")
@@ -201,9 +207,12 @@ def test_other_ways_in(open_page, expect, captioner, photo_path, how):
     """A file is uploaded in all the other tests."""
     tab = open_page(permissions=["camera", "clipboard-read", "clipboard-write"])
     data = base64.b64encode(photo_path.read_bytes()).decode()
-    tab.evaluate("""data => {
+    tab.evaluate(
+        """data => {
         window.photo = new File([Uint8Array.from(atob(data), c => c.charCodeAt(0))], 'photo.png', {type: 'image/png'});
-    }""", data)
+    }""",
+        data,
+    )
     if how == "drag":
         files = tab.evaluate_handle("() => { const d = new DataTransfer(); d.items.add(window.photo); return d; }")
         tab.dispatch_event("#photo button:has-text('Drop Image Here')", "drop", {"dataTransfer": files})
@@ -417,8 +426,10 @@ def test_by_keyboard_alone(open_page, expect):
         reached = []
         for _ in range(40):
             tab.keyboard.press(key)
-            reached.append(tab.evaluate("""(({innerText, ariaLabel, labels, type, name, id}) =>
-                [innerText, ariaLabel, labels?.[0]?.innerText, type, id].join(' '))(document.activeElement)"""))
+            reached.append(
+                tab.evaluate("""(({innerText, ariaLabel, labels, type, name, id}) =>
+                [innerText, ariaLabel, labels?.[0]?.innerText, type, id].join(' '))(document.activeElement)""")
+            )
             if what in reached[-1]:
                 return
         raise AssertionError(f"{what} is not among {reached}")

@@ -58,8 +58,10 @@ def photos(captioner, folder) -> dict[tuple[Path, int], str]:
 
 def report(capfd, name: str, found: Visit, server: Server) -> None:
     with capfd.disabled():
-        print(f"\n{name}: {dict(found.answers)}; {found.levels[0]:.0f} MB at first, {found.levels[-1]:.0f} at last, "
-              f"{found.rise():+.1f} after the warm-up; {server.process.num_threads()} threads")
+        print(
+            f"\n{name}: {dict(found.answers)}; {found.levels[0]:.0f} MB at first, {found.levels[-1]:.0f} at last, "
+            f"{found.rise():+.1f} after the warm-up; {server.process.num_threads()} threads"
+        )
 
 
 def test_thirty_at_once(server, photos, capfd):
@@ -80,8 +82,10 @@ def test_thirty_at_once(server, photos, capfd):
 
 def strange_files(folder: Path) -> dict[Path, str]:
     """Files that are no usable photo, and what has to be said of each."""
-    whole, (cut, text, huge, archive) = folder / "0.png", (
-        folder / name for name in ("cut.png", "text.jpg", "huge.png", "archive.zip"))
+    whole, (cut, text, huge, archive) = (
+        folder / "0.png",
+        (folder / name for name in ("cut.png", "text.jpg", "huge.png", "archive.zip")),
+    )
     cut.write_bytes(whole.read_bytes()[:300])
     text.write_text("This is no photo.")
     Image.new("1", (9000, 9000)).save(huge)

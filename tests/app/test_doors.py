@@ -45,17 +45,20 @@ def test_captions_as_json_on_a_terminal_of_ascii(captioner_folder, tmp_path):
     assert sorted(os.fsencode(name) for name in found) == sorted(os.fsencode(tmp_path) + b"/" + name for name in names)
 
 
-@pytest.mark.parametrize(("arguments", "which"), [
-    (["caption", ""], ""),
-    (["caption", "a.jpg", ""], ""),
-    (["caption", "a.jpg", "--model", ""], " for --model"),
-    (["evaluate", "--data="], " for --data"),
-    (["evaluate", "--data", "x", "--out", ""], " for --out"),
-    (["attention", "a.jpg", "-o", ""], " for -o"),
-    (["train", "captioner", "--encoder", "", "--data", "x", "--out", "y"], " for --encoder"),
-    (["train", "classifier", "--init-from=", "--data", "x", "--out", "y"], " for --init-from"),
-    (["compare", "--model", "multi=", "--data", "{data}", "--split", "val", "--out", "{out}"], "--model multi="),
-])
+@pytest.mark.parametrize(
+    ("arguments", "which"),
+    [
+        (["caption", ""], ""),
+        (["caption", "a.jpg", ""], ""),
+        (["caption", "a.jpg", "--model", ""], " for --model"),
+        (["evaluate", "--data="], " for --data"),
+        (["evaluate", "--data", "x", "--out", ""], " for --out"),
+        (["attention", "a.jpg", "-o", ""], " for -o"),
+        (["train", "captioner", "--encoder", "", "--data", "x", "--out", "y"], " for --encoder"),
+        (["train", "classifier", "--init-from=", "--data", "x", "--out", "y"], " for --init-from"),
+        (["compare", "--model", "multi=", "--data", "{data}", "--split", "val", "--out", "{out}"], "--model multi="),
+    ],
+)
 def test_an_empty_name_is_refused(arguments, which, monkeypatch, capsys, captioned_folder, tmp_path):
     import app.cli
 

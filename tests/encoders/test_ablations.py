@@ -18,14 +18,17 @@ def x():
     return torch.randn(2, 3, 48, 48)
 
 
-@pytest.mark.parametrize(("switches", "gflops"), [
-    ({}, 16.5),
-    ({"lookup_tokens": False}, 4.5),
-    ({"infusion": False}, 11.0),
-    ({"streams": ("compressed",)}, 16.5),
-    ({"streams": ("lookup",)}, 16.9),  # which are read: the last infusion is not left out
-    ({"learned_tokens": True}, 16.5),
-])
+@pytest.mark.parametrize(
+    ("switches", "gflops"),
+    [
+        ({}, 16.5),
+        ({"lookup_tokens": False}, 4.5),
+        ({"infusion": False}, 11.0),
+        ({"streams": ("compressed",)}, 16.5),
+        ({"streams": ("lookup",)}, 16.9),  # which are read: the last infusion is not left out
+        ({"learned_tokens": True}, 16.5),
+    ],
+)
 def test_cost_in_table_5(switches, gflops):
     with torch.device("meta"):
         model = timm.create_model("lookupvit_base_patch16_224", num_classes=0, **switches)
@@ -45,8 +48,12 @@ def test_no_lookup_tokens_is_a_vit_of_the_resized_patches(x):
 def test_no_infusion_is_an_infusion_of_nothing(x):
     """The whole model with its infusions and lookup MLPs set to zero gives the same tokens."""
     without, whole = create(infusion=False), create()
-    whole.load_state_dict({**whole.state_dict(), **{
-        name: weight for name, weight in without.state_dict().items() if name in whole.state_dict()}})
+    whole.load_state_dict(
+        {
+            **whole.state_dict(),
+            **{name: weight for name, weight in without.state_dict().items() if name in whole.state_dict()},
+        }
+    )
     for block in whole.blocks:
         for layer in (block.infuse.proj, block.mlp.fc2):
             torch.nn.init.zeros_(layer.weight)
@@ -82,26 +89,39 @@ def test_loss_on_one_stream(x, stream):
     assert not any(name.startswith(f"{other}.") for name, _ in model.named_parameters())
 
 
-@pytest.mark.parametrize("switches", [
-    {}, {"lookup_tokens": False}, {"infusion": False}, {"learned_tokens": True}, {"streams": ("compressed",)},
-    {"streams": ("lookup",)}, {"learned_tokens": True, "infusion": False},
-])
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {},
+        {"lookup_tokens": False},
+        {"infusion": False},
+        {"learned_tokens": True},
+        {"streams": ("compressed",)},
+        {"streams": ("lookup",)},
+        {"learned_tokens": True, "infusion": False},
+    ],
+)
 def test_every_weight_learns(x, switches):
     model = create(**switches).train()
     model(x).square().sum().backward()
     idle = {name for name, weight in model.named_parameters() if weight.grad is None}
     assert idle == {name for name, weight in model.named_parameters() if not weight.requires_grad}
     # A stream that is not classified ends in its norm, and a last infusion that nobody classifies in nothing.
-    assert all(name.startswith(("norm", "blocks.1.infuse", "blocks.1.norm_infuse", "blocks.1.mlp", "blocks.1.norm_mlp"))
-               for name in idle), idle
+    assert all(
+        name.startswith(("norm", "blocks.1.infuse", "blocks.1.norm_infuse", "blocks.1.mlp", "blocks.1.norm_mlp"))
+        for name in idle
+    ), idle
 
 
-@pytest.mark.parametrize(("switches", "message"), [
-    ({"streams": ()}, "name \"compressed\""),
-    ({"streams": ("other",)}, "other"),
-    ({"lookup_tokens": False, "learned_tokens": True}, "never see the image"),
-    ({"infusion": False, "streams": ("lookup",)}, "nothing to classify"),
-])
+@pytest.mark.parametrize(
+    ("switches", "message"),
+    [
+        ({"streams": ()}, 'name "compressed"'),
+        ({"streams": ("other",)}, "other"),
+        ({"lookup_tokens": False, "learned_tokens": True}, "never see the image"),
+        ({"infusion": False, "streams": ("lookup",)}, "nothing to classify"),
+    ],
+)
 def test_contradictions_are_refused(switches, message):
     with pytest.raises(ValueError, match=message):
         create(**switches)

@@ -31,15 +31,18 @@ def small(request):
     return create_encoder(request.param, **arguments).eval(), tokens
 
 
-@pytest.mark.parametrize(("name", "gflops"), [
-    ("vit_base_patch16_224", 35.1),
-    ("vit_large_patch16_224", 123.5),
-    ("tokenlearner12_base_patch16_224", 19.1),
-    ("tokenlearner34_base_patch16_224", 27.1),
-    ("tokenlearner12_large_patch16_224", 66.5),
-    ("tokenlearner34_large_patch16_224", 94.6),
-    ("vittm_base_patch16_224", 2 * 9.92),
-])
+@pytest.mark.parametrize(
+    ("name", "gflops"),
+    [
+        ("vit_base_patch16_224", 35.1),
+        ("vit_large_patch16_224", 123.5),
+        ("tokenlearner12_base_patch16_224", 19.1),
+        ("tokenlearner34_base_patch16_224", 27.1),
+        ("tokenlearner12_large_patch16_224", 66.5),
+        ("tokenlearner34_large_patch16_224", 94.6),
+        ("vittm_base_patch16_224", 2 * 9.92),
+    ],
+)
 def test_each_at_its_papers_cost(name, gflops):
     with torch.device("meta"):
         assert count_gflops(create_encoder(name, num_classes=0)) == pytest.approx(gflops, rel=0.03)
@@ -55,23 +58,37 @@ def linear_attention_macs(source: int, target: int, width: int) -> int:
     return queries + keys + source * width**2 + target * width**2 + (source + target) * latent * width + target * latent
 
 
-@pytest.mark.parametrize(("name", "macs"), [
-    ("vit_base_patch16_224", 196 * 768**2 + vit_macs(197, 768, 12)),
-    ("vit_mini_patch8_96", 144 * 192**2 + vit_macs(144, 192, 6)),
-    ("tokenlearner34_base_patch16_224",
-     196 * 768**2 + vit_macs(196, 768, 9) + 196 * 64 * (768 + 16) + 16 * 196 * 768 + vit_macs(16, 768, 3)),
-    ("vittm_base_patch16_224",
-     196 * 768**2 + 49 * 32**2 * 3 * 768 + vit_macs(49, 768, 12)
-     + 12 * (linear_attention_macs(196, 49, 768) + linear_attention_macs(49, 196, 768))),
-])
+@pytest.mark.parametrize(
+    ("name", "macs"),
+    [
+        ("vit_base_patch16_224", 196 * 768**2 + vit_macs(197, 768, 12)),
+        ("vit_mini_patch8_96", 144 * 192**2 + vit_macs(144, 192, 6)),
+        (
+            "tokenlearner34_base_patch16_224",
+            196 * 768**2 + vit_macs(196, 768, 9) + 196 * 64 * (768 + 16) + 16 * 196 * 768 + vit_macs(16, 768, 3),
+        ),
+        (
+            "vittm_base_patch16_224",
+            196 * 768**2
+            + 49 * 32**2 * 3 * 768
+            + vit_macs(49, 768, 12)
+            + 12 * (linear_attention_macs(196, 49, 768) + linear_attention_macs(49, 196, 768)),
+        ),
+    ],
+)
 def test_cost_by_hand(name, macs):
     with torch.device("meta"):
         assert count_gflops(create_encoder(name, num_classes=0)) == pytest.approx(2e-9 * macs, rel=1e-6)
 
 
 def test_the_minis_are_alike():
-    names = ["lookupvit_mini_patch8_96", "vit_mini_patch8_96", "tokenlearner12_mini_patch8_96",
-             "tokenlearner34_mini_patch8_96", "vittm_mini_patch8_96"]
+    names = [
+        "lookupvit_mini_patch8_96",
+        "vit_mini_patch8_96",
+        "tokenlearner12_mini_patch8_96",
+        "tokenlearner34_mini_patch8_96",
+        "vittm_mini_patch8_96",
+    ]
     found = [create_encoder(name, num_classes=0) for name in names]
     assert len({(encoder.embed_dim, len(encoder.blocks)) for encoder in found}) == 1
     pixels = [Encoder.create(name).pixels for name in names]
@@ -93,10 +110,10 @@ def test_taken_to_another_size(name, tmp_path):
     assert tokens.shape[1] in (again.model.budget**2, again.model.budget**2 + again.model.num_prefix_tokens)
     for name, weight in again.model.named_parameters():
         if name in ("pos_embed", "memory_pos_embed"):
-            (before, old), (after, new) = ((each, int(each.shape[1]**0.5)) for each in (small[name], weight))
-            grid = before[:, -old**2:].unflatten(1, (old, old)).permute(0, 3, 1, 2)  # a class token's comes first
+            (before, old), (after, new) = ((each, int(each.shape[1] ** 0.5)) for each in (small[name], weight))
+            grid = before[:, -(old**2) :].unflatten(1, (old, old)).permute(0, 3, 1, 2)  # a class token's comes first
             expected = F.interpolate(grid, (new, new), mode="bicubic", antialias=True).permute(0, 2, 3, 1).flatten(1, 2)
-            torch.testing.assert_close(after[:, -new**2:], expected, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(after[:, -(new**2) :], expected, atol=1e-5, rtol=1e-4)
         else:
             assert torch.equal(weight, small[name])
 
@@ -232,9 +249,19 @@ def local_weights(tmp_path):
         return build_model_with_cfg(VisionTransformer, name, pretrained, **{**shape, **kwargs})
 
     vit_of_this_machine.__module__ = __name__
-    globals()["default_cfgs"] = generate_default_cfgs({name: {
-        "file": str(tmp_path / "weights.safetensors"), "num_classes": 11, "input_size": (3, 64, 64),
-        "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.2, 0.2), "first_conv": "patch_embed.proj", "classifier": "head"}})
+    globals()["default_cfgs"] = generate_default_cfgs(
+        {
+            name: {
+                "file": str(tmp_path / "weights.safetensors"),
+                "num_classes": 11,
+                "input_size": (3, 64, 64),
+                "mean": (0.4, 0.5, 0.6),
+                "std": (0.2, 0.2, 0.2),
+                "first_conv": "patch_embed.proj",
+                "classifier": "head",
+            }
+        }
+    )
     register_model(vit_of_this_machine)
     return name, there
 
@@ -253,7 +280,8 @@ def test_pretrained_by_name(local_weights, class_folder, tmp_path):
     encoder.save_pretrained(tmp_path / "encoder")  # from then on it needs no weights of timm's
     with torch.no_grad():
         assert torch.equal(
-            Encoder.from_pretrained(tmp_path / "encoder").eval()(x).last_hidden_state, there.forward_features(x))
+            Encoder.from_pretrained(tmp_path / "encoder").eval()(x).last_hidden_state, there.forward_features(x)
+        )
 
     recipe = ClassifierRecipe.load(None, [f"encoder={name}", "pretrained=true", "image_size=32", "workers=0"])
     task = Classification(recipe, [str(class_folder)], tmp_path)

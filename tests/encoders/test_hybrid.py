@@ -53,8 +53,10 @@ def test_tokens_are_the_references(model, budget, monkeypatch):
         maps = model.trunk_features(pixels)
         images = iter(range(len(pixels)))
         monkeypatch.setattr(
-            reference, "patch_features",
-            lambda state, image, patch_size: lookup_grid(state, [each[i] for i in [next(images)] for each in maps]))
+            reference,
+            "patch_features",
+            lambda state, image, patch_size: lookup_grid(state, [each[i] for i in [next(images)] for each in maps]),
+        )
         compressed, lookup, _ = reference.tokens(model.state_dict(), pixels, budget, 2, 16, (4, 4))
         found = model.forward_features(pixels, budget)
         torch.testing.assert_close(found[0], compressed, rtol=1e-6, atol=1e-8)
@@ -71,8 +73,12 @@ def test_kept_features_give_the_same_tokens(model):
 
 
 def test_other_sizes_strides_and_trunks():
-    for kwargs in ({"trunk_indices": [3]}, {"trunk": "resnet18", "trunk_indices": [3, 4]},
-                   {"trunk": "convnext_atto", "trunk_indices": [2, 3]}, {"img_size": 96}):
+    for kwargs in (
+        {"trunk_indices": [3]},
+        {"trunk": "resnet18", "trunk_indices": [3, 4]},
+        {"trunk": "convnext_atto", "trunk_indices": [2, 3]},
+        {"img_size": 96},
+    ):
         model = timm.create_model(TINY, num_classes=0, **kwargs)
         size = kwargs.get("img_size", 64)
         assert model.forward_tokens(torch.randn(1, 3, size, size), 3).shape == (1, 9, 64)
@@ -81,13 +87,16 @@ def test_other_sizes_strides_and_trunks():
         model.forward_tokens(torch.randn(1, 3, 50, 50))
 
 
-@pytest.mark.parametrize(("kwargs", "said"), [
-    ({"trunk": "local-dir:/etc"}, "is not a model of timm's"),
-    ({"trunk": "hf-hub:somebody/something"}, "is not a model of timm's"),
-    ({"trunk": "no_such_model"}, "is not a model of timm's"),
-    ({"trunk_indices": [1, 2, 3]}, "name one feature map or two"),
-    ({"trunk_indices": [30]}, "gives no feature maps"),
-])
+@pytest.mark.parametrize(
+    ("kwargs", "said"),
+    [
+        ({"trunk": "local-dir:/etc"}, "is not a model of timm's"),
+        ({"trunk": "hf-hub:somebody/something"}, "is not a model of timm's"),
+        ({"trunk": "no_such_model"}, "is not a model of timm's"),
+        ({"trunk_indices": [1, 2, 3]}, "name one feature map or two"),
+        ({"trunk_indices": [30]}, "gives no feature maps"),
+    ],
+)
 def test_what_is_no_trunk_is_refused(kwargs, said):
     """A captioner folder names its trunk: nothing may be fetched or opened by that name."""
     with pytest.raises(ValueError, match=said):
@@ -118,15 +127,18 @@ def test_the_trunk_is_counted():
 def test_a_frozen_trunk_stays_as_it_is(class_folder, tmp_path):
     start = Encoder.create(TINY)
     start.save_pretrained(tmp_path / "start")
-    recipe = ClassifierRecipe.load(None, [
-        f"encoder={tmp_path / 'start'}", "steps=6", "batch_size=16", "workers=0", "cache_views=2", "budgets=[2,3]"])
+    recipe = ClassifierRecipe.load(
+        None,
+        [f"encoder={tmp_path / 'start'}", "steps=6", "batch_size=16", "workers=0", "cache_views=2", "budgets=[2,3]"],
+    )
     figures = train_classifier(recipe, [str(class_folder)], tmp_path / "run")
     trained = Encoder.load(tmp_path / "run" / "encoder")
     assert digest_weights(trained.model.trunk) == digest_weights(start.model.trunk)  # batch norms' statistics too
     assert not torch.equal(trained.model.blocks[0].gather.q.weight, start.model.blocks[0].gather.q.weight)
     assert {"top1@2", "top1@3"} <= figures.keys()
-    live = ClassifierRecipe.load(None, [
-        f"encoder={tmp_path / 'start'}", "steps=1", "batch_size=16", "workers=0", "freeze_trunk=false"])
+    live = ClassifierRecipe.load(
+        None, [f"encoder={tmp_path / 'start'}", "steps=1", "batch_size=16", "workers=0", "freeze_trunk=false"]
+    )
     train_classifier(live, [str(class_folder)], tmp_path / "live")
     moved = Encoder.load(tmp_path / "live" / "encoder")
     assert digest_weights(moved.model.trunk) != digest_weights(start.model.trunk)
@@ -146,14 +158,41 @@ def test_features_in_the_cache_are_the_trunks(class_folder, tmp_path):
 
 
 def test_captioner_reads_the_features_that_the_classifier_left(captioned_folder, tmp_path, capfd):
-    words = ClassifierRecipe.load(None, [
-        f"encoder={TINY}", "target=words", "words=20", "steps=3", "batch_size=16", "workers=0", "cache_views=2",
-        "scale=[0.6,1]", "budgets=[2,3]", "limit=40"])
+    words = ClassifierRecipe.load(
+        None,
+        [
+            f"encoder={TINY}",
+            "target=words",
+            "words=20",
+            "steps=3",
+            "batch_size=16",
+            "workers=0",
+            "cache_views=2",
+            "scale=[0.6,1]",
+            "budgets=[2,3]",
+            "limit=40",
+        ],
+    )
     train_classifier(words, [str(captioned_folder)], tmp_path / "words")
     capfd.readouterr()
-    recipe = CaptionerRecipe.load(None, [
-        f"encoder={tmp_path / 'words' / 'encoder'}", "cache_views=2", "scale=[0.6,1]", "steps=3", "batch_size=16",
-        "workers=0", "vocab_size=60", "width=32", "heads=2", "layers=1", "budgets=[2,3]", "limit=40", "cider=false"])
+    recipe = CaptionerRecipe.load(
+        None,
+        [
+            f"encoder={tmp_path / 'words' / 'encoder'}",
+            "cache_views=2",
+            "scale=[0.6,1]",
+            "steps=3",
+            "batch_size=16",
+            "workers=0",
+            "vocab_size=60",
+            "width=32",
+            "heads=2",
+            "layers=1",
+            "budgets=[2,3]",
+            "limit=40",
+            "cider=false",
+        ],
+    )
     train_captioner(recipe, [str(captioned_folder)], tmp_path / "captioner")
     said = capfd.readouterr().err
     assert "tokens of" in said and "trunk features" not in said
@@ -192,8 +231,11 @@ def test_trunk_and_teacher_answer_together_as_apart(shared):
     pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
     x = encoder.pixels.normalize(pixels)
     with torch.no_grad():
-        expected = [*encoder.model.eval().trunk_features(x), teacher(x), teacher.forward_head(
-            teacher.forward_features(x), pre_logits=True)]
+        expected = [
+            *encoder.model.eval().trunk_features(x),
+            teacher(x),
+            teacher.forward_head(teacher.forward_features(x), pre_logits=True),
+        ]
     for engine in (frozen.run(pixels), frozen._torch(pixels.numpy())):
         for found, wanted in zip(engine, expected, strict=True):
             torch.testing.assert_close(torch.as_tensor(found), wanted, rtol=1e-3, atol=1e-4)

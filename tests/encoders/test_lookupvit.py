@@ -28,8 +28,12 @@ EXACT, SINGLE, SINGLE_GRADIENT = 1e-10, 1e-5, 1e-4
 
 # D, K, image, budget: the native grid and a larger oblong one; then as many patches as the native grid in another
 # shape, a single compressed token, and no compression at all.
-CASES = [(embed_dim, num_heads, size, budget)
-         for embed_dim, num_heads in [(48, 3), (64, 4)] for size in [(48, 48), (72, 56)] for budget in [2, 3, 5]]
+CASES = [
+    (embed_dim, num_heads, size, budget)
+    for embed_dim, num_heads in [(48, 3), (64, 4)]
+    for size in [(48, 48), (72, 56)]
+    for budget in [2, 3, 5]
+]
 CASES += [(56, 2, (32, 72), 3), (56, 2, (40, 64), 1), (56, 2, (48, 48), 6)]
 every_case = pytest.mark.parametrize(("embed_dim", "num_heads", "size", "budget"), CASES)
 every_name = pytest.mark.parametrize("name", NAMES)
@@ -79,10 +83,12 @@ def error(ours: Tensor, expected: Tensor) -> float:
 
 def test_reference_resize_by_hand():
     """Shrinking 4 to 2, the triangle reaches 2 old samples to each side; growing 2 to 4, one, with the border held."""
-    expected = {(4, 2): [[3 / 7, 3 / 7, 1 / 7, 0], [0, 1 / 7, 3 / 7, 3 / 7]],
-                (2, 4): [[1, 0], [3 / 4, 1 / 4], [1 / 4, 3 / 4], [0, 1]],
-                (3, 3): [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
-                (3, 1): [[2 / 7, 3 / 7, 2 / 7]]}
+    expected = {
+        (4, 2): [[3 / 7, 3 / 7, 1 / 7, 0], [0, 1 / 7, 3 / 7, 3 / 7]],
+        (2, 4): [[1, 0], [3 / 4, 1 / 4], [1 / 4, 3 / 4], [0, 1]],
+        (3, 3): [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+        (3, 1): [[2 / 7, 3 / 7, 2 / 7]],
+    }
     for (size, new_size), rows in expected.items():
         torch.testing.assert_close(torch.tensor(reference.resize_weights(size, new_size)), torch.tensor(rows).float())
 
@@ -99,9 +105,12 @@ def by_reference(embed_dim: int, num_heads: int, size: tuple[int, int], budget: 
     logits = reference.heads(state, compressed, lookup)
     scalar(logits).backward()
     return SimpleNamespace(
-        compressed=compressed.detach(), lookup=lookup.detach(), logits=[output.detach() for output in logits],
+        compressed=compressed.detach(),
+        lookup=lookup.detach(),
+        logits=[output.detach() for output in logits],
         attentions=[attention.detach() for attention in attentions],
-        gradients={name: value.grad for name, value in state.items()} | {"pixels": pixels.grad})
+        gradients={name: value.grad for name, value in state.items()} | {"pixels": pixels.grad},
+    )
 
 
 def scalar(logits: tuple[Tensor, Tensor]) -> Tensor:
@@ -111,8 +120,9 @@ def scalar(logits: tuple[Tensor, Tensor]) -> Tensor:
 
 
 @every_case
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, EXACT), (torch.float32, SINGLE)],
-                         ids=["float64", "float32"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, EXACT), (torch.float32, SINGLE)], ids=["float64", "float32"]
+)
 def test_outputs_agree_with_the_reference(embed_dim, num_heads, size, budget, dtype, tolerance):
     theirs = by_reference(embed_dim, num_heads, size, budget)
     model = build(embed_dim, num_heads).to(dtype)
@@ -140,8 +150,9 @@ def test_outputs_agree_with_the_reference(embed_dim, num_heads, size, budget, dt
 
 
 @every_case
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, EXACT), (torch.float32, SINGLE_GRADIENT)],
-                         ids=["float64", "float32"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, EXACT), (torch.float32, SINGLE_GRADIENT)], ids=["float64", "float32"]
+)
 def test_gradients_agree_with_the_reference(embed_dim, num_heads, size, budget, dtype, tolerance):
     """Of `scalar`, by every parameter and the pixels."""
     theirs = by_reference(embed_dim, num_heads, size, budget).gradients
@@ -187,7 +198,7 @@ def test_default_budget_and_many_budgets_of_one_model():
     assert torch.equal(model(pixels), model(pixels, budget=3))
     assert torch.equal(model.train().forward_tokens(pixels), model.eval().forward_tokens(pixels)), "no draw in training"
     shapes = {budget: tuple(model.forward_tokens(pixels, budget=budget).shape) for budget in (1, 2, 4, 6, 3)}
-    assert shapes == {budget: (2, budget ** 2, 48) for budget in shapes}
+    assert shapes == {budget: (2, budget**2, 48) for budget in shapes}
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert torch.equal(build(budget=2).forward_tokens(pixels), model.forward_tokens(pixels, budget=2))
 
@@ -241,7 +252,7 @@ def test_images_of_a_batch_do_not_mix():
     pixels = random_pixels((72, 56), batch=3)
     with torch.no_grad():
         together = model.forward_tokens(pixels, budget=3)
-        apart = torch.cat([model.forward_tokens(pixels[i:i + 1], budget=3) for i in range(3)])
+        apart = torch.cat([model.forward_tokens(pixels[i : i + 1], budget=3) for i in range(3)])
     assert error(together, apart) < EXACT
 
 
@@ -249,9 +260,17 @@ def test_images_of_a_batch_do_not_mix():
 
 
 @pytest.mark.parametrize("call", ["forward", "forward_tokens", "forward_features"])
-@pytest.mark.parametrize(("budget", "size", "named"), [
-    (0, (48, 48), ["0", "6"]), (-1, (48, 48), ["-1", "6"]), (7, (48, 48), ["7", "6"]), (6, (72, 40), ["6", "5"]),
-    (True, (48, 48), ["True"]), (2.5, (48, 48), ["2.5"])])
+@pytest.mark.parametrize(
+    ("budget", "size", "named"),
+    [
+        (0, (48, 48), ["0", "6"]),
+        (-1, (48, 48), ["-1", "6"]),
+        (7, (48, 48), ["7", "6"]),
+        (6, (72, 40), ["6", "5"]),
+        (True, (48, 48), ["True"]),
+        (2.5, (48, 48), ["2.5"]),
+    ],
+)
 def test_budget_that_does_not_fit(call, budget, size, named):
     model = timm.create_model(TEST_MODEL)
     with pytest.raises(ValueError, match="budget") as raised:
@@ -285,20 +304,25 @@ def table_1_gflops(embed_dim: int, depth: int, patch_size: int, n: int, m: int) 
     infuse = (m + n) * d * d + n * m * d
     lookup_mlp = n * d * d
     assert gather + refine + infuse + lookup_mlp == (3 * n * m + 2 * m * m) * d + (4 * n + 15 * m) * d * d
-    macs = n * 3 * patch_size ** 2 * d + depth * (gather + refine) + (depth - 1) * (infuse + lookup_mlp)
+    macs = n * 3 * patch_size**2 * d + depth * (gather + refine) + (depth - 1) * (infuse + lookup_mlp)
     return 2 * macs / 1e9
 
 
-@pytest.mark.parametrize(("name", "embed_dim", "depth", "paper"), [
-    ("lookupvit_base_patch16_224", 768, 12, {3: 12.9, 5: 16.5, 7: 21.9, 10: 33.6}),
-    ("lookupvit_large_patch16_224", 1024, 24, {3: 46.2, 5: 58.8, 7: 77.7, 10: 118.5})], ids=["base", "large"])
+@pytest.mark.parametrize(
+    ("name", "embed_dim", "depth", "paper"),
+    [
+        ("lookupvit_base_patch16_224", 768, 12, {3: 12.9, 5: 16.5, 7: 21.9, 10: 33.6}),
+        ("lookupvit_large_patch16_224", 1024, 24, {3: 46.2, 5: 58.8, 7: 77.7, 10: 118.5}),
+    ],
+    ids=["base", "large"],
+)
 def test_flops_of_table_1(name, embed_dim, depth, paper):
     """Within 1 % of the paper's figures, 0.5 % of the formula."""
     model = in_the_papers_order(on_meta(name, num_classes=0))
     for budget, gflops in paper.items():
         counted = count_gflops(model, budget=budget)
         assert counted == pytest.approx(gflops, rel=0.01), budget
-        assert counted == pytest.approx(table_1_gflops(embed_dim, depth, 16, 196, budget ** 2), rel=0.005), budget
+        assert counted == pytest.approx(table_1_gflops(embed_dim, depth, 16, 196, budget**2), rel=0.005), budget
 
 
 def test_flops_of_a_larger_photo():
@@ -348,7 +372,7 @@ def test_heads_come_and_go(name):
     model = on_meta(name)
     d = model.num_features
     assert d == model.embed_dim == model.head_hidden_size == model.pos_embed.shape[-1]
-    n, m = model.pos_embed.shape[1], model.budget ** 2
+    n, m = model.pos_embed.shape[1], model.budget**2
     features = (torch.empty(2, m, d, device="meta"), torch.empty(2, n, d, device="meta"))
     pixels = torch.empty(2, *model.pretrained_cfg["input_size"], device="meta")
     assert [tuple(stream.shape) for stream in model.forward_features(pixels)] == [(2, m, d), (2, n, d)]
@@ -393,8 +417,9 @@ def test_layer_groups_cover_all_parameters(name):
     coarse = group_parameters(model, model.group_matcher(coarse=True), reverse=True)
     assert sorted(coarse) == sorted(names)
 
-    groups = param_groups_layer_decay(model, weight_decay=0.1, layer_decay=0.5,
-                                      no_weight_decay_list=model.no_weight_decay())
+    groups = param_groups_layer_decay(
+        model, weight_decay=0.1, layer_decay=0.5, no_weight_decay_list=model.no_weight_decay()
+    )
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters())
     settings = {id(p): (group["lr_scale"], group["weight_decay"]) for group in groups for p in group["params"]}
@@ -445,8 +470,14 @@ def test_pretrained_weights_of_another_number_of_classes(tmp_path):
     model = build(embed_dim=64, num_heads=4, num_classes=1000)
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     again = timm.create_model(
-        TEST_MODEL, pretrained=True, pretrained_cfg_overlay={"file": str(tmp_path / "model.safetensors")},
-        num_classes=7, embed_dim=64, depth=DEPTH, num_heads=4).eval()
+        TEST_MODEL,
+        pretrained=True,
+        pretrained_cfg_overlay={"file": str(tmp_path / "model.safetensors")},
+        num_classes=7,
+        embed_dim=64,
+        depth=DEPTH,
+        num_heads=4,
+    ).eval()
     pixels = random_pixels((48, 48), torch.float32)
     assert torch.equal(again.forward_tokens(pixels), model.forward_tokens(pixels))
     assert again(pixels).shape == (2, 7)

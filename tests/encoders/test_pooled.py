@@ -23,7 +23,7 @@ def test_tokens_are_averages_of_the_maps(model):
         tokens = model.forward_tokens(pixels, 2)
     fine, coarse = (F.layer_norm(each.permute(0, 2, 3, 1), each.shape[1:2]) for each in (fine, coarse))
     for i, (row, column) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
-        cell = fine[:, 2 * row:2 * row + 2, 2 * column:2 * column + 2].mean(dim=(1, 2))
+        cell = fine[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].mean(dim=(1, 2))
         torch.testing.assert_close(tokens[:, i], torch.cat([cell, coarse[:, row, column]], dim=1))
 
 
@@ -33,7 +33,7 @@ def test_all_of_the_trunk_at_the_largest_budget(model):
         assert tokens.shape == (1, 16, model.num_features)
         kept = model.trunk_features(torch.randn(1, 3, 64, 64))
         fine = F.layer_norm(kept[0].permute(0, 2, 3, 1), kept[0].shape[1:2]).flatten(1, 2)
-        torch.testing.assert_close(model.forward_tokens(kept, 4)[..., :fine.shape[-1]], fine)
+        torch.testing.assert_close(model.forward_tokens(kept, 4)[..., : fine.shape[-1]], fine)
     with pytest.raises(ValueError, match="whole number from 1 to 4"):
         model.forward_tokens(torch.randn(1, 3, 64, 64), 5)
 

@@ -23,8 +23,9 @@ def results(model, pixels, budget, reassociate):
     model.set_reassociation(reassociate)
     model.zero_grad()
     streams = model.forward_features(pixels, budget)
-    sum((stream * torch.linspace(-1, 1, stream[0].numel()).view_as(stream[0]).to(stream)).sum()
-        for stream in streams).backward()
+    sum(
+        (stream * torch.linspace(-1, 1, stream[0].numel()).view_as(stream[0]).to(stream)).sum() for stream in streams
+    ).backward()
     gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
     with torch.no_grad():
         tokens = model.forward_tokens(pixels, budget)
@@ -37,8 +38,9 @@ def counted(model, budget, reassociate, size=None):
 
 
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)
-@pytest.mark.parametrize(("batch", "size", "budget"), [(1, (48, 48), 1), (2, (48, 48), 3), (3, (72, 56), 3),
-                                                       (1, (56, 72), 3)])
+@pytest.mark.parametrize(
+    ("batch", "size", "budget"), [(1, (48, 48), 1), (2, (48, 48), 3), (3, (72, 56), 3), (1, (56, 72), 3)]
+)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 1e-5)], ids=str)
 def test_both_orders_are_one_function(switches, batch, size, budget, dtype, tolerance):
     if "learned_tokens" in switches:

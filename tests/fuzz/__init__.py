@@ -98,8 +98,7 @@ def fuzz(name: str, reader: Reader, count: int, seed: int, start: int = 0) -> Re
             if memory > MEMORY:
                 defect = f"took {memory:.0f} MB; {detail}"
             if defect:
-                report.defects.append(
-                    f"python -m tests.fuzz {name} --seed {seed} --start {number} --count 1: {defect}")
+                report.defects.append(f"python -m tests.fuzz {name} --seed {seed} --start {number} --count 1: {defect}")
             number += 1
             if kind == "ended":
                 break

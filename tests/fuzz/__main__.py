@@ -29,9 +29,12 @@ def main() -> int:
         start = time.perf_counter()
         count = wanted.count or READERS[name].count
         report = fuzz(name, READERS[name], count, wanted.seed, wanted.start)
-        print(f"{name}: {count} inputs of seed {wanted.seed}: {report.read} read, {report.refused} refused, "
-              f"{len(report.defects)} defects; at most {report.seconds:.1f} s and {report.memory:.0f} MB for one; "
-              f"{time.perf_counter() - start:.0f} s in all", flush=True)
+        print(
+            f"{name}: {count} inputs of seed {wanted.seed}: {report.read} read, {report.refused} refused, "
+            f"{len(report.defects)} defects; at most {report.seconds:.1f} s and {report.memory:.0f} MB for one; "
+            f"{time.perf_counter() - start:.0f} s in all",
+            flush=True,
+        )
         for message, times in report.messages.most_common(wanted.messages):
             print(f"  {times} x {message[:200]}")
         for defect in report.defects[:20]:

@@ -12,8 +12,23 @@ from vlcap.data.images import ImageError, load_image
 
 from . import mutate
 
-NAMES = ("a.png", "folder/b.png", "../../outside.png", "/etc/absolute.png", "C:\\x.png", "a\0b.png", ".hidden.png",
-         "__MACOSX/x.png", "..", "", "x" * 5000 + ".png", "\u202egnp.exe", "line\nbreak.png", "🦆.png", "inner.zip")
+NAMES = (
+    "a.png",
+    "folder/b.png",
+    "../../outside.png",
+    "/etc/absolute.png",
+    "C:\\x.png",
+    "a\0b.png",
+    ".hidden.png",
+    "__MACOSX/x.png",
+    "..",
+    "",
+    "x" * 5000 + ".png",
+    "\u202egnp.exe",
+    "line\nbreak.png",
+    "🦆.png",
+    "inner.zip",
+)
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
 
@@ -42,7 +57,7 @@ def make(rng: random.Random, folder: Path) -> Path:
         data = data[:end] + mutate.bytes_of(rng, data[end:]) if rng.random() < 0.5 else mutate.bytes_of(rng, data)
     elif rng.random() < 0.3 and (place := data.find(b"PK\1\2")) > 0:  # sizes that aren't true
         sizes = struct.pack("<II", rng.choice(mutate.NUMBERS), rng.choice(mutate.NUMBERS))
-        data = data[:place + 20] + sizes + data[place + 28:]
+        data = data[: place + 20] + sizes + data[place + 28 :]
     path.write_bytes(data)
     return path
 

@@ -25,16 +25,27 @@ def coco(rng: random.Random) -> dict[str, Any]:
         "images": [{"id": number, "file_name": f"{number}.png", "height": 9} for number in range(COUNT)],
         "annotations": [
             {"id": number, "image_id": number % COUNT, "caption": f"a caption of photo {number}"}
-            for number in range(2 * COUNT)],
+            for number in range(2 * COUNT)
+        ],
     }
 
 
 def karpathy(rng: random.Random) -> dict[str, Any]:
-    return {"dataset": "coco", "images": [
-        {"filepath": "val2014", "filename": f"{number}.png", "split": rng.choice(("val", "val", "train", "restval")),
-         "cocoid": number, "imgid": number, "sentids": [number],
-         "sentences": [{"raw": f"photo {number}", "tokens": ["photo", str(number)]}]}
-        for number in range(COUNT)]}
+    return {
+        "dataset": "coco",
+        "images": [
+            {
+                "filepath": "val2014",
+                "filename": f"{number}.png",
+                "split": rng.choice(("val", "val", "train", "restval")),
+                "cocoid": number,
+                "imgid": number,
+                "sentids": [number],
+                "sentences": [{"raw": f"photo {number}", "tokens": ["photo", str(number)]}],
+            }
+            for number in range(COUNT)
+        ],
+    }
 
 
 def predictions(rng: random.Random) -> list[dict[str, Any]]:
@@ -130,7 +141,7 @@ def make_parquet(rng: random.Random, folder: Path) -> Path:
             case 2:
                 columns[name] = [None] * rows
             case 3 if rows:
-                columns[name] = [*columns[name][:row], None, *columns[name][row + 1:]]
+                columns[name] = [*columns[name][:row], None, *columns[name][row + 1 :]]
             case 4:
                 columns[name] = [rng.choice((1, -5, 2**62))] * rows
             case 5:
@@ -138,8 +149,20 @@ def make_parquet(rng: random.Random, folder: Path) -> Path:
             case 6:
                 columns[name] = [rng.choice((b"", b"\xff\xd8\xff", photos()[0]))] * rows
             case _:
-                columns[name] = [rng.choice(([], [None], [["a"]], {"bytes": b"", "path": "/etc/passwd"},
-                                             {"bytes": None, "path": "/etc/passwd"}, {"path": "x"}, 0.5, True))] * rows
+                columns[name] = [
+                    rng.choice(
+                        (
+                            [],
+                            [None],
+                            [["a"]],
+                            {"bytes": b"", "path": "/etc/passwd"},
+                            {"bytes": None, "path": "/etc/passwd"},
+                            {"path": "x"},
+                            0.5,
+                            True,
+                        )
+                    )
+                ] * rows
     path = folder / rng.choice(("val.parquet", "val-00000-of-00001.parquet"))
     options = {"compression": rng.choice(("snappy", "zstd", "none", "gzip")), "row_group_size": rng.choice((None, 1))}
     pyarrow.parquet.write_table(pyarrow.table(columns), path, **options)
@@ -148,5 +171,3 @@ def make_parquet(rng: random.Random, folder: Path) -> Path:
         whole = rng.choice((0, len(data) - 400))  # the footer, with all decisions, is at the end
         path.write_bytes(data[:whole] + mutate.bytes_of(rng, data[whole:]))
     return folder
-
-

@@ -33,26 +33,50 @@ def seeds() -> list[bytes]:
     frames = [rgb.rotate(turn) for turn in (0, 90, 180)]
     found = [encode(rgb, kind) for kind in FORMATS]
     found += [encode(image, "PNG") for image in (noise, grey, palette, alpha, wide, noise.convert("1"))]
-    found += [encode(rgb, "JPEG", progressive=True), encode(grey, "JPEG"), encode(noise.convert("CMYK"), "JPEG"),
-              encode(rgb, "JPEG", quality=100, subsampling=0, restart_marker_blocks=1)]
-    found += [encode(rgb, "JPEG", exif=exif(tag, value)) for tag, value in (
-        (0x0112, 6), (0x0112, 99), (0x010F, "x" * 60_000))]
-    found += [encode(rgb, kind, icc_profile=profile) for kind in ("JPEG", "PNG", "WEBP", "TIFF")
-              for profile in (b"no profile", bytes(60_000))]
+    found += [
+        encode(rgb, "JPEG", progressive=True),
+        encode(grey, "JPEG"),
+        encode(noise.convert("CMYK"), "JPEG"),
+        encode(rgb, "JPEG", quality=100, subsampling=0, restart_marker_blocks=1),
+    ]
+    found += [
+        encode(rgb, "JPEG", exif=exif(tag, value)) for tag, value in ((0x0112, 6), (0x0112, 99), (0x010F, "x" * 60_000))
+    ]
+    found += [
+        encode(rgb, kind, icc_profile=profile)
+        for kind in ("JPEG", "PNG", "WEBP", "TIFF")
+        for profile in (b"no profile", bytes(60_000))
+    ]
     found += [encode(noise, "WEBP", lossless=True), encode(noise, "AVIF"), encode(grey, "JPEG2000")]
-    found += [encode(frames[0], kind, save_all=True, append_images=frames[1:], **options) for kind, options in (
-        ("GIF", {"loop": 0}), ("PNG", {}), ("WEBP", {}), ("TIFF", {}), ("AVIF", {}))]
-    found += [encode(rgb, "TIFF", compression=kind) for kind in (
-        "tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits", "zstd", "lzma", "tiff_deflate")]
-    found += [encode(image, "TIFF") for image in (
-        wide, floats, palette, noise, noise.convert("CMYK"), rgb.convert("YCbCr"), rgb.convert("LAB"))]
+    found += [
+        encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+        for kind, options in (("GIF", {"loop": 0}), ("PNG", {}), ("WEBP", {}), ("TIFF", {}), ("AVIF", {}))
+    ]
+    found += [
+        encode(rgb, "TIFF", compression=kind)
+        for kind in ("tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits", "zstd", "lzma", "tiff_deflate")
+    ]
+    found += [
+        encode(image, "TIFF")
+        for image in (wide, floats, palette, noise, noise.convert("CMYK"), rgb.convert("YCbCr"), rgb.convert("LAB"))
+    ]
     found += [encode(noise.convert("1"), "TIFF", compression="group4"), encode(rgb, "TIFF", big_tiff=True)]
     found += [encode(image, "BMP") for image in (grey, palette, noise, noise.convert("1"))]
     found += [encode(image, "PPM") for image in (grey, wide, noise.convert("1"))]
-    found += [encode(Image.new("RGB", size), kind) for size in ((1, 1), (1, 20_000), (20_000, 1), (1, 100), (3, 299))
-              for kind in ("PNG", "JPEG", "GIF", "TIFF", "BMP")]
-    return [*found, b"P3 2 2 255 1 2 3 4 5 6 7 8 9 0 0 0", b"P1 3 3 1 0 1 0 1 0 1 0 1", b"GIF89a", b"", b"<svg></svg>",
-            b"%!PS-Adobe-3.0 EPSF-3.0\n"]
+    found += [
+        encode(Image.new("RGB", size), kind)
+        for size in ((1, 1), (1, 20_000), (20_000, 1), (1, 100), (3, 299))
+        for kind in ("PNG", "JPEG", "GIF", "TIFF", "BMP")
+    ]
+    return [
+        *found,
+        b"P3 2 2 255 1 2 3 4 5 6 7 8 9 0 0 0",
+        b"P1 3 3 1 0 1 0 1 0 1 0 1",
+        b"GIF89a",
+        b"",
+        b"<svg></svg>",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n",
+    ]
 
 
 def exif(tag: int, value) -> Image.Exif:
@@ -96,7 +120,7 @@ def bomb(rng: random.Random) -> bytes:
             return png(2, 2, 2, 8, zlib.compress(bytes(14)), _chunk(kind, head + zeros(200 << 20)))
         case 5:  # an animation's later frames
             data = bytearray(encode(Image.new("P", (9, 9)), "GIF"))
-            return bytes(data[:-1]) + bytes(data[data.index(b","):-1]) * 20_000 + b";"
+            return bytes(data[:-1]) + bytes(data[data.index(b",") : -1]) * 20_000 + b";"
         case 6:  # a real photo of the greatest size
             return _large(rng.choice(("JPEG", "progressive", "WEBP", "TIFF", "GIF", "JPEG2000")))
         case _:
@@ -104,7 +128,7 @@ def bomb(rng: random.Random) -> bytes:
             field = struct.pack("<HHII", tag, 4, 1, rng.choice(mutate.NUMBERS))
             data = encode(Image.new("RGB", (9, 9)), "TIFF")
             place = data.find(field[:2])
-            return data[:place] + field + data[place + 12:]
+            return data[:place] + field + data[place + 12 :]
 
 
 @cache
@@ -114,9 +138,14 @@ def _large(kind: str) -> bytes:
     if kind == "JPEG2000":
         return encode(Image.new("RGB", (5000, MAX_PIXELS // 5000)), "JPEG2000")
     image = Image.new("RGB" if kind != "GIF" else "P", (60_000, MAX_PIXELS // 60_000))
-    return encode(image, "JPEG" if kind == "progressive" else kind, **{
-        "progressive": {"progressive": True, "subsampling": 0, "exif": exif(0x0112, 6)},
-        "TIFF": {"compression": "tiff_adobe_deflate"}}.get(kind, {}))
+    return encode(
+        image,
+        "JPEG" if kind == "progressive" else kind,
+        **{
+            "progressive": {"progressive": True, "subsampling": 0, "exif": exif(0x0112, 6)},
+            "TIFF": {"compression": "tiff_adobe_deflate"},
+        }.get(kind, {}),
+    )
 
 
 def make(rng: random.Random, folder: Path) -> Path:

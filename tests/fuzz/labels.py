@@ -54,7 +54,9 @@ def _parquet(rng: random.Random, folder: Path) -> Path:
 
     count = rng.choice((0, 4, 4, 4, 4))
     columns: dict[str, list] = {
-        "image": [{"bytes": data, "path": None} for data in photos()[:count]], "label": list(range(count))}
+        "image": [{"bytes": data, "path": None} for data in photos()[:count]],
+        "label": list(range(count)),
+    }
     for _ in range(rng.choice((0, 1, 1, 2))):
         name = rng.choice([*columns])
         match rng.randrange(5):
@@ -63,9 +65,23 @@ def _parquet(rng: random.Random, folder: Path) -> Path:
             case 1:
                 columns[rng.choice(("labels", "Image", "cls", "png", "json"))] = columns.pop(name)
             case _:
-                value = rng.choice((
-                    None, -1, 2**40, "cat", 0.5, b"", b"\xff\xd8", [], [1], {"label": 1}, {"label": None},
-                    {"bytes": None, "path": "/etc/passwd"}, {"bytes": b"", "path": ""}))
+                value = rng.choice(
+                    (
+                        None,
+                        -1,
+                        2**40,
+                        "cat",
+                        0.5,
+                        b"",
+                        b"\xff\xd8",
+                        [],
+                        [1],
+                        {"label": 1},
+                        {"label": None},
+                        {"bytes": None, "path": "/etc/passwd"},
+                        {"bytes": b"", "path": ""},
+                    )
+                )
                 columns[name] = [value] * count
     path = folder / "val.parquet"
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
@@ -81,8 +97,10 @@ def _archive(rng: random.Random, folder: Path) -> Path:
     with tarfile.open(fileobj=file, mode="w") as archive:
         for number in range(rng.choice((0, 1, 3))):
             label = rng.choice((b"1", b'{"label": 1}', b"-5", b"x", b""))
-            for ending, data in ((rng.choice(("png", "jpg", "bmp", "pyd")), photos()[0]),
-                                 (rng.choice(("cls", "json", "txt", "pickle")), label)):
+            for ending, data in (
+                (rng.choice(("png", "jpg", "bmp", "pyd")), photos()[0]),
+                (rng.choice(("cls", "json", "txt", "pickle")), label),
+            ):
                 entry = tarfile.TarInfo(rng.choice((f"{number}", f"../{number}", f"/{number}")) + f".{ending}")
                 if rng.random() < 0.1:
                     entry.type, entry.linkname, data = tarfile.SYMTYPE, "/etc/passwd", b""

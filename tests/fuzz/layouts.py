@@ -36,12 +36,49 @@ from . import models
 
 TRAINING = bool(os.environ.get("FUZZ_TRAINING"))
 WORDS = (
-    "photo", "Ünïcödé", "Мой отпуск", "写真", "صورة", "தமிழ்", "🦆", "e\u0301te\u0301", "été", "with space", "a=b",
-    "100%", "[x] (1)", "it's", "-dash", "comma, name", "new\nline", 'quote"', "tab\there", "CON", "\u202eevil",
-    "x" * 100, os.fsdecode(b"caf\xe9"), "back\\slash", "*", "?", "~", "$HOME", "smoke", "0")
+    "photo",
+    "Ünïcödé",
+    "Мой отпуск",
+    "写真",
+    "صورة",
+    "தமிழ்",
+    "🦆",
+    "e\u0301te\u0301",
+    "été",
+    "with space",
+    "a=b",
+    "100%",
+    "[x] (1)",
+    "it's",
+    "-dash",
+    "comma, name",
+    "new\nline",
+    'quote"',
+    "tab\there",
+    "CON",
+    "\u202eevil",
+    "x" * 100,
+    os.fsdecode(b"caf\xe9"),
+    "back\\slash",
+    "*",
+    "?",
+    "~",
+    "$HOME",
+    "smoke",
+    "0",
+)
 KINDS = (".png", ".PNG", ".bmp", ".tif", ".ppm", ".gif")
-OTHERS = ("notes.txt", "Thumbs.db", "README", "raw.CR2", "picture.jxl", "film.mov", ".hidden.png", ".DS_Store",
-          "a.json")
+OTHERS = (
+    "notes.txt",
+    "Thumbs.db",
+    "README",
+    "raw.CR2",
+    "picture.jxl",
+    "film.mov",
+    ".hidden.png",
+    ".DS_Store",
+    "a.json",
+)
 
 
 def colour(key: object) -> tuple[int, int, int]:
@@ -52,8 +89,9 @@ def colour(key: object) -> tuple[int, int, int]:
 def draw(path: Path, key: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     data = io.BytesIO()
-    Image.new("RGB", (12, 10), colour(key)).save(data, {".tif": "TIFF", ".ppm": "PPM"}.get(
-        path.suffix.lower(), path.suffix[1:].upper() or "PNG"))
+    Image.new("RGB", (12, 10), colour(key)).save(
+        data, {".tif": "TIFF", ".ppm": "PPM"}.get(path.suffix.lower(), path.suffix[1:].upper() or "PNG")
+    )
     path.write_bytes(data.getvalue())
 
 
@@ -66,8 +104,10 @@ def captioner() -> Captioner:
         for name, data in models.seed()["captioner"].items():
             Path(folder, name).write_bytes(data)
         loaded = Captioner.from_pretrained(folder, device="cpu")
-    for name, value in {"find_java": lambda version="": "java", "ptb_tokenize": lambda texts: [
-            " ".join(re.findall(r"\w+", text.lower())) for text in texts]}.items():
+    for name, value in {
+        "find_java": lambda version="": "java",
+        "ptb_tokenize": lambda texts: [" ".join(re.findall(r"\w+", text.lower())) for text in texts],
+    }.items():
         setattr(vlcap.evaluation.metrics, name, value)
     app.cli._load = lambda *unused, **also: loaded
     return loaded
@@ -87,7 +127,8 @@ def read(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         {"album": read_album, "labelling": read_labelling, "classes": read_classes, "runs": do_runs}[plan["kind"]](
-            plan, here)
+            plan, here
+        )
 
 
 def snapshot(folder: Path) -> dict[str, bytes | str]:
@@ -161,8 +202,10 @@ def read_album(plan: dict[str, Any], here: Path) -> None:
     there = reachable(top)
     pictures = {(folder, name) for folder, name in there if os.path.splitext(name)[1].lower() in SUFFIXES}
     status, out, err = run("caption", top, "--json")
-    said = {(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
-            for path in (json.loads(line)["image"] for line in out)}
+    said = {
+        (os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+        for path in (json.loads(line)["image"] for line in out)
+    }
     assert said <= pictures and len(said) == len(out)
     counted = [int(found[1]) for line in err if (found := re.match(r"vlcap: skipped (\d+) file", line))]
     assert sum(counted) == len(there) - len(pictures), (err, there)
@@ -188,7 +231,8 @@ def reachable(top: Path) -> set[tuple[str, str]]:
             else:
                 target = os.path.realpath(entry.path)
                 above = entry.is_symlink() and any(
-                    PurePosixPath(each).is_relative_to(target) for each in (folder, os.path.realpath(top)))
+                    PurePosixPath(each).is_relative_to(target) for each in (folder, os.path.realpath(top))
+                )
                 waiting += [] if above else [target]
     return found
 
@@ -229,9 +273,22 @@ def labelling(rng: random.Random, here: Path) -> dict[str, Any]:
     (root / file).parent.mkdir(parents=True, exist_ok=True)
     content = json.dumps({"images": images, "annotations": annotations}, ensure_ascii=rng.random() < 0.5)
     if rng.random() < 0.3:
-        file, content = "dataset.json", json.dumps({"images": [
-            {"filename": image["file_name"], "imgid": image["id"], "split": rng.choice(("val", "train")),
-             "sentences": [{"raw": "a photo"}]} for image in images]})
+        file, content = (
+            "dataset.json",
+            json.dumps(
+                {
+                    "images": [
+                        {
+                            "filename": image["file_name"],
+                            "imgid": image["id"],
+                            "split": rng.choice(("val", "train")),
+                            "sentences": [{"raw": "a photo"}],
+                        }
+                        for image in images
+                    ]
+                }
+            ),
+        )
     (root / file).write_text(content, encoding="utf-8")
     # Of two photos that were copied to one place, the later is there, and nobody can know whose it is.
     return {"kind": "labelling", "limit": rng.choice((None, 1, 2))}
@@ -279,10 +336,23 @@ def read_classes(plan: dict[str, Any], here: Path) -> None:
 
 PLACES = ("out", ".", "data", "photos", "new/deep", "out/metrics.json", "smoke", "runs", "runs/fire", "..")
 THEIRS = (
-    "out/metrics.json", "out/predictions.json", "out/notes.txt", "maps.svg", "maps.png", "smoke/notes.txt",
-    "metrics.json", "runs/smoke/fire/model.safetensors", "runs/fire/encoder/README.md",
-    "runs/fire/captioner/config.json", "predictions.json",
-    "data/predictions.json", "photos/metrics.json", "new", ".vlcap-results.json", "out/.vlcap-results.json")
+    "out/metrics.json",
+    "out/predictions.json",
+    "out/notes.txt",
+    "maps.svg",
+    "maps.png",
+    "smoke/notes.txt",
+    "metrics.json",
+    "runs/smoke/fire/model.safetensors",
+    "runs/fire/encoder/README.md",
+    "runs/fire/captioner/config.json",
+    "predictions.json",
+    "data/predictions.json",
+    "photos/metrics.json",
+    "new",
+    ".vlcap-results.json",
+    "out/.vlcap-results.json",
+)
 
 
 def runs(rng: random.Random, here: Path) -> dict[str, Any]:
@@ -297,7 +367,8 @@ def runs(rng: random.Random, here: Path) -> dict[str, Any]:
             images.append({"id": number, "file_name": f"{split}{number}.png"})
             annotations += [{"image_id": number, "caption": f"{text} {number}"} for text in ("a photo", "one of three")]
         (here / "data" / "annotations" / f"captions_{split}.json").write_text(
-            json.dumps({"images": images, "annotations": annotations}))
+            json.dumps({"images": images, "annotations": annotations})
+        )
         for name in ("red", "blue"):
             draw(here / "classes" / split / name / "0.png", name)
     steps: list[list[str]] = []

@@ -17,15 +17,39 @@ from . import mutate
 
 SIZES = (0, -1, 3, 10**4, 10**6, 10**9, 10**12, 2**63)
 HOSTILE = {
-    "auto_map": {"AutoConfig": "code.Config", "AutoModel": "code.Model"}, "attn_implementation": "someone/kernel",
-    "_attn_implementation": "someone/kernel", "quantization_config": {"quant_method": "gptq"}, "torch_dtype": "float8",
-    "architectures": ["Evil"], "custom_generate": "someone/code", "is_local": False, "dtype": "int3"}
+    "auto_map": {"AutoConfig": "code.Config", "AutoModel": "code.Model"},
+    "attn_implementation": "someone/kernel",
+    "_attn_implementation": "someone/kernel",
+    "quantization_config": {"quant_method": "gptq"},
+    "torch_dtype": "float8",
+    "architectures": ["Evil"],
+    "custom_generate": "someone/code",
+    "is_local": False,
+    "dtype": "int3",
+}
 ARGUMENTS = {
-    "pretrained": True, "checkpoint_path": "/etc/passwd", "pretrained_cfg": {"file": "weights.bin"}, "cache_dir": "/",
-    "features_only": True, "img_size": 10**6, "patch_size": 0, "depth": 10**8, "embed_dim": 10**9, "num_heads": 0,
-    "num_classes": 10**9, "global_pool": "map", "nonsense": 1}
-ARCHITECTURES = ("hf-hub:someone/model", "local-dir:/etc", "vit_tiny_patch16_224", "resnet18", "vit_giant_patch14_224",
-                 "")
+    "pretrained": True,
+    "checkpoint_path": "/etc/passwd",
+    "pretrained_cfg": {"file": "weights.bin"},
+    "cache_dir": "/",
+    "features_only": True,
+    "img_size": 10**6,
+    "patch_size": 0,
+    "depth": 10**8,
+    "embed_dim": 10**9,
+    "num_heads": 0,
+    "num_classes": 10**9,
+    "global_pool": "map",
+    "nonsense": 1,
+}
+ARCHITECTURES = (
+    "hf-hub:someone/model",
+    "local-dir:/etc",
+    "vit_tiny_patch16_224",
+    "resnet18",
+    "vit_giant_patch14_224",
+    "",
+)
 
 
 @cache
@@ -75,7 +99,7 @@ def _config(rng: random.Random, data: bytes) -> bytes:
 def _weights(rng: random.Random, data: bytes) -> bytes:
     """A safetensors file: the header's length in 8 bytes, the header, the numbers."""
     length = struct.unpack("<Q", data[:8])[0]
-    header, numbers = json.loads(data[8:8 + length]), data[8 + length:]
+    header, numbers = json.loads(data[8 : 8 + length]), data[8 + length :]
     match rng.randrange(8):
         case 0:
             return mutate.bytes_of(rng, data)
@@ -84,7 +108,7 @@ def _weights(rng: random.Random, data: bytes) -> bytes:
         case 2:
             numbers = bytes(rng.choice((b"\xff", b"\x7f", b"\0"))) * len(numbers)
         case 3:
-            numbers = numbers[:rng.randrange(len(numbers))]
+            numbers = numbers[: rng.randrange(len(numbers))]
         case 4:
             header = mutate.json_of(rng, header)
         case 5:
@@ -116,7 +140,8 @@ def make(rng: random.Random, folder: Path, kind: str = "captioner") -> Path:
             case 3:
                 other = rng.choice(("README.md", "adapter_config.json", "special_tokens_map.json", "added_tokens.json"))
                 files[other] = mutate.json_text(
-                    rng, {"base_model_name_or_path": "someone/x", "eos_token": "</s>", "</s>": 1})
+                    rng, {"base_model_name_or_path": "someone/x", "eos_token": "</s>", "</s>": 1}
+                )
             case 4 | 5 if "model.safetensors" in files:
                 files["model.safetensors"] = _weights(rng, seed()[kind]["model.safetensors"])
             case 6 if "tokenizer.json" in files:

@@ -9,11 +9,47 @@ from typing import Any
 NUMBERS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 WORDS = " ".join(f"word{number}" for number in range(10_000))
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 2**31, 2**63, 10**30, 1.5, float("nan"), float("inf"), [], {}, [[]], [None],
-    {"": None}, [1, "a"], "", " ", "\0", "a\0b", "1", "-1",
-    "007", "\u0661", "1e3", "\ud800", "🦆🏳️‍🌈", "\u202eevil", "nul\x07",
-    "line\nbreak\rand\u2028more", WORDS, "x" * 5000, "../../etc/passwd", "/etc/passwd", "C:\\photos\\0.png", "..",
-    "a/../../b.png", "~/x")
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    2**31,
+    2**63,
+    10**30,
+    1.5,
+    float("nan"),
+    float("inf"),
+    [],
+    {},
+    [[]],
+    [None],
+    {"": None},
+    [1, "a"],
+    "",
+    " ",
+    "\0",
+    "a\0b",
+    "1",
+    "-1",
+    "007",
+    "\u0661",
+    "1e3",
+    "\ud800",
+    "🦆🏳️‍🌈",
+    "\u202eevil",
+    "nul\x07",
+    "line\nbreak\rand\u2028more",
+    WORDS,
+    "x" * 5000,
+    "../../etc/passwd",
+    "/etc/passwd",
+    "C:\\photos\\0.png",
+    "..",
+    "a/../../b.png",
+    "~/x",
+)
 
 
 def bytes_of(rng: random.Random, data: bytes, others: list[bytes] | None = None) -> bytes:
@@ -32,11 +68,11 @@ def bytes_of(rng: random.Random, data: bytes, others: list[bytes] | None = None)
             case 3:
                 form = rng.choice(("<H", ">H", "<I", ">I"))
                 field = struct.pack(form, rng.choice(NUMBERS) % (1 << 8 * struct.calcsize(form)))
-                changed[place:place + len(field)] = field
+                changed[place : place + len(field)] = field
             case 4:
-                del changed[rng.randrange(len(changed)):]
+                del changed[rng.randrange(len(changed)) :]
             case 5:
-                del changed[place:place + rng.randrange(1, 40)]
+                del changed[place : place + rng.randrange(1, 40)]
             case 6:
                 changed[place:place] = rng.randbytes(rng.randrange(1, 40))
             case 7:
@@ -44,7 +80,7 @@ def bytes_of(rng: random.Random, data: bytes, others: list[bytes] | None = None)
                 changed[place:place] = changed[place:end] * rng.randrange(1, 4)
             case 8:
                 other = rng.choice(others) if others else bytes(rng.randrange(2000))
-                changed[place:] = other[min(place, len(other)):]
+                changed[place:] = other[min(place, len(other)) :]
     return bytes(changed)
 
 
@@ -90,7 +126,7 @@ def json_text(rng: random.Random, value: Any) -> bytes:
         return text
     match rng.randrange(9):
         case 0:
-            return text[:rng.randrange(len(text) + 1)]
+            return text[: rng.randrange(len(text) + 1)]
         case 1:
             return b"\xef\xbb\xbf" + text
         case 2:
@@ -102,7 +138,7 @@ def json_text(rng: random.Random, value: Any) -> bytes:
         case 4:
             return text.replace(b"1", b"1" * rng.choice((20, 400, 6000)))
         case 5:
-            return text.replace(b":", rng.choice((b": NaN, \"x\":", b": -Infinity, \"x\":", b"::", b"=")), 1)
+            return text.replace(b":", rng.choice((b': NaN, "x":', b': -Infinity, "x":', b"::", b"=")), 1)
         case 6:
             return b""
         case _:

@@ -24,5 +24,6 @@ READERS = {
     "labels": Reader(labels.make_files, labels.read, (LabelError, ImageError), prepare=labels.prepare),
     "recipes": Reader(recipes.make, recipes.read, (RecipeError,)),
     "layouts": Reader(
-        layouts.make, layouts.read, (*CAPTIONS, LabelError), prepare=layouts.prepare, count=2000, seconds=60.0),
+        layouts.make, layouts.read, (*CAPTIONS, LabelError), prepare=layouts.prepare, count=2000, seconds=60.0
+    ),
 }

@@ -12,8 +12,17 @@ from . import mutate
 
 BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40))
 ODD = (
-    BOMB, BOMB + "lr: *a39\n", "[" * 5000, "{a: " * 5000, "!!python/object/apply:os.system [ls]",
-    "lr: !!python/name:os.system", "? [a]\n: b", "2: 3", "lr: 1e999", "- a")
+    BOMB,
+    BOMB + "lr: *a39\n",
+    "[" * 5000,
+    "{a: " * 5000,
+    "!!python/object/apply:os.system [ls]",
+    "lr: !!python/name:os.system",
+    "? [a]\n: b",
+    "2: 3",
+    "lr: 1e999",
+    "- a",
+)
 
 
 def make(rng: random.Random, folder: Path) -> Path:
@@ -26,7 +35,8 @@ def make(rng: random.Random, folder: Path) -> Path:
             data = rng.choice(ODD).encode()
         case _:
             data = yaml.safe_dump(mutate.json_of(rng, yaml.safe_load(text)), allow_unicode=True).encode(
-                "utf-8", errors="replace")
+                "utf-8", errors="replace"
+            )
     path.write_bytes(data)
     return path
 

@@ -72,12 +72,15 @@ class Visit:
     def rise(self) -> float:
         """MB between the second quarter of the time and the last: the first warms up."""
         quarter = len(self.levels) // 4
-        return statistics.median(self.levels[-quarter:]) - statistics.median(self.levels[quarter:2 * quarter])
+        return statistics.median(self.levels[-quarter:]) - statistics.median(self.levels[quarter : 2 * quarter])
 
 
 def visit(
-        server: Server, clients: int, seconds: float, ask: Callable[[Client, int, int], str],
-        meanwhile: Callable[[], None] = lambda: time.sleep(0.5),
+    server: Server,
+    clients: int,
+    seconds: float,
+    ask: Callable[[Client, int, int], str],
+    meanwhile: Callable[[], None] = lambda: time.sleep(0.5),
 ) -> Visit:
     """Lets clients ask all at once, again and again.
 

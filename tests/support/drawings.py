@@ -57,7 +57,8 @@ def write_coco_folder(folder: Path, splits: dict[str, int]) -> Path:
                 annotations.append({"id": len(annotations), "image_id": number, "caption": text})
             number += 1
         (folder / "annotations" / f"captions_{split}.json").write_text(
-            json.dumps({"images": images, "annotations": annotations}))
+            json.dumps({"images": images, "annotations": annotations})
+        )
     return folder
 
 
@@ -80,9 +81,18 @@ def write_parquet(path, numbers, names=tuple(COLOURS)):
         draw(number).save(file, format="PNG")
         return {"bytes": file.getvalue(), "path": f"{number}.png"}
 
-    features = datasets.Features({
-        "image": datasets.Image(), "label": datasets.ClassLabel(names=list(names)),
-        "captions": [datasets.Value("string")]})
-    datasets.Dataset.from_dict({
-        "image": [png(n) for n in numbers], "label": [names.index(kind(n)[0]) for n in numbers],
-        "captions": [describe(n) for n in numbers]}, features=features).to_parquet(path)
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "label": datasets.ClassLabel(names=list(names)),
+            "captions": [datasets.Value("string")],
+        }
+    )
+    datasets.Dataset.from_dict(
+        {
+            "image": [png(n) for n in numbers],
+            "label": [names.index(kind(n)[0]) for n in numbers],
+            "captions": [describe(n) for n in numbers],
+        },
+        features=features,
+    ).to_parquet(path)

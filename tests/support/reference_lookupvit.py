@@ -85,15 +85,19 @@ def resize_matrix(grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
     """T of equation 1 as a matrix over grids flattened row by row: (new h * new w, h * w)."""
     vertical = resize_weights(grid[0], new_grid[0])
     horizontal = resize_weights(grid[1], new_grid[1])
-    return torch.tensor([[v * h for v in v_row for h in h_row] for v_row in vertical for h_row in horizontal],
-                        dtype=torch.float64)
+    return torch.tensor(
+        [[v * h for v in v_row for h in h_row] for v_row in vertical for h_row in horizontal], dtype=torch.float64
+    )
 
 
 def patch_features(state: State, image: Tensor, patch_size: int) -> Tensor:
     """F_l, without positions: one image (3, H, W) -> (N, D), row by row."""
     weight = state["patch_embed.proj.weight"]
-    patches = [image[:, top:top + patch_size, left:left + patch_size].reshape(-1)
-               for top in range(0, image.shape[1], patch_size) for left in range(0, image.shape[2], patch_size)]
+    patches = [
+        image[:, top : top + patch_size, left : left + patch_size].reshape(-1)
+        for top in range(0, image.shape[1], patch_size)
+        for left in range(0, image.shape[2], patch_size)
+    ]
     return torch.stack(patches) @ weight.reshape(weight.shape[0], -1).T + state["patch_embed.proj.bias"]
 
 
@@ -101,8 +105,9 @@ def positions(state: State, grid: tuple[int, int], native_grid: tuple[int, int])
     """F_l,pos for a photo of this grid: (N, D)."""
     embedding = state["pos_embed"]
     if tuple(grid) != tuple(native_grid):
-        embedding = resample_abs_pos_embed(embedding, new_size=list(grid), old_size=list(native_grid),
-                                           num_prefix_tokens=0)
+        embedding = resample_abs_pos_embed(
+            embedding, new_size=list(grid), old_size=list(native_grid), num_prefix_tokens=0
+        )
     return embedding[0]
 
 
@@ -111,21 +116,21 @@ def positions(state: State, grid: tuple[int, int], native_grid: tuple[int, int])
 
 def gather(state: State, name: str, compressed: Tensor, lookup: Tensor, num_heads: int) -> tuple[Tensor, list[Tensor]]:
     """Algorithm 1, MHBC l -> p, without the addition of line 5: the update (M, D) and K attentions (M, N)."""
-    q = layer_norm(state, f"{name}.q_norm", linear(state, f"{name}.q", compressed))             # line 1
-    k = layer_norm(state, f"{name}.k_norm", linear(state, f"{name}.k", lookup))                 # line 2
-    v = linear(state, f"{name}.v", lookup)                                                      # line 3
+    q = layer_norm(state, f"{name}.q_norm", linear(state, f"{name}.q", compressed))  # line 1
+    k = layer_norm(state, f"{name}.k_norm", linear(state, f"{name}.k", lookup))  # line 2
+    v = linear(state, f"{name}.v", lookup)  # line 3
     updates, attentions = [], []
     for channels in head_channels(q.shape[1], num_heads):
         width = channels.stop - channels.start
-        attention = softmax(q[:, channels] @ k[:, channels].T * width ** -0.5)                  # line 4
-        updates.append(attention @ v[:, channels])                                              # line 5: A V
+        attention = softmax(q[:, channels] @ k[:, channels].T * width**-0.5)  # line 4
+        updates.append(attention @ v[:, channels])  # line 5: A V
         attentions.append(attention)
     return linear(state, f"{name}.proj", torch.cat(updates, dim=1)), attentions
 
 
 def infuse(state: State, name: str, compressed: Tensor, attentions: list[Tensor]) -> Tensor:
     """Algorithm 2, MHBC p -> l, without the addition of line 3: the update (N, D)."""
-    v = layer_norm(state, f"{name}.v_norm", linear(state, f"{name}.v", compressed))             # lines 1, 2
+    v = layer_norm(state, f"{name}.v_norm", linear(state, f"{name}.v", compressed))  # lines 1, 2
     cut = head_channels(v.shape[1], len(attentions))
     updates = [attention.T @ v[:, channels] for attention, channels in zip(attentions, cut, strict=True)]  # 3: A^T V
     return linear(state, f"{name}.proj", torch.cat(updates, dim=1))
@@ -135,30 +140,41 @@ def self_attention(state: State, name: str, x: Tensor, num_heads: int) -> Tensor
     """MHSA of Algorithm 3: (M, D) -> (M, D). Rows of `qkv`: D of queries, D of keys, D of values."""
     width = x.shape[1]
     qkv = linear(state, f"{name}.qkv", x)
-    q, k, v = qkv[:, :width], qkv[:, width:2 * width], qkv[:, 2 * width:]
-    updates = [softmax(q[:, cut] @ k[:, cut].T * (width / num_heads) ** -0.5) @ v[:, cut]
-               for cut in head_channels(width, num_heads)]
+    q, k, v = qkv[:, :width], qkv[:, width : 2 * width], qkv[:, 2 * width :]
+    updates = [
+        softmax(q[:, cut] @ k[:, cut].T * (width / num_heads) ** -0.5) @ v[:, cut]
+        for cut in head_channels(width, num_heads)
+    ]
     return linear(state, f"{name}.proj", torch.cat(updates, dim=1))
 
 
 def vit_block(state: State, name: str, compressed: Tensor, num_heads: int) -> Tensor:
     """Algorithm 3, ViTBlock: (M, D) -> (M, D)."""
     normed = layer_norm(state, f"{name}.norm1", compressed)
-    compressed = compressed + self_attention(state, f"{name}.attn", normed, num_heads)          # lines 1, 2
+    compressed = compressed + self_attention(state, f"{name}.attn", normed, num_heads)  # lines 1, 2
     return compressed + mlp(state, f"{name}.mlp", layer_norm(state, f"{name}.norm2", compressed))  # line 3
 
 
 def lookupvit_block(
-    state: State, name: str, compressed: Tensor, lookup: Tensor, num_heads: int,
+    state: State,
+    name: str,
+    compressed: Tensor,
+    lookup: Tensor,
+    num_heads: int,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Algorithm 4, LookupViTBlock: both streams, and the K attentions (M, N) of its gathering."""
-    update, attentions = gather(state, f"{name}.gather", layer_norm(state, f"{name}.norm_compressed", compressed),
-                                layer_norm(state, f"{name}.norm_lookup", lookup), num_heads)
-    compressed = compressed + update                                                            # line 1
-    compressed = vit_block(state, f"{name}.refine", compressed, num_heads)                      # line 2
+    update, attentions = gather(
+        state,
+        f"{name}.gather",
+        layer_norm(state, f"{name}.norm_compressed", compressed),
+        layer_norm(state, f"{name}.norm_lookup", lookup),
+        num_heads,
+    )
+    compressed = compressed + update  # line 1
+    compressed = vit_block(state, f"{name}.refine", compressed, num_heads)  # line 2
     # LN(z_l) of line 3 is only what Algorithm 2 would add to; the addition goes to z_l itself.
     normed = layer_norm(state, f"{name}.norm_infuse", compressed)
-    lookup = lookup + infuse(state, f"{name}.infuse", normed, attentions)                       # line 3
+    lookup = lookup + infuse(state, f"{name}.infuse", normed, attentions)  # line 3
     lookup = lookup + mlp(state, f"{name}.mlp", layer_norm(state, f"{name}.norm_mlp", lookup))  # line 4
     return compressed, lookup, attentions
 
@@ -167,39 +183,53 @@ def lookupvit_block(
 
 
 def tokens(
-    state: State, pixels: Tensor, budget: int, num_heads: int, patch_size: int, native_grid: tuple[int, int],
+    state: State,
+    pixels: Tensor,
+    budget: int,
+    num_heads: int,
+    patch_size: int,
+    native_grid: tuple[int, int],
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Pixels (B, 3, H, W) -> compressed (B, M, D) and lookup (B, N, D), both after their final norms, and the gather
     attentions of every block, each (B, K, M, N)."""
     state = {name: value.double() for name, value in state.items()}
     depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
     grid = (pixels.shape[2] // patch_size, pixels.shape[3] // patch_size)
-    shrink = resize_matrix(grid, (budget, budget))                                              # T: (M, N)
+    shrink = resize_matrix(grid, (budget, budget))  # T: (M, N)
     position = positions(state, grid, native_grid)
     per_image = []
     for image in pixels.double():
         features = patch_features(state, image, patch_size)
-        compressed = shrink @ features + shrink @ position                                      # equations 1, 2 and 3
-        lookup = features + position                                                            # equations 2 and 4
+        compressed = shrink @ features + shrink @ position  # equations 1, 2 and 3
+        lookup = features + position  # equations 2 and 4
         attentions = []
         for block in range(depth):
             compressed, lookup, attention = lookupvit_block(state, f"blocks.{block}", compressed, lookup, num_heads)
             attentions.append(torch.stack(attention))
         per_image.append((layer_norm(state, "norm", compressed), layer_norm(state, "norm_lookup", lookup), attentions))
-    return (torch.stack([compressed for compressed, _, _ in per_image]),
-            torch.stack([lookup for _, lookup, _ in per_image]),
-            [torch.stack([attentions[block] for _, _, attentions in per_image]) for block in range(depth)])
+    return (
+        torch.stack([compressed for compressed, _, _ in per_image]),
+        torch.stack([lookup for _, lookup, _ in per_image]),
+        [torch.stack([attentions[block] for _, _, attentions in per_image]) for block in range(depth)],
+    )
 
 
 def heads(state: State, compressed: Tensor, lookup: Tensor) -> tuple[Tensor, Tensor]:
     """Section 3.4: each stream's mean through its own classifier, (B, C) twice."""
     state = {name: value.double() for name, value in state.items()}
-    return (linear(state, "head", compressed.sum(dim=1) / compressed.shape[1]),
-            linear(state, "head_lookup", lookup.sum(dim=1) / lookup.shape[1]))
+    return (
+        linear(state, "head", compressed.sum(dim=1) / compressed.shape[1]),
+        linear(state, "head_lookup", lookup.sum(dim=1) / lookup.shape[1]),
+    )
 
 
 def logits(
-    state: State, pixels: Tensor, budget: int, num_heads: int, patch_size: int, native_grid: tuple[int, int],
+    state: State,
+    pixels: Tensor,
+    budget: int,
+    num_heads: int,
+    patch_size: int,
+    native_grid: tuple[int, int],
 ) -> tuple[Tensor, Tensor]:
     """The logits of both heads, (B, C) twice; the model's answer is their average."""
     compressed, lookup, _ = tokens(state, pixels, budget, num_heads, patch_size, native_grid)

@@ -68,8 +68,11 @@ def test_a_missing_package_is_named(monkeypatch):
 
 def test_weights_are_filled_in_order_or_refused():
     model = timm.create_model("test_efficientnet")
-    theirs = {f"layer{i}": weight.clone() for i, (name, weight) in enumerate(model.state_dict().items())
-              if "num_batches" not in name}
+    theirs = {
+        f"layer{i}": weight.clone()
+        for i, (name, weight) in enumerate(model.state_dict().items())
+        if "num_batches" not in name
+    }
     fresh = timm.create_model("test_efficientnet")
     fill_in_order(fresh, theirs)
     for name, weight in model.state_dict().items():

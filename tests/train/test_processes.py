@@ -20,9 +20,23 @@ TINY = ["workers=0", "batch_size=24", "budgets=[2,3]", "ema_decay=0.5"]
 
 def torchrun(*arguments, processes=2):
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
-         "-m", "app.cli", *map(str, arguments)],
-        check=True, capture_output=True, text=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            str(processes),
+            "-m",
+            "app.cli",
+            *map(str, arguments),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def assert_same_run(one, two):
@@ -53,8 +67,16 @@ def test_captioner(captioned_folder, tmp_path):
     torch.manual_seed(0)
     Encoder.create("lookupvit_test_patch8_48").save_pretrained(tmp_path / "encoder")
     settings = [
-        *TINY, f"encoder={tmp_path / 'encoder'}", "steps=3", "vocab_size=60", "width=48", "heads=2", "layers=1",
-        "dropout=0", "cache_views=1"]
+        *TINY,
+        f"encoder={tmp_path / 'encoder'}",
+        "steps=3",
+        "vocab_size=60",
+        "width=48",
+        "heads=2",
+        "layers=1",
+        "dropout=0",
+        "cache_views=1",
+    ]
     train_captioner(CaptionerRecipe.load(None, settings), [str(captioned_folder)], tmp_path / "one")
     overrides = [part for setting in settings for part in ("--set", setting)]
     torchrun("train", "captioner", "--data", captioned_folder, "--out", tmp_path / "two", *overrides)
@@ -66,8 +88,19 @@ def test_evaluation_of_1003_photos(captioner_folder, captioner, tmp_path):
 
     folder = drawings.write_coco_folder(tmp_path / "data", {"val2014": 1003})
     ran = torchrun(
-        "evaluate", "--data", folder, "--split", "val", "--model", captioner_folder, "--beams", 1,
-        "--out", tmp_path / "results", "--json")
+        "evaluate",
+        "--data",
+        folder,
+        "--split",
+        "val",
+        "--model",
+        captioner_folder,
+        "--beams",
+        1,
+        "--out",
+        tmp_path / "results",
+        "--json",
+    )
     assert json.loads(ran.stdout)["N"] == 1003  # printed once
     predictions = json.loads((tmp_path / "results" / "predictions.json").read_text())
     assert [each["image_id"] for each in predictions] == list(range(1003))

@@ -17,8 +17,10 @@ from train.recipe import RecipeError
 from vlcap.model.encoder import Encoder, digest_weights
 
 RECIPES = sorted(  # of one run; those of a whole table are test_table3's
-    path.name.removesuffix(".yaml") for path in (files("train") / "recipes").iterdir()
-    if not path.name.startswith("table3-"))
+    path.name.removesuffix(".yaml")
+    for path in (files("train") / "recipes").iterdir()
+    if not path.name.startswith("table3-")
+)
 
 
 def text(name):
@@ -58,9 +60,11 @@ def test_smoke(name, class_folder, captioned_folder, sentences, tmp_path):
     words = "target: words" in text(name)
     data = sentences if kind == "decoder" else class_folder if kind == "classifier" and not words else captioned_folder
     held_out = ["--hold-out", str(captioned_folder)] if kind == "decoder" else []
-    ran = CliRunner().invoke(app, [
-        "train", kind, "--recipe", name, "--data", str(data), *held_out, "--out", str(tmp_path / name), "--smoke"],
-        catch_exceptions=False)
+    ran = CliRunner().invoke(
+        app,
+        ["train", kind, "--recipe", name, "--data", str(data), *held_out, "--out", str(tmp_path / name), "--smoke"],
+        catch_exceptions=False,
+    )
     assert ran.exit_code == 0, ran.output
     out = tmp_path / name / "smoke-1" / "run"
     assert [path.name for path in (tmp_path / name).iterdir()] == ["smoke-1"]  # the real run's folder is left alone
@@ -75,9 +79,12 @@ def test_a_chain_of_smoke_runs_is_one(class_folder, captioned_folder, sentences,
 
     monkeypatch.chdir(tmp_path)
     for kind, name, data in (
-            ("classifier", "hybrid-classes", class_folder), ("classifier", "hybrid-words", captioned_folder),
-            ("decoder", "caption-text", sentences), ("captioner", "captioner-hybrid", captioned_folder),
-            ("captioner", "self-critical-hybrid", captioned_folder)):
+        ("classifier", "hybrid-classes", class_folder),
+        ("classifier", "hybrid-words", captioned_folder),
+        ("decoder", "caption-text", sentences),
+        ("captioner", "captioner-hybrid", captioned_folder),
+        ("captioner", "self-critical-hybrid", captioned_folder),
+    ):
         held_out = ["--hold-out", str(captioned_folder)] if kind == "decoder" else []
         arguments = ["train", kind, "--recipe", name, "--data", str(data), *held_out, "--out", f"runs/{name}"]
         assert CliRunner().invoke(app, [*arguments, "--smoke"], catch_exceptions=False).exit_code == 0
@@ -90,18 +97,22 @@ def test_a_chain_of_smoke_runs_is_one(class_folder, captioned_folder, sentences,
     words = Encoder.load(runs["hybrid-words"] / "encoder")
     assert words.config.architecture == "lookupvit_hybrid_test_64"
     assert digest_weights(words.model.trunk) == digest_weights(
-        Encoder.load(runs["hybrid-classes"] / "encoder").model.trunk)
+        Encoder.load(runs["hybrid-classes"] / "encoder").model.trunk
+    )
     last = Captioner.from_pretrained(runs["self-critical-hybrid"] / "captioner")
     assert last.budgets == [2, 3]
     assert digest_weights(last.model.encoder) == digest_weights(words.without_heads())
 
 
-@pytest.mark.parametrize(("overrides", "message"), [
-    (["lr=fast"], "lr: Input should be a valid number"),
-    (["learning_rate=1"], "learning_rate: Extra inputs"),
-    (["lr"], "expected key=value"),
-    (["epochs=0"], "epochs: Input should be greater than 0"),
-])
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["lr=fast"], "lr: Input should be a valid number"),
+        (["learning_rate=1"], "learning_rate: Extra inputs"),
+        (["lr"], "expected key=value"),
+        (["epochs=0"], "epochs: Input should be greater than 0"),
+    ],
+)
 def test_bad_settings_are_named(overrides, message):
     with pytest.raises(RecipeError, match=message):
         ClassifierRecipe.load(None, overrides)

@@ -21,8 +21,16 @@ from vlcap.model.encoder import Encoder
 
 CLASSIFIER = ["encoder=lookupvit_test_patch8_48", "workers=0", "batch_size=8", "limit=16", "steps=2"]
 CAPTIONER = [
-    "workers=0", "batch_size=8", "limit=16", "steps=2", "vocab_size=60", "width=32", "heads=2", "layers=1",
-    "cider=false"]
+    "workers=0",
+    "batch_size=8",
+    "limit=16",
+    "steps=2",
+    "vocab_size=60",
+    "width=32",
+    "heads=2",
+    "layers=1",
+    "cider=false",
+]
 
 
 def classify(out, data, *settings):
@@ -45,9 +53,19 @@ def files(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("name", [
-    "run.json", "recipe.yaml", "log.jsonl", "curves.png", "checkpoints/step-00000001.tmp", "tensorboard/events",
-    "encoder/config.json", "encoder"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "run.json",
+        "recipe.yaml",
+        "log.jsonl",
+        "curves.png",
+        "checkpoints/step-00000001.tmp",
+        "tensorboard/events",
+        "encoder/config.json",
+        "encoder",
+    ],
+)
 def test_somebodys_file_under_a_runs_name(name, class_folder, tmp_path):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
@@ -68,8 +86,11 @@ def test_a_run_in_a_folder_with_other_things(class_folder, tmp_path):
     (tmp_path / "encoder" / "README.md").write_text("a card")
     (tmp_path / "checkpoints" / "step-00000002-best.pt").write_text("a copy")
     (tmp_path / "checkpoints" / "notes.tmp").write_text("mine")
-    before = {path: data for path, data in files(tmp_path).items()
-              if path in before or path.name in ("README.md", "step-00000002-best.pt", "notes.tmp")}
+    before = {
+        path: data
+        for path, data in files(tmp_path).items()
+        if path in before or path.name in ("README.md", "step-00000002-best.pt", "notes.tmp")
+    }
     classify(tmp_path, class_folder, "schedule=constant", "steps=5", "save_every=1")
     assert before.items() <= files(tmp_path).items()
 
@@ -238,8 +259,9 @@ def test_weights_are_saved_before_they_are_evaluated(class_folder, tmp_path, mon
     assert read_evaluations(tmp_path / "run" / "log.jsonl") == read_evaluations(tmp_path / "whole" / "log.jsonl")
 
 
-@pytest.mark.parametrize(("captions", "message"), [
-    (None, "one image only"), ("...", r"8 images have no reference with a word in it")])
+@pytest.mark.parametrize(
+    ("captions", "message"), [(None, "one image only"), ("...", r"8 images have no reference with a word in it")]
+)
 def test_what_will_be_evaluated_is_checked_at_the_start(captions, message, encoder, tmp_path):
     folder = drawings.write_coco_folder(tmp_path / "data", {"train2014": 16, "val2014": 8 if captions else 1})
     path = folder / "annotations" / "captions_val2014.json"

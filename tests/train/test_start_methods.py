@@ -17,8 +17,7 @@ from vlcap.model.encoder import Encoder
 
 METHODS = ("fork", "spawn", "forkserver")
 CLASSIFIER = ["encoder=lookupvit_test_patch8_48", "batch_size=8", "limit=16", "steps=2", "mixup=0.2"]
-CAPTIONER = [
-    "batch_size=8", "limit=16", "steps=2", "vocab_size=60", "width=32", "heads=2", "layers=1", "cider=false"]
+CAPTIONER = ["batch_size=8", "limit=16", "steps=2", "vocab_size=60", "width=32", "heads=2", "layers=1", "cider=false"]
 PROGRAM = """
 import json, multiprocessing, sys
 from pathlib import Path
@@ -61,8 +60,11 @@ def expected(runs, class_folder, captioned_folder, tmp_path_factory):
 def test_trainers(method, runs, expected, class_folder, captioned_folder, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, method, expected / "encoder", class_folder, captioned_folder, tmp_path],
-        input=json.dumps(runs), capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())})  # sums in the same order
+        input=json.dumps(runs),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )  # sums in the same order
     assert done.returncode == 0, done.stderr
     for name in (*runs[0], *runs[1]):
         theirs, ours = (load_checkpoint(folder / name / "checkpoints")["model"] for folder in (expected, tmp_path))
@@ -77,8 +79,17 @@ def test_a_stream(method, tmp_path):
 
     for shard in range(2):
         drawings.write_parquet(tmp_path / f"train-{shard:05d}-of-00002.parquet", range(shard * 8, shard * 8 + 8))
-    settings = {"seed": 0, "batch_size": 4, "start": 0, "stop": 4, "places": {}, "rank": 0, "world": 1,
-                "workers": 2, "pin_memory": False}
+    settings = {
+        "seed": 0,
+        "batch_size": 4,
+        "start": 0,
+        "stop": 4,
+        "places": {},
+        "rank": 0,
+        "world": 1,
+        "workers": 2,
+        "pin_memory": False,
+    }
     found = []
     for each in ("fork", method):
         photos = StreamedPhotos(read_stream(str(tmp_path), "train"), mean_colour, buffer=4)

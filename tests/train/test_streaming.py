@@ -37,15 +37,19 @@ def parquet_folder(tmp_path_factory):
     import datasets
 
     folder = tmp_path_factory.mktemp("parquet")
-    features = datasets.Features({
-        "image": datasets.Image(), "label": datasets.ClassLabel(names=list(drawings.COLOURS))})
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(drawings.COLOURS))}
+    )
     for split, count, shards in (("train", PHOTOS, SHARDS), ("val", 8, 1)):
         for shard in range(shards):
             numbers = range(shard, count, shards)
-            datasets.Dataset.from_dict({
-                "image": [{"bytes": png(n), "path": f"{n}.png"} for n in numbers],
-                "label": [n % 4 for n in numbers],
-            }, features=features).to_parquet(folder / f"{split}-{shard:05d}-of-{shards:05d}.parquet")
+            datasets.Dataset.from_dict(
+                {
+                    "image": [{"bytes": png(n), "path": f"{n}.png"} for n in numbers],
+                    "label": [n % 4 for n in numbers],
+                },
+                features=features,
+            ).to_parquet(folder / f"{split}-{shard:05d}-of-{shards:05d}.parquet")
     return folder
 
 
@@ -66,13 +70,26 @@ def webdataset_folder(tmp_path_factory):
 
 def numbers(stream, **changes):
     """Which photos the batches hold; the transform gives a photo's number away, its mean colour."""
-    table = {drawings.draw(n).resize((1, 1)).getpixel((0, 0)) + (drawings.draw(n).getpixel((0, 0))): n
-             for n in range(PHOTOS)}
+    table = {
+        drawings.draw(n).resize((1, 1)).getpixel((0, 0)) + (drawings.draw(n).getpixel((0, 0))): n for n in range(PHOTOS)
+    }
     photos = StreamedPhotos(
-        stream, lambda image: torch.tensor(table[image.resize((1, 1)).getpixel((0, 0)) + image.getpixel((0, 0))]),
-        buffer=10)
-    settings = {"seed": 0, "batch_size": 4, "start": 0, "stop": 12, "places": {}, "rank": 0, "world": 1, "workers": 0,
-                "pin_memory": False, **changes}
+        stream,
+        lambda image: torch.tensor(table[image.resize((1, 1)).getpixel((0, 0)) + image.getpixel((0, 0))]),
+        buffer=10,
+    )
+    settings = {
+        "seed": 0,
+        "batch_size": 4,
+        "start": 0,
+        "stop": 12,
+        "places": {},
+        "rank": 0,
+        "world": 1,
+        "workers": 0,
+        "pin_memory": False,
+        **changes,
+    }
     batches, places = [], []
     for item in photos.loader(lambda items: [(int(image), int(target)) for image, target in items], **settings):
         if item is not None:
@@ -121,9 +138,19 @@ def test_started_anywhere_it_goes_on_the_same(parquet_folder, workers, start):
 
 
 def test_run_interrupted_and_resumed(webdataset_folder, tmp_path, monkeypatch):
-    recipe = ClassifierRecipe.load(None, [
-        "encoder=lookupvit_test_patch8_48", "stream=true", "steps=9", "batch_size=8", "workers=2", "save_every=2",
-        "shuffle_buffer=10", "budgets=[2,3]"])
+    recipe = ClassifierRecipe.load(
+        None,
+        [
+            "encoder=lookupvit_test_patch8_48",
+            "stream=true",
+            "steps=9",
+            "batch_size=8",
+            "workers=2",
+            "save_every=2",
+            "shuffle_buffer=10",
+            "budgets=[2,3]",
+        ],
+    )
     train_classifier(recipe, [str(webdataset_folder)], tmp_path / "whole")
     loss, calls = Classification.loss, []
 

@@ -19,12 +19,35 @@ from vlcap.model.encoder import Encoder
 
 SETTINGS = {
     "classifier": [
-        "encoder=lookupvit_test_patch8_48", "workers=1", "batch_size=8", "budgets=[2,3]", "ema_decay=0.9", "mixup=0.2",
-        "dropout=0.1", "auto_augment=rand-n2-m10-mstd0.5", "steps=50", "save_every=2", "evaluate_every=2",
-        "limit=80"],
+        "encoder=lookupvit_test_patch8_48",
+        "workers=1",
+        "batch_size=8",
+        "budgets=[2,3]",
+        "ema_decay=0.9",
+        "mixup=0.2",
+        "dropout=0.1",
+        "auto_augment=rand-n2-m10-mstd0.5",
+        "steps=50",
+        "save_every=2",
+        "evaluate_every=2",
+        "limit=80",
+    ],
     "captioner": [
-        "workers=0", "batch_size=8", "budgets=[2,3]", "ema_decay=0.9", "vocab_size=60", "width=48", "heads=2",
-        "layers=1", "cache_views=2", "steps=50", "save_every=2", "evaluate_every=2", "limit=80", "cider=false"],
+        "workers=0",
+        "batch_size=8",
+        "budgets=[2,3]",
+        "ema_decay=0.9",
+        "vocab_size=60",
+        "width=48",
+        "heads=2",
+        "layers=1",
+        "cache_views=2",
+        "steps=50",
+        "save_every=2",
+        "evaluate_every=2",
+        "limit=80",
+        "cider=false",
+    ],
 }
 
 # Imports once, then for each line "OUT N SECONDS" forks a training process and kills it so many seconds after it has
@@ -78,8 +101,12 @@ def test_killed_ten_times_it_ends_with_the_same_weights(kind, class_folder, capt
     data = class_folder if kind == "classifier" else captioned_folder
     nursery = subprocess.Popen(
         [sys.executable, "-c", NURSERY, kind, str(data), str(tmp_path / "recipe.yaml")],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"})
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
     def run(out, checkpoints, seconds=0.0):
         nursery.stdin.write(f"{out} {checkpoints} {seconds}\n")
@@ -110,18 +137,35 @@ def test_killed_ten_times_it_ends_with_the_same_weights(kind, class_folder, capt
             for name, tensor in expected[part].items():
                 assert torch.equal(tensor, found[part][name]), (seed, reached, name)
         logs = [
-            [(line["step"], line.get("loss"))
-             for line in map(json.loads, (folder / "log.jsonl").read_text().splitlines())]
-            for folder in (whole, out)]
+            [
+                (line["step"], line.get("loss"))
+                for line in map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+            ]
+            for folder in (whole, out)
+        ]
         assert logs[0] == logs[1], (seed, reached)
 
 
 def start(out, data, *settings):
     settings = ["encoder=lookupvit_test_patch8_48", "workers=1", "batch_size=24", "steps=100000", *settings]
     return subprocess.Popen(
-        [sys.executable, "-m", "app.cli", "train", "classifier", "--data", str(data), "--out", str(out),
-         *(part for setting in settings for part in ("--set", setting))],
-        stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True)
+        [
+            sys.executable,
+            "-m",
+            "app.cli",
+            "train",
+            "classifier",
+            "--data",
+            str(data),
+            "--out",
+            str(out),
+            *(part for setting in settings for part in ("--set", setting)),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
 
 
 def wait_for_steps(out, process):

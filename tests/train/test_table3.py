@@ -15,15 +15,21 @@ ROWS = [
     {"name": "LookupViT", "encoder": "lookupvit_mini_patch8_96", "budgets": [2, 3], "compare_at": [2, 3, 5]},
     {"name": "ViTTM", "encoder": "vittm_mini_patch8_96"},
 ]
-LEARNED = {"name": "learned tokens", "encoder": "lookupvit_mini_patch8_96", "budgets": [3],
-           "model_args": {"learned_tokens": True, "budget": 3}}
+LEARNED = {
+    "name": "learned tokens",
+    "encoder": "lookupvit_mini_patch8_96",
+    "budgets": [3],
+    "model_args": {"learned_tokens": True, "budget": 3},
+}
 
 
 def load(*overrides: str) -> Table3Recipe:
     rows, ablations = yaml.safe_dump(ROWS, default_flow_style=True), yaml.safe_dump([LEARNED], default_flow_style=True)
     return Table3Recipe.load(
-        "small", [f"rows={rows}", f"ablations={ablations}", "split=val", "captioner.cider=false", *overrides],
-        smoke=True)
+        "small",
+        [f"rows={rows}", f"ablations={ablations}", "split=val", "captioner.cider=false", *overrides],
+        smoke=True,
+    )
 
 
 class Interruption(Exception):
@@ -55,13 +61,18 @@ def table(class_folder, captioned_folder, tmp_path_factory):
             train_table3(load("image_size=96"), str(class_folder), [str(captioned_folder)], out)
         before = list(run)
         found = train_table3(load("image_size=96"), str(class_folder), [str(captioned_folder)], out)
-        return out, found, before, run[len(before):]
+        return out, found, before, run[len(before) :]
 
 
 def test_every_row_is_compared(table):
     _, found, _, _ = table
     assert [(row.model, row.tokens) for row in found.rows] == [
-        ("LookupViT", 4), ("LookupViT", 9), ("LookupViT", 25), ("ViTTM", 36), ("learned tokens", 9)]
+        ("LookupViT", 4),
+        ("LookupViT", 9),
+        ("LookupViT", 25),
+        ("ViTTM", 36),
+        ("learned tokens", 9),
+    ]
     assert [row.trained_for for row in found.rows] == [True, True, False, True, True]
     assert all(row.N == 8 for row in found.rows)
 
@@ -77,7 +88,8 @@ def test_stages_say_what_they_reached(table):
     stages = json.loads((out / "stages.json").read_text())
     assert len(stages) == 6
     assert set(stages["lookupvit/classifier"]["figures"]) == {
-        f"{figure}@{budget}" for figure in ("val_loss", "top1") for budget in (2, 3)}
+        f"{figure}@{budget}" for figure in ("val_loss", "top1") for budget in (2, 3)
+    }
     assert all(stage["minutes"] >= 0 for stage in stages.values())
 
 
@@ -97,17 +109,22 @@ def test_shipped_recipes_train_alike(name):
     captioners = [recipe.captioner_recipe(row, "E").model_dump() for row in recipe.all_rows]
     for runs, own in ((classifiers, {"encoder", "budgets", "model_args"}), (captioners, {"budgets"})):
         assert len(runs) >= 5
-        assert all({k: v for k, v in run.items() if k not in own} == {k: v for k, v in runs[0].items() if k not in own}
-                   for run in runs)
+        assert all(
+            {k: v for k, v in run.items() if k not in own} == {k: v for k, v in runs[0].items() if k not in own}
+            for run in runs
+        )
 
 
-@pytest.mark.parametrize(("overrides", "message"), [
-    (["classifier.stepz=3"], "stepz"),
-    (["seed.x=3"], "seed has no parts"),
-    (["captioner.epochs=-1"], "epochs"),
-    (["rows=[{name: a, encoder: b}, {name: A, encoder: c}]"], "two rows are called a"),
-    (["nothing"], "expected key=value"),
-])
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["classifier.stepz=3"], "stepz"),
+        (["seed.x=3"], "seed has no parts"),
+        (["captioner.epochs=-1"], "epochs"),
+        (["rows=[{name: a, encoder: b}, {name: A, encoder: c}]"], "two rows are called a"),
+        (["nothing"], "expected key=value"),
+    ],
+)
 def test_recipes_that_cannot_be_used(overrides, message):
     with pytest.raises(RecipeError, match=message):
         Table3Recipe.load("small", overrides)

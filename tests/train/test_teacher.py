@@ -25,11 +25,23 @@ def vit_folder(folder, num_classes=4, mean=0.4, **changes):
     vit = timm.create_model("vit_tiny_patch16_224", num_classes=num_classes, **arguments)
     folder.mkdir(exist_ok=True)
     save_file(vit.state_dict(), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({
-        "architecture": "vit_tiny_patch16_224", "num_classes": num_classes, "model_args": arguments,
-        "pretrained_cfg": {
-            "input_size": [3, arguments["img_size"], arguments["img_size"]], "mean": [mean] * 3, "std": [0.25] * 3,
-            "num_classes": num_classes, "classifier": "head", "first_conv": "patch_embed.proj"}}))
+    (folder / "config.json").write_text(
+        json.dumps(
+            {
+                "architecture": "vit_tiny_patch16_224",
+                "num_classes": num_classes,
+                "model_args": arguments,
+                "pretrained_cfg": {
+                    "input_size": [3, arguments["img_size"], arguments["img_size"]],
+                    "mean": [mean] * 3,
+                    "std": [0.25] * 3,
+                    "num_classes": num_classes,
+                    "classifier": "head",
+                    "first_conv": "patch_embed.proj",
+                },
+            }
+        )
+    )
     return f"local-dir:{folder}", vit.eval()
 
 
@@ -92,9 +104,21 @@ def test_the_teacher_sees_what_it_is_used_to(tmp_path):
 
 def test_the_pupil_learns_from_the_teacher(class_folder, tmp_path):
     name, _ = vit_folder(tmp_path / "vit")
-    recipe = ClassifierRecipe.load(None, [
-        "encoder=lookupvit_test_patch8_48", f"init_from={name}", f"teacher={name}", "teacher_weight=1.0",
-        "steps=30", "batch_size=24", "lr=3e-3", "workers=0", "budgets=[2,3]", "scale=[0.6,1]"])
+    recipe = ClassifierRecipe.load(
+        None,
+        [
+            "encoder=lookupvit_test_patch8_48",
+            f"init_from={name}",
+            f"teacher={name}",
+            "teacher_weight=1.0",
+            "steps=30",
+            "batch_size=24",
+            "lr=3e-3",
+            "workers=0",
+            "budgets=[2,3]",
+            "scale=[0.6,1]",
+        ],
+    )
     task = Classification(recipe, [str(class_folder)], tmp_path / "run")
     assert not any(parameter.requires_grad for parameter in task.frozen.parameters())
     train_classifier(recipe, [str(class_folder)], tmp_path / "run")
@@ -112,9 +136,22 @@ def test_the_pupil_learns_from_the_teacher(class_folder, tmp_path):
 def test_other_classes_get_a_head_of_their_own(class_folder, tmp_path, cache_views):
     """Seven classes of the teacher's, four of the photos': live and from the cache, both are learned."""
     name, _ = vit_folder(tmp_path / "vit", num_classes=7)
-    recipe = ClassifierRecipe.load(None, [
-        "encoder=lookupvit_test_patch8_48", f"teacher={name}", "teacher_head=own", "feature_weight=1", "lr=3e-3",
-        "steps=30", "batch_size=24", "workers=0", "budgets=[2,3]", "scale=[0.6,1]", f"cache_views={cache_views}"])
+    recipe = ClassifierRecipe.load(
+        None,
+        [
+            "encoder=lookupvit_test_patch8_48",
+            f"teacher={name}",
+            "teacher_head=own",
+            "feature_weight=1",
+            "lr=3e-3",
+            "steps=30",
+            "batch_size=24",
+            "workers=0",
+            "budgets=[2,3]",
+            "scale=[0.6,1]",
+            f"cache_views={cache_views}",
+        ],
+    )
     task = Classification(recipe, [str(class_folder)], tmp_path / "run")
     batch = task.collate([task.train_set[i] for i in range(0, 240, 10)])
 
@@ -140,8 +177,9 @@ def test_other_classes_get_a_head_of_their_own(class_folder, tmp_path, cache_vie
 def test_what_cannot_be_cached_or_taught_is_said(class_folder, tmp_path):
     name, _ = vit_folder(tmp_path / "vit")
     for settings, said in (
-            ([f"teacher={name}", "encoder=lookupvit_test_patch8_48", "cache_views=2", "mixup=0.2"], "mixup and cutmix"),
-            (["encoder=lookupvit_test_patch8_48", "cache_views=2"], "this run has neither")):
+        ([f"teacher={name}", "encoder=lookupvit_test_patch8_48", "cache_views=2", "mixup=0.2"], "mixup and cutmix"),
+        (["encoder=lookupvit_test_patch8_48", "cache_views=2"], "this run has neither"),
+    ):
         with pytest.raises(TrainingError, match=said):
             Classification(ClassifierRecipe.load(None, settings), [str(class_folder)], tmp_path / "run")
     other, _ = vit_folder(tmp_path / "other", num_classes=7)
@@ -152,8 +190,9 @@ def test_what_cannot_be_cached_or_taught_is_said(class_folder, tmp_path):
 
 def test_the_teacher_sees_mixed_photos(class_folder, tmp_path, monkeypatch):
     name, _ = vit_folder(tmp_path / "vit")
-    recipe = ClassifierRecipe.load(None, [
-        "encoder=lookupvit_test_patch8_48", f"teacher={name}", "mixup=0.8", "workers=0", "scale=[0.6,1]"])
+    recipe = ClassifierRecipe.load(
+        None, ["encoder=lookupvit_test_patch8_48", f"teacher={name}", "mixup=0.8", "workers=0", "scale=[0.6,1]"]
+    )
     task = Classification(recipe, [str(class_folder)], tmp_path / "run")
     batch = task.collate([task.train_set[i] for i in range(0, 240, 60)])
     shown, model, teacher = [], task.model, task.frozen.forward

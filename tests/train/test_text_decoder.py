@@ -47,8 +47,11 @@ def test_every_kind_of_source(texts, captioned_folder, tmp_path):
     assert read_texts(str(captioned_folder), "train") == [text for each in photos.captions for text in each]
     (tmp_path / "broken.json.gz").write_bytes(b"no archive")
     (tmp_path / "photo.jpg").write_bytes(b"")
-    for name, said in (("broken.json.gz", "cannot be read"), ("photo.jpg", "expected a folder"),
-                       ("no.txt", "cannot be read")):
+    for name, said in (
+        ("broken.json.gz", "cannot be read"),
+        ("photo.jpg", "expected a folder"),
+        ("no.txt", "cannot be read"),
+    ):
         with pytest.raises(CaptionError, match=said):
             read_texts(str(tmp_path / name), "train")
 
@@ -88,8 +91,15 @@ def test_it_learns_the_language(run):
 def test_a_captioner_starts_from_it(run, captioned_folder, tmp_path):
     _, folder = run
     Encoder.create("lookupvit_test_patch8_48").save_pretrained(tmp_path / "encoder")
-    settings = [f"encoder={tmp_path / 'encoder'}", f"decoder={folder / 'decoder'}", "workers=0", "cider=false",
-                "batch_size=16", "limit=32", "dropout=0.2"]
+    settings = [
+        f"encoder={tmp_path / 'encoder'}",
+        f"decoder={folder / 'decoder'}",
+        "workers=0",
+        "cider=false",
+        "batch_size=16",
+        "limit=32",
+        "dropout=0.2",
+    ]
     task = Captioning(CaptionerRecipe.load(None, settings), [str(captioned_folder)], tmp_path / "run")
     decoder, tokenizer = load_decoder(folder / "decoder")
     for name, weight in decoder.state_dict().items():
@@ -107,8 +117,7 @@ def test_the_best_evaluation_is_kept(captioned_folder, tmp_path):
     settings = [f"encoder={tmp_path / 'encoder'}", "keep=best", "vocab_size=60", "width=32", "heads=2", "layers=1"]
     with pytest.raises(TrainingError, match="keep=best needs the CIDEr"):
         Captioning(CaptionerRecipe.load(None, [*settings, "cider=false"]), [str(captioned_folder)], tmp_path / "run")
-    task = Captioning(
-        CaptionerRecipe.load(None, [*settings, "limit=32"]), [str(captioned_folder)], tmp_path / "run")
+    task = Captioning(CaptionerRecipe.load(None, [*settings, "limit=32"]), [str(captioned_folder)], tmp_path / "run")
     kept = []
     for cider in (3.0, 1.0, 2.0, 4.0):
         with torch.no_grad():

@@ -38,7 +38,8 @@ def encoder_run(class_folder, tmp_path_factory):
     """A classifier of four colours, trained well enough to tell them apart."""
     out = tmp_path_factory.mktemp("classifier")
     recipe = ClassifierRecipe.load(
-        None, [*TINY, "steps=60", "lr=3e-3", "budgets=[2,3]", "scale=[0.6,1]", "ema_decay=0.9", "mixup=0.2"])
+        None, [*TINY, "steps=60", "lr=3e-3", "budgets=[2,3]", "scale=[0.6,1]", "ema_decay=0.9", "mixup=0.2"]
+    )
     return out, train_classifier(recipe, [str(class_folder)], out)
 
 
@@ -46,9 +47,23 @@ def encoder_run(class_folder, tmp_path_factory):
 def captioner_run(encoder_run, captioned_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("captioner")
     encoder = encoder_run[0] / "encoder"
-    recipe = CaptionerRecipe.load(None, [
-        f"encoder={encoder}", "workers=0", "batch_size=24", "steps=120", "lr=3e-3", "vocab_size=60", "width=48",
-        "layers=1", "heads=2", "budgets=[2,3]", "evaluate_every=100", "max_length=16"])
+    recipe = CaptionerRecipe.load(
+        None,
+        [
+            f"encoder={encoder}",
+            "workers=0",
+            "batch_size=24",
+            "steps=120",
+            "lr=3e-3",
+            "vocab_size=60",
+            "width=48",
+            "layers=1",
+            "heads=2",
+            "budgets=[2,3]",
+            "evaluate_every=100",
+            "max_length=16",
+        ],
+    )
     before = weights_hash(Encoder.from_pretrained(encoder).without_heads())
     return out, train_captioner(recipe, [str(captioned_folder)], out), before
 
@@ -100,16 +115,43 @@ class Interruption(Exception):
 
 @pytest.mark.parametrize("trainer", ["classifier", "captioner"])
 def test_interrupted_and_resumed_is_the_same_to_the_bit(
-        trainer, class_folder, captioned_folder, encoder_run, tmp_path, monkeypatch):
+    trainer, class_folder, captioned_folder, encoder_run, tmp_path, monkeypatch
+):
     if trainer == "classifier":
-        recipe = ClassifierRecipe.load(None, [
-            *TINY, "steps=7", "save_every=3", "budgets=[2,3]", "ema_decay=0.9", "mixup=0.2", "cutmix=1.0",
-            "dropout=0.1", "drop_path=0.1", "auto_augment=rand-n2-m10-mstd0.5"])
+        recipe = ClassifierRecipe.load(
+            None,
+            [
+                *TINY,
+                "steps=7",
+                "save_every=3",
+                "budgets=[2,3]",
+                "ema_decay=0.9",
+                "mixup=0.2",
+                "cutmix=1.0",
+                "dropout=0.1",
+                "drop_path=0.1",
+                "auto_augment=rand-n2-m10-mstd0.5",
+            ],
+        )
         task, run = Classification, lambda out: train_classifier(recipe, [str(class_folder)], out)
     else:
-        recipe = CaptionerRecipe.load(None, [
-            f"encoder={encoder_run[0] / 'encoder'}", "workers=0", "batch_size=24", "steps=7", "save_every=3",
-            "vocab_size=60", "width=48", "heads=2", "layers=1", "budgets=[2,3]", "cider=false", "cache_views=2"])
+        recipe = CaptionerRecipe.load(
+            None,
+            [
+                f"encoder={encoder_run[0] / 'encoder'}",
+                "workers=0",
+                "batch_size=24",
+                "steps=7",
+                "save_every=3",
+                "vocab_size=60",
+                "width=48",
+                "heads=2",
+                "layers=1",
+                "budgets=[2,3]",
+                "cider=false",
+                "cache_views=2",
+            ],
+        )
         task, run = Captioning, lambda out: train_captioner(recipe, [str(captioned_folder)], out)
     run(tmp_path / "whole")
 
@@ -224,9 +266,22 @@ def test_real_photos(real_data, tmp_path):
 
     recipe = ClassifierRecipe.load(None, [*TINY, "limit=200", "steps=8", "budgets=[2,3]"])
     train_classifier(recipe, [str(real_data / "tiny-imagenet-200")], tmp_path / "classifier")
-    recipe = CaptionerRecipe.load(None, [
-        f"encoder={tmp_path / 'classifier' / 'encoder'}", "limit=100", "steps=8", "batch_size=24", "workers=0",
-        "width=48", "heads=2", "layers=1", "vocab_size=300", "cache_views=1", "evaluate_every=100"])
+    recipe = CaptionerRecipe.load(
+        None,
+        [
+            f"encoder={tmp_path / 'classifier' / 'encoder'}",
+            "limit=100",
+            "steps=8",
+            "batch_size=24",
+            "workers=0",
+            "width=48",
+            "heads=2",
+            "layers=1",
+            "vocab_size=300",
+            "cache_views=1",
+            "evaluate_every=100",
+        ],
+    )
     data = [str(real_data / "coco-6k-144"), str(real_data / "flickr8k-144")]
     figures = train_captioner(recipe, data, tmp_path / "captioner")
     assert {"CIDEr coco-6k-144", "CIDEr flickr8k-144"} <= figures.keys()
@@ -287,9 +342,20 @@ def test_cache_grows_by_views(cached):
 def test_the_loss_is_the_same_from_the_cache(encoder_run, captioned_folder, tmp_path):
     losses = []
     for views in (0, 1):
-        recipe = CaptionerRecipe.load(None, [
-            f"encoder={encoder_run[0] / 'encoder'}", "vocab_size=60", "width=48", "heads=2", "budgets=[2,3]",
-            f"cache_views={views}", "scale=[1,1]", "hflip=0", "dropout=0"])
+        recipe = CaptionerRecipe.load(
+            None,
+            [
+                f"encoder={encoder_run[0] / 'encoder'}",
+                "vocab_size=60",
+                "width=48",
+                "heads=2",
+                "budgets=[2,3]",
+                f"cache_views={views}",
+                "scale=[1,1]",
+                "hflip=0",
+                "dropout=0",
+            ],
+        )
         torch.manual_seed(0)
         task = Captioning(recipe, [str(captioned_folder)], tmp_path / "run")
         batch = task.collate([task.val_set[i] for i in range(16)])
@@ -301,13 +367,22 @@ def test_cache_key_knows_all_it_depends_on(cached, captioned_folder):
     encoder, captions, root = cached
 
     def key(**changes):
-        cache = TokenCache(root, changes.pop("encoder", encoder), changes.pop("captions", captions), **{
-            "budgets": [2], "views": 2, **changes})
+        cache = TokenCache(
+            root,
+            changes.pop("encoder", encoder),
+            changes.pop("captions", captions),
+            **{"budgets": [2], "views": 2, **changes},
+        )
         return cache.folder, *cache.files.values()
 
     assert key(views=3) == key(views=2)  # they are added to one another
-    keys = [key(), key(budgets=[3]), key(seed=1), key(augmentation={"hflip": 0.0}),
-            key(captions=read_captions(captioned_folder, "val", limit=5))]
+    keys = [
+        key(),
+        key(budgets=[3]),
+        key(seed=1),
+        key(augmentation={"hflip": 0.0}),
+        key(captions=read_captions(captioned_folder, "val", limit=5)),
+    ]
     encoder.model.pos_embed.data[0, 0, 0] += 1e-4
     keys.append(key())
     assert len(set(keys)) == len(keys)
@@ -370,22 +445,35 @@ def test_samples_are_drawn_as_the_model_says_not_as_it_is_served(captioner_run):
 
 
 def test_self_critical_run_starts_from_a_captioner(captioner_run, captioned_folder, tmp_path):
-    recipe = CaptionerRecipe.load(None, [
-        f"start_from={captioner_run[0] / 'captioner'}", "self_critical=3", "steps=4", "batch_size=8", "workers=0",
-        "lr=1e-4", "cache_views=1", "budgets=[2,3]", "evaluate_every=100"])
+    recipe = CaptionerRecipe.load(
+        None,
+        [
+            f"start_from={captioner_run[0] / 'captioner'}",
+            "self_critical=3",
+            "steps=4",
+            "batch_size=8",
+            "workers=0",
+            "lr=1e-4",
+            "cache_views=1",
+            "budgets=[2,3]",
+            "evaluate_every=100",
+        ],
+    )
     figures = train_captioner(recipe, [str(captioned_folder)], tmp_path)
     assert figures["CIDEr " + captioned_folder.name] > 50  # what it knew is not lost
 
 
 def test_a_photos_first_captions_alone(encoder_run, captioned_folder, tmp_path):
-    recipe = CaptionerRecipe.load(None, [
-        f"encoder={encoder_run[0] / 'encoder'}", "captions_per_photo=1", "workers=0", "lowercase=false"])
+    recipe = CaptionerRecipe.load(
+        None, [f"encoder={encoder_run[0] / 'encoder'}", "captions_per_photo=1", "workers=0", "lowercase=false"]
+    )
     task = Captioning(recipe, [str(captioned_folder)], tmp_path)
     firsts = [captions[0] for captions in task.train_set.rows[0][0].captions]
     assert any(len(captions) > 1 for captions in task.train_set.rows[0][0].captions)
     assert {len(pieces) for pieces in task.train_set.pieces} == {1}
     assert [task.tokenizer.decode(pieces, skip_special_tokens=True) for [pieces] in task.train_set.pieces] == [
-        normalise_caption(text, lowercase=False) for text in firsts]
+        normalise_caption(text, lowercase=False) for text in firsts
+    ]
     assert len(task.val_set.pieces[0]) > 1
 
 
@@ -412,10 +500,12 @@ def labelled_dataset(count):
     """A Hugging Face data set of drawings, labelled by colour."""
     import datasets
 
-    features = datasets.Features({
-        "image": datasets.Image(), "label": datasets.ClassLabel(names=list(drawings.COLOURS))})
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(drawings.COLOURS))}
+    )
     return datasets.Dataset.from_dict(
-        {"image": [drawings.draw(n) for n in range(count)], "label": [n % 4 for n in range(count)]}, features=features)
+        {"image": [drawings.draw(n) for n in range(count)], "label": [n % 4 for n in range(count)]}, features=features
+    )
 
 
 def test_labels_from_parquet(tmp_path):
@@ -439,7 +529,7 @@ def test_labels_from_the_hub(tmp_path, monkeypatch):
     def load_dataset(name, split):
         assert name == "someone/colours"
         if split != "validation":
-            raise ValueError(f'Unknown split "{split}". Should be one of [\'validation\'].')
+            raise ValueError(f"Unknown split \"{split}\". Should be one of ['validation'].")
         return labelled_dataset(8)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)

@@ -13,8 +13,11 @@ def test_rates_of_both_trainers_over_processes(tmp_path):
     classifier = tmp_path / "classifier.yaml"
     classifier.write_text(yaml.safe_dump({**SMALL, "image_size": 32}))
     captioner = tmp_path / "captioner.yaml"
-    captioner.write_text(yaml.safe_dump(
-        {**SMALL, "encoder": "runs/elsewhere/encoder", "vocab_size": 300, "width": 32, "layers": 1, "heads": 2}))
+    captioner.write_text(
+        yaml.safe_dump(
+            {**SMALL, "encoder": "runs/elsewhere/encoder", "vocab_size": 300, "width": 32, "layers": 1, "heads": 2}
+        )
+    )
     one, two = benchmark.bench_training([str(classifier)], [1, 2], steps=22)
     assert (one["processes"], one["times_faster"], two["processes"]) == (1, 1.0, 2)
     assert two["times_faster"] == two["photos_per_s"] / one["photos_per_s"]

@@ -162,8 +162,18 @@ def test_the_command_writes_a_picture(captioner_folder, tmp_path):
     from tests.support.command import vlcap
 
     drawings.draw(3).save(tmp_path / "photo.png")
-    done = vlcap("attention", tmp_path / "photo.png", "-o", tmp_path / "maps.png", "--model", captioner_folder,
-                 "--budget", 2, "--budget", 3)
+    done = vlcap(
+        "attention",
+        tmp_path / "photo.png",
+        "-o",
+        tmp_path / "maps.png",
+        "--model",
+        captioner_folder,
+        "--budget",
+        2,
+        "--budget",
+        3,
+    )
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "maps.png") as picture:
         assert picture.width > picture.height > 300

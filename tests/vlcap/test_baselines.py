@@ -8,9 +8,13 @@ from vlcap.evaluation.baselines import score_constant, score_human, usual_captio
 from vlcap.evaluation.metrics import MetricsError, score
 
 
-@pytest.mark.parametrize(("name", "text", "human", "constant"), [
-    ("flickr8k-144", "a dog is running through the grass .", 0.7886, 0.094),
-    ("coco-6k-144", "a man sitting on a bench next to a table", 0.9483, 0.089)])
+@pytest.mark.parametrize(
+    ("name", "text", "human", "constant"),
+    [
+        ("flickr8k-144", "a dog is running through the grass .", 0.7886, 0.094),
+        ("coco-6k-144", "a man sitting on a bench next to a table", 0.9483, 0.089),
+    ],
+)
 def test_real_data(real_data, name, text, human, constant):
     if real_data is None:
         pytest.skip("real data not present")

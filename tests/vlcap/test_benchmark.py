@@ -66,14 +66,17 @@ def test_onnx_runtime_compares_with_pytorch(monkeypatch):
     small, limits = "lookupvit_test_patch8_48", {"max_length": benchmark.PIECES + 1}
     monkeypatch.setattr(benchmark, "VIT", small)
     monkeypatch.setattr(benchmark, "memory_bandwidth", lambda: 10.0)
-    monkeypatch.setattr(benchmark, "_captioner", lambda: build_model(
-        Encoder.create(small), vocab_size=900, width=32, layers=2, heads=2, **limits).eval())
-    monkeypatch.setattr(benchmark, "ViTConfig", partial(
-        ViTConfig, image_size=48, patch_size=8, hidden_size=96, num_hidden_layers=2))
+    monkeypatch.setattr(
+        benchmark,
+        "_captioner",
+        lambda: build_model(Encoder.create(small), vocab_size=900, width=32, layers=2, heads=2, **limits).eval(),
+    )
+    monkeypatch.setattr(
+        benchmark, "ViTConfig", partial(ViTConfig, image_size=48, patch_size=8, hidden_size=96, num_hidden_layers=2)
+    )
     monkeypatch.setattr(benchmark, "GPT2Config", partial(GPT2Config, n_embd=96, n_layer=2))
     rows = benchmark.run("onnx", quick=True)
-    assert {row["task"] for row in rows} == {
-        "encoder, batch 8", "encoder, batch 1", "whole caption", "greedy decoding"}
+    assert {row["task"] for row in rows} == {"encoder, batch 8", "encoder, batch 1", "whole caption", "greedy decoding"}
     assert all(row["ms"] > 0 and (row["times_faster"] == 1) == (row["what"] == row["against"]) for row in rows)
     assert [row["what"] for row in rows if row["of_limit"]] == ["generate", "LookupViT-B/16 5x5"]
 

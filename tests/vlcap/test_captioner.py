@@ -45,7 +45,9 @@ def test_greedy_equals_a_loop_without_cache(captioner, photos):
         for _ in range(captioner.model.generation_config.max_new_tokens):
             logits = captioner.model(
                 encoder_outputs=BaseModelOutput(last_hidden_state=tokens),
-                decoder_input_ids=torch.tensor([ids]), use_cache=False).logits
+                decoder_input_ids=torch.tensor([ids]),
+                use_cache=False,
+            ).logits
             ids.append(int(logits[0, -1].argmax()))
             if ids[-1] == EOS:
                 break
@@ -150,7 +152,7 @@ def test_stream_ends_with_the_caption(captioner, photos, generation):
     steps = list(captioner.stream(pixels, budget=2, **generation))
     assert (steps[-1].text, steps[-1].ids, steps[-1].budget) == (expected.text, expected.ids, 2)
     if generation["num_beams"] == 1:
-        assert all(expected.ids[:len(step.ids)] == step.ids for step in steps)
+        assert all(expected.ids[: len(step.ids)] == step.ids for step in steps)
     assert [step.ms for step in steps] == sorted(step.ms for step in steps)
 
 
@@ -172,13 +174,16 @@ def test_ids_are_the_text(captioner, photos):
         assert not {PAD, START, EOS} & set(caption.ids)
 
 
-@pytest.mark.parametrize(("card", "expected"), [
-    ("---\ndatasets:\n- coco\n- flickr8k\n---\n# A captioner\n", "coco, flickr8k"),
-    ("---\ndatasets: coco\n---\n", "coco"),
-    ("# No head\n", ""),
-    ("---\ndatasets: [coco\n---\n", ""),
-    (None, ""),
-])
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        ("---\ndatasets:\n- coco\n- flickr8k\n---\n# A captioner\n", "coco, flickr8k"),
+        ("---\ndatasets: coco\n---\n", "coco"),
+        ("# No head\n", ""),
+        ("---\ndatasets: [coco\n---\n", ""),
+        (None, ""),
+    ],
+)
 def test_trained_on_is_the_cards(captioner_folder, tmp_path, card, expected):
     folder = shutil.copytree(captioner_folder, tmp_path / "captioner")
     if card is not None:

@@ -335,9 +335,21 @@ def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str):
         read_captions(tmp_path / "karpathy", "val")
 
 
-@pytest.mark.parametrize("name", [
-    "images\\{}.png", "..\\x\\{}.png", "C:\\data\\{}.png", "D:{}.png", "../../x/{}.png", "/home/ann/photos/{}.png",
-    "https://host/some%20where/{}.png?size=large&path=/x#top", "file:///data/{}.png", "./{}.png", "photos//{}.png"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "images\\{}.png",
+        "..\\x\\{}.png",
+        "C:\\data\\{}.png",
+        "D:{}.png",
+        "../../x/{}.png",
+        "/home/ann/photos/{}.png",
+        "https://host/some%20where/{}.png?size=large&path=/x#top",
+        "file:///data/{}.png",
+        "./{}.png",
+        "photos//{}.png",
+    ],
+)
 def test_labelling_tools_paths_are_looked_for_by_their_last_part(tmp_path: Path, name: str):
     put(tmp_path / "21.png", photo(9))  # what the name leads to, seen from the folder: never read
     put(tmp_path / "coco/captions_val.json", coco(PHOTOS["val"], name=name))
@@ -374,8 +386,10 @@ def test_one_photo_never_serves_two_names(tmp_path: Path, limit):
     put(tmp_path / "coco/images/0002.png", photo(11))
     with pytest.raises(CaptionError, match=r"first is cam1/0001\.png; .* can't be told apart without their folders"):
         read_captions(tmp_path / "coco", "val", limit=limit)
-    entries = [karpathy_photo(1, ["x"], "train", filepath="cam1") | {"filename": "0001.png"},
-               karpathy_photo(2, ["y"], "val", filepath="cam2") | {"filename": "0001.png"}]  # of another split
+    entries = [
+        karpathy_photo(1, ["x"], "train", filepath="cam1") | {"filename": "0001.png"},
+        karpathy_photo(2, ["y"], "val", filepath="cam2") | {"filename": "0001.png"},
+    ]  # of another split
     put(tmp_path / "karpathy/dataset.json", {"images": entries})
     put(tmp_path / "karpathy/images/0001.png", photo(1))
     with pytest.raises(CaptionError, match="1 can't be told apart without their folders"):
@@ -383,8 +397,9 @@ def test_one_photo_never_serves_two_names(tmp_path: Path, limit):
 
 
 @pytest.mark.parametrize("limit", [None, 1])
-@pytest.mark.parametrize("names", [
-    ("0001.png",) * 2, ("0001.png", "./0001.png"), ("a\\1.png", "a/1.png"), ("b\u00e9.png", "be\u0301.png")])
+@pytest.mark.parametrize(
+    "names", [("0001.png",) * 2, ("0001.png", "./0001.png"), ("a\\1.png", "a/1.png"), ("b\u00e9.png", "be\u0301.png")]
+)
 def test_two_ids_of_one_photo_are_refused(tmp_path: Path, names, limit):
     content = coco({21: ["x"], 31: ["y"]})
     for entry, name in zip(content["images"], names, strict=True):

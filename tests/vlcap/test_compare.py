@@ -44,7 +44,10 @@ def compared(captioner, captions, tmp_path_factory):
 def test_rows_are_what_evaluation_would_say(compared, captioner, captions):
     out, found = compared
     assert [(row.model, row.budget, row.tokens, row.trained_for) for row in found.rows] == [
-        ("small & <plain>", 2, 4, True), ("small & <plain>", 3, 9, True), ("one token", 1, 1, False)]
+        ("small & <plain>", 2, 4, True),
+        ("small & <plain>", 3, 9, True),
+        ("one token", 1, 1, False),
+    ]
     photos = [captions.image(i) for i in range(len(captions))]
     for row in found.rows:
         texts = captioner.caption(photos, budget=row.budget, num_beams=2)
@@ -52,7 +55,8 @@ def test_rows_are_what_evaluation_would_say(compared, captioner, captions):
         assert kept == dict(zip(captions.image_ids, texts, strict=True))
         scores = score(kept, captions.references())
         assert (row.CIDEr, row.Bleu_4, row.ROUGE_L) == tuple(
-            scores.values[name] for name in ("CIDEr", "Bleu_4", "ROUGE_L"))
+            scores.values[name] for name in ("CIDEr", "Bleu_4", "ROUGE_L")
+        )
         assert row.cider_low <= row.CIDEr <= row.cider_high and row.N == 24
         assert row.encoder_ms > 0 and row.decoder_ms > 0
         assert row.encoder_params + row.decoder_params == sum(p.numel() for p in captioner.model.parameters())
@@ -109,8 +113,10 @@ def test_pareto_front():
     costs, scores = [1, 2, 2, 3, 4, 0.5], [10, 9, 12, 12, 13, 1]
     assert pareto(costs, scores) == [5, 0, 2, 4]
     for number in range(6):
-        beaten = any(c <= costs[number] and s >= scores[number] and (c, s) != (costs[number], scores[number])
-                     for c, s in zip(costs, scores, strict=True))
+        beaten = any(
+            c <= costs[number] and s >= scores[number] and (c, s) != (costs[number], scores[number])
+            for c, s in zip(costs, scores, strict=True)
+        )
         assert (number in pareto(costs, scores)) != beaten
 
 
@@ -154,8 +160,10 @@ def test_files(compared, captions):
 
 def test_the_plot_marks_the_front(compared):
     first = compared[1].rows[0]
-    rows = [replace(first, CIDEr=score, encoder_gflops=cost, decoder_gflops=0.0, model=name)
-            for name, cost, score in (("a", 1, 0.1), ("a", 2, 0.3), ("b", 3, 0.2))]
+    rows = [
+        replace(first, CIDEr=score, encoder_gflops=cost, decoder_gflops=0.0, model=name)
+        for name, cost, score in (("a", 1, 0.1), ("a", 2, 0.3), ("b", 3, 0.2))
+    ]
     axes = plot(replace(compared[1], rows=rows), "gflops").axes[0]
     lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert lines["Pareto front"] == [[1, 10], [2, 30]]
@@ -193,10 +201,33 @@ def test_the_page_needs_nothing_else(compared, captions):
 
 
 def test_the_command(captioner_folder, captioned_folder, tmp_path):
-    done = vlcap("compare", "--model", f"mine={captioner_folder}", "--data", captioned_folder, "--split", "val",
-                 "--budget", 3, "--beams", 1, "--limit", 8, "--photos", 1, "--out", tmp_path)
+    done = vlcap(
+        "compare",
+        "--model",
+        f"mine={captioner_folder}",
+        "--data",
+        captioned_folder,
+        "--split",
+        "val",
+        "--budget",
+        3,
+        "--beams",
+        1,
+        "--limit",
+        8,
+        "--photos",
+        1,
+        "--out",
+        tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert re.search(r"mine +│ +9 ", done.stdout)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "comparison.csv", "comparison.json", "comparison.html", "comparison.svg", "predictions", ".vlcap-results.json"}
+        "comparison.csv",
+        "comparison.json",
+        "comparison.html",
+        "comparison.svg",
+        "predictions",
+        ".vlcap-results.json",
+    }
     assert (tmp_path / "comparison.html").read_text().count("<img") == 1

@@ -31,9 +31,22 @@ def test_every_reader_knows_a_split_by_all_of_its_names(name, tmp_path):
     drawings.write_coco_folder(tmp_path / "coco", {f"{name}2017": 4})
     drawings.write_coco_folder(tmp_path / "karpathy", {"photos": 4})
     shutil.rmtree(tmp_path / "karpathy" / "annotations")
-    (tmp_path / "karpathy" / "dataset.json").write_text(json.dumps({"images": [
-        {"imgid": n, "split": name, "filepath": "photos", "filename": f"COCO_photos_{n:012d}.png",
-         "sentences": [{"raw": text} for text in drawings.describe(n)]} for n in range(4)]}))
+    (tmp_path / "karpathy" / "dataset.json").write_text(
+        json.dumps(
+            {
+                "images": [
+                    {
+                        "imgid": n,
+                        "split": name,
+                        "filepath": "photos",
+                        "filename": f"COCO_photos_{n:012d}.png",
+                        "sentences": [{"raw": text} for text in drawings.describe(n)],
+                    }
+                    for n in range(4)
+                ]
+            }
+        )
+    )
     for asked in VAL:
         assert split_names(asked)[0] == asked and sorted(split_names(asked)) == sorted(VAL)
         for folder in ("parquet", "coco", "karpathy"):
@@ -90,8 +103,10 @@ def test_classes_are_one_if_their_names_are(tmp_path):
     drawings.write_parquet(tmp_path / "train.parquet", range(8))
     drawings.write_parquet(tmp_path / "val.parquet", (0, 1, 3), names=["yellow", "green", "red"])
     classifier = Classification(
-        ClassifierRecipe.load(None, ["encoder=lookupvit_test_patch8_48", "workers=0"]), [str(tmp_path)],
-        tmp_path / "run")
+        ClassifierRecipe.load(None, ["encoder=lookupvit_test_patch8_48", "workers=0"]),
+        [str(tmp_path)],
+        tmp_path / "run",
+    )
     val = classifier.val_set.labelled
     assert val.classes == NAMES
     assert [val.classes[target] for target in val.targets] == ["red", "green", "yellow"]
@@ -118,7 +133,8 @@ def test_classes_that_training_lacks_are_refused(kind, tmp_path):
         drawings.write_parquet(tmp_path / "train.parquet", (0, 2, 3), names=["red", "blue", "yellow"])
     with pytest.raises(LabelError, match=r"1 classes that the training split lacks: '(amber|green)'\. Training has '"):
         Classification(
-            ClassifierRecipe.load(None, ["encoder=lookupvit_test_patch8_48"]), [str(tmp_path)], tmp_path / "run")
+            ClassifierRecipe.load(None, ["encoder=lookupvit_test_patch8_48"]), [str(tmp_path)], tmp_path / "run"
+        )
 
 
 def test_a_name_for_two_classes_cannot_be_matched(tmp_path):
@@ -136,23 +152,30 @@ def test_files_of_a_split_number_their_classes_alike(tmp_path):
             read(str(tmp_path), "train")
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("A man's 2nd dog.", {"a", "man", "s", "nd", "dog"}),
-    ("Mädchen und Kühe", {"mädchen", "und", "kühe"}),
-    ("Ma\u0308dchen", {"mädchen"}),
-    ("Красный круг, на бумаге", {"красный", "круг", "на", "бумаге"}),
-    ("लाल घेरा", {"लाल", "घेरा"}),
-    ("دایره‌ای قرمز", {"دایره‌ای", "قرمز"}),
-    ("빨간 원", {"빨간", "원"}),
-    ("... 123 :-)", set()),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("A man's 2nd dog.", {"a", "man", "s", "nd", "dog"}),
+        ("Mädchen und Kühe", {"mädchen", "und", "kühe"}),
+        ("Ma\u0308dchen", {"mädchen"}),
+        ("Красный круг, на бумаге", {"красный", "круг", "на", "бумаге"}),
+        ("लाल घेरा", {"लाल", "घेरा"}),
+        ("دایره‌ای قرمز", {"دایره‌ای", "قرمز"}),
+        ("빨간 원", {"빨간", "원"}),
+        ("... 123 :-)", set()),
+    ],
+)
 def test_words_in_many_scripts(text, words):
     assert word_splitter([text])(text) == words
 
 
-@pytest.mark.parametrize("parts", [
-    (("一只狗", "一只猫", "一个男人"), ("在草地上", "在房间里", "在海边", "在街上"), ("奔跑", "睡觉", "玩耍")),
-    (("หมา", "แมว", "ผู้ชาย"), ("วิ่ง", "นอน", "เล่น"), ("บนหญ้า", "ในห้อง", "ที่ทะเล"))])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (("一只狗", "一只猫", "一个男人"), ("在草地上", "在房间里", "在海边", "在街上"), ("奔跑", "睡觉", "玩耍")),
+        (("หมา", "แมว", "ผู้ชาย"), ("วิ่ง", "นอน", "เล่น"), ("บนหญ้า", "ในห้อง", "ที่ทะเล")),
+    ],
+)
 def test_scripts_without_spaces_are_split_by_a_tokenizers_pieces(parts):
     captions = ["".join(each) for each in itertools.product(*parts)]
     split = word_splitter(captions)
@@ -185,8 +208,11 @@ def test_a_vocabulary_too_small_for_the_letters():
 def test_photos_can_be_sent_to_another_process(class_folder, captioned_folder, tmp_path):
     """As macOS, Windows and Python 3.14 do; a closure can't be."""
     drawings.write_parquet(tmp_path / "train.parquet", range(4))
-    for labelled in (read_labelled(str(class_folder), "train"), read_labelled(str(tmp_path), "train"),
-                     read_words([str(captioned_folder), str(tmp_path)], "train", words=8)):
+    for labelled in (
+        read_labelled(str(class_folder), "train"),
+        read_labelled(str(tmp_path), "train"),
+        read_words([str(captioned_folder), str(tmp_path)], "train", words=8),
+    ):
         sent = pickle.loads(pickle.dumps(labelled))
         last = len(labelled) - 1
         assert sent.load(last).tobytes() == labelled.load(last).tobytes()

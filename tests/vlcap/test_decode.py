@@ -34,8 +34,9 @@ SETTINGS = [
 def random_model(seed: int, width: int):
     """A decoder whose captions end at all lengths: the end is about as likely as any piece."""
     torch.manual_seed(seed)
-    model = build_model(Encoder.create("lookupvit_test_patch8_48"), vocab_size=40, width=width, layers=2, heads=2,
-                        max_length=14).eval()
+    model = build_model(
+        Encoder.create("lookupvit_test_patch8_48"), vocab_size=40, width=width, layers=2, heads=2, max_length=14
+    ).eval()
     for name, weight in model.decoder.named_parameters():
         weight.data.mul_(20 if "crossattention" in name else 6)
     model.decoder.transformer.wte.weight.data[EOS] *= 1.6
@@ -63,7 +64,7 @@ def test_as_hugging_face_does(settings, seed, width):
         expected = by_hugging_face(model, tokens, max_new_tokens=length, **settings)
         assert by_us(model, tokens, max_new_tokens=length, **settings) == expected
     assert len({len(ids) for ids in expected}) > 1, "captions that all end together would test little"
-    alone = [by_us(model, tokens[i:i + 1], max_new_tokens=13, **settings)[0] for i in range(len(tokens))]
+    alone = [by_us(model, tokens[i : i + 1], max_new_tokens=13, **settings)[0] for i in range(len(tokens))]
     assert alone == expected
 
 
@@ -77,12 +78,23 @@ def test_bundled_captioner_over_photos(real_data, settings):
         photos = [captions.image(i) for i in range(len(captions))]
     tokens = captioner.encode(captioner.preprocess(photos))
     assert captioner.decode_ids(tokens, **settings) == [
-        tuple(ids) for ids in by_hugging_face(captioner.model, tokens, **settings)]
+        tuple(ids) for ids in by_hugging_face(captioner.model, tokens, **settings)
+    ]
 
 
-@pytest.mark.parametrize("settings", [
-    {"do_sample": True}, {"num_return_sequences": 2, "num_beams": 2}, {"no_repeat_ngram_size": 2}, {"min_length": 3},
-    {"max_new_tokens": 10_000}, {"num_beams": 30}, {"eos_token_id": 5}, {"repetition_penalty": 2}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_sample": True},
+        {"num_return_sequences": 2, "num_beams": 2},
+        {"no_repeat_ngram_size": 2},
+        {"min_length": 3},
+        {"max_new_tokens": 10_000},
+        {"num_beams": 30},
+        {"eos_token_id": 5},
+        {"repetition_penalty": 2},
+    ],
+)
 def test_the_rest_is_left_to_hugging_face(settings):
     assert search_for(random_model(0, 64), **{"max_new_tokens": 5, **settings}) is None
 
@@ -97,7 +109,8 @@ def test_other_attention_is_left_to_hugging_face():
 def test_unknown_settings_reach_hugging_face(captioner):
     tokens = captioner.encode(captioner.preprocess([drawings.draw(0)]))
     assert captioner.decode_ids(tokens, num_beams=1, no_repeat_ngram_size=1) == [
-        tuple(ids) for ids in by_hugging_face(captioner.model, tokens, num_beams=1, no_repeat_ngram_size=1)]
+        tuple(ids) for ids in by_hugging_face(captioner.model, tokens, num_beams=1, no_repeat_ngram_size=1)
+    ]
     with pytest.raises(ValueError, match="nonsense"):
         captioner.decode(tokens, nonsense=3)
 
@@ -123,9 +136,15 @@ def test_lower_precision_writes_captions_too():
     assert sum(a == b for a, b in zip(ours, expected, strict=True)) >= 4
 
 
-@pytest.mark.parametrize(("able", "dtype"), [
-    ({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16),
-    ({"avx512_vnni": True, "avx512_bf16": False}, torch.float32), ({}, torch.float32)])
+@pytest.mark.parametrize(
+    ("able", "dtype"),
+    [
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"avx512_vnni": True, "avx512_bf16": False}, torch.float32),
+        ({}, torch.float32),
+    ],
+)
 def test_the_fastest_numbers_of_a_cpu(monkeypatch, able, dtype):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     assert fastest_dtype("cpu") == dtype

@@ -51,7 +51,8 @@ def test_captions_equal_the_originals(captioner, exported, photos, changes):
     (exported / "export.json").write_text(json.dumps(changed))
     try:
         said = subprocess.run(
-            [sys.executable, "-c", RUN, str(exported), *map(str, photos)], cwd=ROOT, capture_output=True, text=True)
+            [sys.executable, "-c", RUN, str(exported), *map(str, photos)], cwd=ROOT, capture_output=True, text=True
+        )
     finally:
         (exported / "export.json").write_text(json.dumps(settings))
     assert said.returncode == 0, said.stderr
@@ -62,8 +63,10 @@ def test_captions_equal_the_originals(captioner, exported, photos, changes):
 def test_int8_writes_nearly_the_same(captioner, exported, photos, tmp_path):
     export_onnx(captioner, tmp_path, budget=3, int8=True)
     # Convolutions and the table of pieces, which is looked up, stay as they are.
-    kept = 4 * (sum(module.weight.numel() for module in captioner.model.modules() if isinstance(module, nn.Conv2d))
-                + captioner.model.decoder.transformer.wte.weight.numel())
+    kept = 4 * (
+        sum(module.weight.numel() for module in captioner.model.modules() if isinstance(module, nn.Conv2d))
+        + captioner.model.decoder.transformer.wte.weight.numel()
+    )
     whole, small = (sum(path.stat().st_size for path in folder.glob("*.onnx")) for folder in (exported, tmp_path))
     assert small - kept < 0.4 * (whole - kept)
     assert not [*tmp_path.glob("*.float.onnx")]
@@ -73,7 +76,8 @@ def test_int8_writes_nearly_the_same(captioner, exported, photos, tmp_path):
     assert 0 < np.abs(rounded - read).mean() < 0.1 * np.abs(read).mean()
     first = {"pieces": np.full(len(photos), START), "past": read[..., :0, :]}
     logits, close = (
-        each.decoder.run(None, {**first, "photo": photo})[0] for each, photo in ((whole, read), (small, rounded)))
+        each.decoder.run(None, {**first, "photo": photo})[0] for each, photo in ((whole, read), (small, rounded))
+    )
     assert np.corrcoef(logits.ravel(), close.ravel())[0, 1] > 0.99
     assert all(small.caption(photo) for photo in photos)
     # What was exported before is as it was.
@@ -93,9 +97,15 @@ def test_missing_packages_are_named(captioner, tmp_path, monkeypatch):
         export_onnx(captioner, tmp_path / "out")
 
 
-@pytest.mark.parametrize("crop", [
-    {"crop_mode": "squash"}, {"crop_mode": "squash", "crop_pct": 0.9}, {"crop_mode": "center"},
-    {"crop_mode": "center", "crop_pct": 0.875, "interpolation": "bilinear"}])
+@pytest.mark.parametrize(
+    "crop",
+    [
+        {"crop_mode": "squash"},
+        {"crop_mode": "squash", "crop_pct": 0.9},
+        {"crop_mode": "center"},
+        {"crop_mode": "center", "crop_pct": 0.875, "interpolation": "bilinear"},
+    ],
+)
 def test_pixels_equal_the_originals(photos, crop):
     pixels = PixelConfig(size=96, mean=(0.5,) * 3, std=(0.5,) * 3, **crop)
     ours = OnnxCaptioner.__new__(OnnxCaptioner)

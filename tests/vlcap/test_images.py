@@ -354,7 +354,8 @@ def test_what_a_folder_holds_besides_is_counted(tmp_path: Path):
     assert found.images == [tmp_path / "a.png", tmp_path / "sub/d.txt"]  # named: no longer among the others
     assert found.remarks() == [
         f"skipped 4 files that are not images of a known format: 1 without a suffix, 1 .db, 1 .jxl, 1 .txt "
-        f"(first: {tmp_path / 'README'})"]
+        f"(first: {tmp_path / 'README'})"
+    ]
     assert not found.complete
     (tmp_path / "b.jxl").unlink()
     assert find_images([tmp_path]).complete  # a text is no picture: nothing of the album is missing
@@ -384,8 +385,15 @@ def test_links_to_folders_are_followed_once(tmp_path: Path):
     for path in (album / "own/a.png", elsewhere / "b.png", tmp_path / "beside.png"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    for link, target in {"far": elsewhere, "again": elsewhere, "mine": album / "own", "loop": album, "up": tmp_path,
-                         "gone": tmp_path / "nowhere", "root": "/"}.items():
+    for link, target in {
+        "far": elsewhere,
+        "again": elsewhere,
+        "mine": album / "own",
+        "loop": album,
+        "up": tmp_path,
+        "gone": tmp_path / "nowhere",
+        "root": "/",
+    }.items():
         (album / link).symlink_to(target)
     (elsewhere / "back").symlink_to(tmp_path)  # above the album, though not above this link
     (elsewhere / "c.png").symlink_to(tmp_path / "beside.png")  # a link to a photo is a photo
@@ -506,8 +514,15 @@ def test_pixel_config_refuses_what_it_cannot_do():
         PixelConfig.from_pretrained_cfg({"input_size": (3, 224, 196)})
     with pytest.raises(ValueError, match="must have the keys"):
         PixelConfig.from_dict({"size": 224})
-    for key, value in [("size", 0), ("mean", [1, 2]), ("mean", [1, {}, 2]), ("std", [1, 0, 1]),
-                       ("std", [1, math.nan, 1]), ("crop_pct", 0), ("crop_mode", "centre")]:
+    for key, value in [
+        ("size", 0),
+        ("mean", [1, 2]),
+        ("mean", [1, {}, 2]),
+        ("std", [1, 0, 1]),
+        ("std", [1, math.nan, 1]),
+        ("crop_pct", 0),
+        ("crop_mode", "centre"),
+    ]:
         with pytest.raises(ValueError, match=key):
             PixelConfig.from_dict(good | {key: value})
 

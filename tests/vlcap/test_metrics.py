@@ -341,10 +341,16 @@ def test_spice_reads_the_f_scores_of_its_jar(monkeypatch: pytest.MonkeyPatch, tm
     assert capfd.readouterr().out == ""
 
 
-@pytest.mark.parametrize(("references", "message"), [
-    ({1: ["a dog"]}, "set can't be scored: one image only"),
-    ({1: ["a dog"], 2: ["...", "!"]}, r"set can't be scored: 1 images have no reference with a word in it .*first: 2"),
-])
+@pytest.mark.parametrize(
+    ("references", "message"),
+    [
+        ({1: ["a dog"]}, "set can't be scored: one image only"),
+        (
+            {1: ["a dog"], 2: ["...", "!"]},
+            r"set can't be scored: 1 images have no reference with a word in it .*first: 2",
+        ),
+    ],
+)
 def test_what_cannot_be_scored_is_known_without_predictions(references, message):
     with pytest.raises(MetricsError, match=message):
         check_references(references, "set")

@@ -100,22 +100,25 @@ def test_pictures_of_ours_are_drawn_again_and_photos_are_not_drawn_over(tmp_path
             check_picture(tmp_path / name)
 
 
-@pytest.mark.parametrize("command", [
-    "evaluate --data {data} --split val --out {file}",
-    "compare --model bundled --data {data} --split val --out {file}",
-    "attention {photo} -o {file}/maps.png",
-    "attention {photo} -o {photo}",
-    "export {file}",
-    "bench encoder --out {file}",
-    "bench --out {file}",
-    "bench train --out {file}",
-    "train table3 --data-classes {data} --data-captions {data} --out {file} --set split=val",
-    "evaluate --data {data} --split val --out {theirs}",
-    "compare --model bundled --data {data} --split val --out {theirs}",
-    "export {theirs}",
-    "bench encoder --out {theirs}",
-    "train table3 --data-classes {data} --data-captions {data} --out {theirs}/.. --set split=val",
-])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate --data {data} --split val --out {file}",
+        "compare --model bundled --data {data} --split val --out {file}",
+        "attention {photo} -o {file}/maps.png",
+        "attention {photo} -o {photo}",
+        "export {file}",
+        "bench encoder --out {file}",
+        "bench --out {file}",
+        "bench train --out {file}",
+        "train table3 --data-classes {data} --data-captions {data} --out {file} --set split=val",
+        "evaluate --data {data} --split val --out {theirs}",
+        "compare --model bundled --data {data} --split val --out {theirs}",
+        "export {theirs}",
+        "bench encoder --out {theirs}",
+        "train table3 --data-classes {data} --data-captions {data} --out {theirs}/.. --set split=val",
+    ],
+)
 def test_every_command_looks_at_its_output_before_it_works(command, captioned_folder, tmp_path, monkeypatch, capsys):
     import app.cli
 
@@ -123,7 +126,11 @@ def test_every_command_looks_at_its_output_before_it_works(command, captioned_fo
         raise AssertionError("the work has begun")
 
     for place in (
-            "app.cli._load", "vlcap.bench.benchmark.run", "train.benchmark.bench_training", "train.table3.train_table3"):
+        "app.cli._load",
+        "vlcap.bench.benchmark.run",
+        "train.benchmark.bench_training",
+        "train.table3.train_table3",
+    ):
         monkeypatch.setattr(place, work)
     theirs = tmp_path / "run" / "comparison"
     theirs.mkdir(parents=True)

@@ -56,19 +56,22 @@ def test_code_that_came_along_is_not_run(folder, tmp_path):
     assert not (tmp_path / "harm").exists()
 
 
-@pytest.mark.parametrize(("part", "settings"), [
-    ("decoder", {"n_embd": 10**6, "n_layer": 10**6}),
-    ("decoder", {"n_embd": 10**6, "n_head": 1}),
-    ("decoder", {"vocab_size": 10**9}),
-    ("decoder", {"n_layer": 10**9}),
-    ("decoder", {"n_positions": 10**12}),
-    ("decoder", {"n_embd": 10**400}),
-    ("decoder", {"n_layer": 0}),
-    ("decoder", {"n_head": -1}),
-    ("encoder", {"architecture": "vit_giant_patch14_224", "model_args": {"num_classes": 0}}),
-    ("encoder", {"model_args": {"embed_dim": 2**20, "depth": 2, "num_heads": 2}}),
-    ("encoder", {"model_args": {"img_size": 8 * 10**6}}),
-])
+@pytest.mark.parametrize(
+    ("part", "settings"),
+    [
+        ("decoder", {"n_embd": 10**6, "n_layer": 10**6}),
+        ("decoder", {"n_embd": 10**6, "n_head": 1}),
+        ("decoder", {"vocab_size": 10**9}),
+        ("decoder", {"n_layer": 10**9}),
+        ("decoder", {"n_positions": 10**12}),
+        ("decoder", {"n_embd": 10**400}),
+        ("decoder", {"n_layer": 0}),
+        ("decoder", {"n_head": -1}),
+        ("encoder", {"architecture": "vit_giant_patch14_224", "model_args": {"num_classes": 0}}),
+        ("encoder", {"model_args": {"embed_dim": 2**20, "depth": 2, "num_heads": 2}}),
+        ("encoder", {"model_args": {"img_size": 8 * 10**6}}),
+    ],
+)
 def test_a_config_that_asks_for_too_many_weights_is_refused_before_it_gets_them(folder, part, settings):
     change(folder, part, **settings)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -77,12 +80,17 @@ def test_a_config_that_asks_for_too_many_weights_is_refused_before_it_gets_them(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
-@pytest.mark.parametrize(("architecture", "model_args"), [
-    ("hf-hub:someone/model", {}), ("local-dir:/etc", {}), ("resnet18", {}),
-    ("vit_tiny_patch16_224", {"pretrained": True}),
-    ("lookupvit_test_patch8_48", {"checkpoint_path": "/etc/passwd"}),
-    ("lookupvit_test_patch8_48", {"pretrained_cfg": {"file": "weights.bin"}}),
-])
+@pytest.mark.parametrize(
+    ("architecture", "model_args"),
+    [
+        ("hf-hub:someone/model", {}),
+        ("local-dir:/etc", {}),
+        ("resnet18", {}),
+        ("vit_tiny_patch16_224", {"pretrained": True}),
+        ("lookupvit_test_patch8_48", {"checkpoint_path": "/etc/passwd"}),
+        ("lookupvit_test_patch8_48", {"pretrained_cfg": {"file": "weights.bin"}}),
+    ],
+)
 def test_an_encoder_that_would_be_fetched_or_opened_is_refused(folder, architecture, model_args):
     change(folder, "encoder", architecture=architecture, model_args=model_args)
     with pytest.raises(CaptionerError, match=r"strange: .*(no architecture|may not have|describes no model)"):

@@ -33,9 +33,19 @@ def test_ids_are_sentencepieces_own(tmp_path):
     corpus = tmp_path / "captions.txt"
     corpus.write_text("\n".join(map(normalise_caption, drawings.captions(60))))
     sentencepiece.SentencePieceTrainer.train(
-        input=str(corpus), model_prefix=str(tmp_path / "spiece"), vocab_size=60, model_type="unigram",
-        normalization_rule_name="nmt_nfkc_cf", pad_id=0, eos_id=1, unk_id=2, bos_id=-1, hard_vocab_limit=False,
-        num_threads=1, minloglevel=2)
+        input=str(corpus),
+        model_prefix=str(tmp_path / "spiece"),
+        vocab_size=60,
+        model_type="unigram",
+        normalization_rule_name="nmt_nfkc_cf",
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        hard_vocab_limit=False,
+        num_threads=1,
+        minloglevel=2,
+    )
     processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model"))
     tokenizer = train_tokenizer(drawings.captions(60), vocab_size=60)
     assert len(tokenizer) == processor.vocab_size()
@@ -48,12 +58,15 @@ def test_special_ids(tokenizer):
     assert UNK in tokenizer("a 🙂")["input_ids"]
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("A dog runs .", "a dog runs"),
-    ("  Two men,\n talking.  ", "two men, talking"),
-    ("a man 's hat , red .", "a man's hat, red"),
-    ("What?", "what?"),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A dog runs .", "a dog runs"),
+        ("  Two men,\n talking.  ", "two men, talking"),
+        ("a man 's hat , red .", "a man's hat, red"),
+        ("What?", "what?"),
+    ],
+)
 def test_normalise_caption(text, expected):
     assert normalise_caption(text) == expected
 

@@ -61,8 +61,11 @@ def paired_times(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dic
 def compared(times: dict[str, list[float]], against: str) -> list[Row]:
     """A row for each: its median milliseconds, and how many times faster than `against` it is, round by round."""
     return [
-        {"what": name, "ms": 1000 * statistics.median(own),
-         "times_faster": statistics.median(theirs / mine for theirs, mine in zip(times[against], own, strict=True))}
+        {
+            "what": name,
+            "ms": 1000 * statistics.median(own),
+            "times_faster": statistics.median(theirs / mine for theirs, mine in zip(times[against], own, strict=True)),
+        }
         for name, own in times.items()
     ]
 
@@ -97,13 +100,19 @@ def bench_encoder(quick: bool = False) -> list[Row]:
         models: dict[str, tuple[Any, int | None]] = {name: (model, None) for name, model in peers.items()}
         models |= {f"LookupViT-B/16 {side}x{side}": (ours, side) for side in budgets}
         models |= {f"LookupViT-B/16 {side}x{side} int8": (small, side) for side in (3, 5)}
-        functions = {name: partial(model.forward_tokens, pixels, budget=side)
-                     for name, (model, side) in models.items()}
+        functions = {name: partial(model.forward_tokens, pixels, budget=side) for name, (model, side) in models.items()}
         for row in compared(paired_times(functions, 2 if quick else 5), against=VIT):
             model, side = models[row["what"]]
             gflops = None if model is small else batch * count_gflops(model, side)
-            rows.append({**row, "batch": batch, "against": VIT, "gflops": gflops,
-                         "of_limit": gflops and gflops / row["ms"] * 1000 / matrix_peak()})
+            rows.append(
+                {
+                    **row,
+                    "batch": batch,
+                    "against": VIT,
+                    "gflops": gflops,
+                    "of_limit": gflops and gflops / row["ms"] * 1000 / matrix_peak(),
+                }
+            )
     return rows
 
 
@@ -114,15 +123,25 @@ def bench_sizes(quick: bool = False) -> list[Row]:
     for size in SIZES[:2] if quick else SIZES:
         pixels = torch.randn(1, 3, size, size)
         vit = _encoder(VIT, img_size=size)
-        functions = {VIT: partial(vit.forward_tokens, pixels),
-                     "LookupViT-B/16 5x5": partial(ours.forward_tokens, pixels, budget=5)}
+        functions = {
+            VIT: partial(vit.forward_tokens, pixels),
+            "LookupViT-B/16 5x5": partial(ours.forward_tokens, pixels, budget=5),
+        }
         memory = {name: activation_megabytes(function) for name, function in functions.items()}
         for row, model in zip(compared(paired_times(functions, 1 if quick else 3), VIT), (vit, ours), strict=True):
             name = row["what"]
             gflops = count_gflops(model, size=size)
-            rows.append({**row, "size": size, "against": VIT, "gflops": gflops,
-                         "of_limit": gflops / row["ms"] * 1000 / matrix_peak(),
-                         "activations_mb": memory[name], "of_its_memory": memory[name] / memory[VIT]})
+            rows.append(
+                {
+                    **row,
+                    "size": size,
+                    "against": VIT,
+                    "gflops": gflops,
+                    "of_limit": gflops / row["ms"] * 1000 / matrix_peak(),
+                    "activations_mb": memory[name],
+                    "of_its_memory": memory[name] / memory[VIT],
+                }
+            )
     return rows
 
 
@@ -137,14 +156,23 @@ def bench_decoder(quick: bool = False) -> list[Row]:
         search = Search(**EXACTLY, num_beams=beams)
         functions: dict[str, Any] = {
             "generate": lambda tokens=tokens, beams=beams: whole.generate(
-                encoder_outputs=BaseModelOutput(last_hidden_state=tokens), num_beams=beams, **EXACTLY),
+                encoder_outputs=BaseModelOutput(last_hidden_state=tokens), num_beams=beams, **EXACTLY
+            ),
             "ours": partial(find_captions, whole, tokens, search),
             "ours int8": partial(find_captions, small, tokens, search),
         }
         for row in compared(paired_times(functions, 3 if quick else 5), against="generate"):
             read = weight_bytes(small if "int8" in row["what"] else whole)
-            rows.append({**row, "batch": batch, "beams": beams, "against": "generate", "megabytes": read / 1e6,
-                         "of_limit": of_reading(read, row["ms"]) if batch * beams == 1 else None})
+            rows.append(
+                {
+                    **row,
+                    "batch": batch,
+                    "beams": beams,
+                    "against": "generate",
+                    "megabytes": read / 1e6,
+                    "of_limit": of_reading(read, row["ms"]) if batch * beams == 1 else None,
+                }
+            )
     return rows
 
 
@@ -157,13 +185,15 @@ def bench_caption(quick: bool = False) -> list[Row]:
     rows = []
     for batch in (1,) if quick else (1, 8):
         pixels = torch.randn(batch, 3, 224, 224)
-        functions: dict[str, Any] = {name: partial(
-            theirs.generate, pixel_values=pixels, num_beams=4, **EXACTLY)}
+        functions: dict[str, Any] = {name: partial(theirs.generate, pixel_values=pixels, num_beams=4, **EXACTLY)}
         for label, model in (("", whole), (" int8", small)):
             functions[f"LookupViT-B/16 5x5 + 6 x 512{label}"] = lambda pixels=pixels, model=model: find_captions(
-                model, model.encoder(pixels, budget=5).last_hidden_state, search)
-        rows += [{**row, "batch": batch, "against": name}
-                 for row in compared(paired_times(functions, 2 if quick else 5), against=name)]
+                model, model.encoder(pixels, budget=5).last_hidden_state, search
+            )
+        rows += [
+            {**row, "batch": batch, "against": name}
+            for row in compared(paired_times(functions, 2 if quick else 5), against=name)
+        ]
     return rows
 
 
@@ -213,14 +243,16 @@ def bench_startup(quick: bool = False) -> list[Row]:
 
         def first_line(command: list[str]) -> None:
             with subprocess.Popen(
-                    [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+                [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            ) as process:
                 assert process.stdout and process.stdout.readline()
                 process.kill()
 
         functions = {name: partial(first_line, command) for name, command in commands.items()}
         against = next(iter(commands))
-        return [{**row, "against": against}
-                for row in compared(paired_times(functions, 2 if quick else 7), against=against)]
+        return [
+            {**row, "against": against} for row in compared(paired_times(functions, 2 if quick else 7), against=against)
+        ]
 
 
 def bench_onnx(quick: bool = False) -> list[Row]:
@@ -247,31 +279,54 @@ def bench_onnx(quick: bool = False) -> list[Row]:
         functions: dict[str, Any] = {peer: theirs, **{what: partial(ours, each) for what, each in exported.items()}}
         for row in compared(paired_times(functions, 2 if quick else 5), against=peer):
             limited = task == "greedy decoding" and "int8" not in row["what"]
-            rows.append({**row, "task": task, "against": peer,
-                         "of_limit": of_reading(weight_bytes(model), row["ms"]) if limited else None})
+            rows.append(
+                {
+                    **row,
+                    "task": task,
+                    "against": peer,
+                    "of_limit": of_reading(weight_bytes(model), row["ms"]) if limited else None,
+                }
+            )
 
     rows: list[Row] = []
     for batch in (8, 1):
         pixels = torch.randint(256, (batch, 3, captioner.pixels.size, captioner.pixels.size), dtype=torch.uint8)
         floats = captioner.normalize(pixels)
-        versus(f"encoder, batch {batch}", VIT, partial(vit.forward_tokens, floats),
-               partial(OnnxCaptioner.encode, pixels=pixels.numpy()))
+        versus(
+            f"encoder, batch {batch}",
+            VIT,
+            partial(vit.forward_tokens, floats),
+            partial(OnnxCaptioner.encode, pixels=pixels.numpy()),
+        )
     array = pixels.numpy()
-    versus("whole caption", "ViT-B/16 + GPT-2, generate",
-           partial(gpt2.generate, pixel_values=floats, num_beams=4, **EXACTLY),
-           lambda each: each.find(each.encode(array)))
+    versus(
+        "whole caption",
+        "ViT-B/16 + GPT-2, generate",
+        partial(gpt2.generate, pixel_values=floats, num_beams=4, **EXACTLY),
+        lambda each: each.find(each.encode(array)),
+    )
     tokens = BaseModelOutput(last_hidden_state=captioner.encode(pixels, 5))
     photos = {id(each): each.encode(array) for each in exported.values()}
     for each in exported.values():
         each.search = replace(each.search, num_beams=1)
-    versus("greedy decoding", "generate",
-           lambda: model.generate(encoder_outputs=tokens, num_beams=1, **EXACTLY),
-           lambda each: each.find(photos[id(each)]))
+    versus(
+        "greedy decoding",
+        "generate",
+        lambda: model.generate(encoder_outputs=tokens, num_beams=1, **EXACTLY),
+        lambda each: each.find(photos[id(each)]),
+    )
     return rows
 
 
-PARTS = {"startup": bench_startup, "encoder": bench_encoder, "decoder": bench_decoder, "caption": bench_caption,
-         "folder": bench_folder, "sizes": bench_sizes, "onnx": bench_onnx}
+PARTS = {
+    "startup": bench_startup,
+    "encoder": bench_encoder,
+    "decoder": bench_decoder,
+    "caption": bench_caption,
+    "folder": bench_folder,
+    "sizes": bench_sizes,
+    "onnx": bench_onnx,
+}
 
 
 @torch.inference_mode()
@@ -283,8 +338,13 @@ def run(part: str, quick: bool = False) -> list[Row]:
 
 def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
-    return {"cpu": torch.cpu.get_capabilities().get("cpu_name", ""), "threads": torch.get_num_threads(),
-            "torch": torch.__version__, "matrix_gflops": matrix_peak(), "memory_gb_per_s": memory_bandwidth()}
+    return {
+        "cpu": torch.cpu.get_capabilities().get("cpu_name", ""),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "matrix_gflops": matrix_peak(),
+        "memory_gb_per_s": memory_bandwidth(),
+    }
 
 
 def plot_sizes(rows: list[Row], path: Path) -> None:
@@ -292,8 +352,9 @@ def plot_sizes(rows: list[Row], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    for axes, key, label in zip(figure.subplots(1, 2), ("ms", "activations_mb"), ("ms per image", "activations, MB"),
-                                strict=True):
+    for axes, key, label in zip(
+        figure.subplots(1, 2), ("ms", "activations_mb"), ("ms per image", "activations, MB"), strict=True
+    ):
         for name in dict.fromkeys(row["what"] for row in rows):
             own = [row for row in rows if row["what"] == name]
             axes.plot([row["size"] for row in own], [row[key] for row in own], marker="o", label=name)
@@ -339,7 +400,8 @@ def _encoder(name: str, **options: Any) -> torch.nn.Module:
 
 def _captioner() -> VisionEncoderDecoderModel:
     return build_model(
-        Encoder.create(BASE), vocab_size=VOCABULARY, width=512, layers=6, heads=8, max_length=PIECES + 1).eval()
+        Encoder.create(BASE), vocab_size=VOCABULARY, width=512, layers=6, heads=8, max_length=PIECES + 1
+    ).eval()
 
 
 def _vit_gpt2() -> VisionEncoderDecoderModel:

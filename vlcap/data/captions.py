@@ -166,8 +166,10 @@ def read_captions(folder: str | os.PathLike, split: str, limit: int | None = Non
         return _read_coco(folder, files, split, limit)
     found = [
         f"{name}/ with {_listed(sorted(os.listdir(folder / name)))}"
-        if name in ("annotations", "data") and (folder / name).is_dir() else name
-        for name in sorted(os.listdir(folder))]
+        if name in ("annotations", "data") and (folder / name).is_dir()
+        else name
+        for name in sorted(os.listdir(folder))
+    ]
     raise CaptionError(
         f"{folder}: no captions found. Expected dataset_coco.json, annotations/captions_{split}2014.json (or 2017), "
         f"{split}.parquet or captions_{split}.json, but there is {_listed(found)}"
@@ -220,12 +222,14 @@ def _read_karpathy(folder: Path, path: Path, split: str, limit: int | None) -> C
     """Reads a split of Karpathy's JSON: images[] with split, filepath, filename, cocoid or imgid, sentences[].raw."""
     photos: dict[str, list[tuple[int, list[str], str]]] = {}
     for part, image_id, captions, name in _parsed(
-            _list(_json(path), "images", path), f"{path}: images ", _karpathy_photo):
+        _list(_json(path), "images", path), f"{path}: images ", _karpathy_photo
+    ):
         photos.setdefault(part, []).append((image_id, captions, name))
     part = _matching(photos, split, path)
     listed = [(image_id, name) for each in photos.values() for image_id, _, name in each]
     return _from_files(
-        folder, split, *_usable(photos[part], f"{path}, {part}", limit), places=("", "images"), listed=listed)
+        folder, split, *_usable(photos[part], f"{path}, {part}", limit), places=("", "images"), listed=listed
+    )
 
 
 def _karpathy_photo(entry: dict) -> tuple[str, int, list[str], str]:
@@ -317,7 +321,11 @@ def _read_parquet(folder: Path, files: Mapping[str, list[Path]], split: str, lim
 
 
 def _from_files(
-    folder: Path, split: str, photos: list[tuple[int, list[str], str]], dropped: int, places: Iterable[str],
+    folder: Path,
+    split: str,
+    photos: list[tuple[int, list[str], str]],
+    dropped: int,
+    places: Iterable[str],
     listed: Sequence[tuple[int, str]],
 ) -> CaptionSet:
     """Makes the set of photos that are files in one of `places`; `listed` is all that the file lists: ids and names."""
@@ -326,7 +334,8 @@ def _from_files(
         if first.setdefault(_parts(name), image_id) != image_id:
             raise CaptionError(
                 f"{folder}: image_ids {first[_parts(name)]} and {image_id} are both the photo {_shown(name)}: "
-                "list it once, with all of its captions")
+                "list it once, with all of its captions"
+            )
     names = [name for _, _, name in photos]
     files = _locate(folder, names, list(dict.fromkeys(places)), {name for _, name in listed})
     return CaptionSet(
@@ -383,13 +392,16 @@ def _locate(folder: Path, names: list[str], places: Sequence[str], listed: set[s
             if len(missing) < len(fewest):
                 fewest = missing
     problem = (
-        f"none of the {len(names)} photos is here" if len(fewest) == len(names) else
-        f"{len(fewest)} of the {len(names)} photos are missing")
+        f"none of the {len(names)} photos is here"
+        if len(fewest) == len(names)
+        else f"{len(fewest)} of the {len(names)} photos are missing"
+    )
     shared = sum(endings[_last_part(name)] > 1 for name in fewest)
     alike = f"; {shared} can't be told apart without their folders, as others have the same name" if shared else ""
     raise CaptionError(
         f"{folder}: {problem}, the first is {_shown(fewest[0])}; looked in {_listed(place or '.' for place in places)}"
-        f"{alike}")
+        f"{alike}"
+    )
 
 
 def _last_part(name: str) -> str:

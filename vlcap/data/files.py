@@ -73,7 +73,9 @@ def _warn_of_missing(paths: Sequence[str | Path]) -> None:
             first = f"{name}-{missing[0]:0{len(total)}d}-of-{total}{suffix}"
             warnings.warn(
                 f"{folder}: {len(missing)} of {int(total)} files are missing, the first is {first}: "
-                "the split is read without them", stacklevel=2)
+                "the split is read without them",
+                stacklevel=2,
+            )
     if len(found) > 1:
         totals = ", ".join(f"{name}-...-of-{total}" for name, total, _ in found)
         warnings.warn(f"{folder}: files of several sets ({totals}) are read as one split", stacklevel=2)

@@ -43,14 +43,62 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # bytes 8 to 12 of a file
 # What is taken for an image in a folder or an archive: all suffixes of these formats, and of HEIF.
 SUFFIXES = {
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
-    ".avif", ".avifs", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx",
-    ".heic", ".heics", ".heif", ".heifs", ".hif",
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".mpo",
+    ".png",
+    ".apng",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".dib",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".avifs",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+    ".pfm",
+    ".jp2",
+    ".j2k",
+    ".j2c",
+    ".jpc",
+    ".jpf",
+    ".jpx",
+    ".heic",
+    ".heics",
+    ".heif",
+    ".heifs",
+    ".hif",
 }
 # Pictures that are not read: a folder of which some are left out was not captioned whole.
 UNREAD_SUFFIXES = {
-    ".jxl", ".svg", ".psd", ".eps", ".ico", ".tga", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2",
-    ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f", ".raw",
+    ".jxl",
+    ".svg",
+    ".psd",
+    ".eps",
+    ".ico",
+    ".tga",
+    ".cr2",
+    ".cr3",
+    ".crw",
+    ".nef",
+    ".nrw",
+    ".arw",
+    ".srf",
+    ".sr2",
+    ".dng",
+    ".orf",
+    ".rw2",
+    ".raf",
+    ".pef",
+    ".srw",
+    ".x3f",
+    ".raw",
 }
 # Levels of white that greys of more than 8 bits are measured by: 8 bits in a wider type, 12 and 16 bits.
 WHITE_OF_INTEGERS, WHITE_OF_FLOATS = (255, 4095, 65535), (1, 255)
@@ -199,7 +247,8 @@ class PixelConfig:
             raise ValueError(f"size must be a positive number of pixels, got {self.size}")
         scales = (*self.mean, *self.std)
         if not all(isinstance(each, (int, float)) and abs(each) < math.inf for each in scales) or not (
-                len(self.mean) == len(self.std) == 3 and min(self.std) > 0):
+            len(self.mean) == len(self.std) == 3 and min(self.std) > 0
+        ):
             raise ValueError(f"mean and std must be 3 numbers, std positive, got {self.mean} and {self.std}")
         if not 0 < self.crop_pct <= 1:
             raise ValueError(f"crop_pct must be above 0 and at most 1, got {self.crop_pct}")

@@ -16,7 +16,10 @@ Read = TypeVar("Read")
 
 
 def read_ahead(
-        paths: Iterable[Path], read: Callable[[Path], Read], ahead: int, workers: int | None = None,
+    paths: Iterable[Path],
+    read: Callable[[Path], Read],
+    ahead: int,
+    workers: int | None = None,
 ) -> Iterator[tuple[Path, Read | ImageError]]:
     """Each path with what was read, or the error that it was, in the paths' order.
 
@@ -26,6 +29,7 @@ def read_ahead(
         ahead: Most that are read and not yet asked for: what bounds the memory.
         workers: Threads; None for one per core, at most 8.
     """
+
     def attempt(path: Path) -> Read | ImageError:
         try:
             return read(path)
@@ -48,7 +52,10 @@ def read_ahead(
 
 
 def read_batches(
-        paths: Iterable[Path], read: Callable[[Path], Read], size: int, report: Callable[[ImageError], None],
+    paths: Iterable[Path],
+    read: Callable[[Path], Read],
+    size: int,
+    report: Callable[[ImageError], None],
 ) -> Iterator[list[tuple[Path, Read]]]:
     """Batches of what could be read, in the paths' order, while the next two are being read.
 

@@ -1,6 +1,6 @@
 """What a captioner's score is to be read against: a person, and the same caption for every photo.
 
-    vlcap baselines --data DIR --split test
+vlcap baselines --data DIR --split test
 """
 
 from collections import Counter
@@ -20,10 +20,12 @@ def score_human(captions: CaptionSet) -> Scores:
     if alone:
         raise MetricsError(
             f"{captions.name} {captions.split}: image {alone[0]} has one caption ({len(alone)} such): a person's score "
-            "is that of one caption against the photo's others")
+            "is that of one caption against the photo's others"
+        )
     return score(
         {image_id: texts[0] for image_id, texts in references.items()},
-        {image_id: texts[1:] for image_id, texts in references.items()})
+        {image_id: texts[1:] for image_id, texts in references.items()},
+    )
 
 
 def score_constant(captions: CaptionSet, text: str) -> Scores:

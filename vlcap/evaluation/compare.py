@@ -141,14 +141,14 @@ def contender(name: str, captioner: Captioner, budgets: Sequence[int] | None = N
 
 
 def compare(
-        contenders: Sequence[Contender],
-        captions: CaptionSet,
-        out: Path,
-        seed: int = 0,
-        draws: int = DRAWS,
-        rounds: int = ROUNDS,
-        track: Callable[[Iterable, int, str], Iterable] = lambda items, total, what: items,
-        **generation: Any,
+    contenders: Sequence[Contender],
+    captions: CaptionSet,
+    out: Path,
+    seed: int = 0,
+    draws: int = DRAWS,
+    rounds: int = ROUNDS,
+    track: Callable[[Iterable, int, str], Iterable] = lambda items, total, what: items,
+    **generation: Any,
 ) -> Comparison:
     """Captions a split by every captioner at every budget, scores, counts and times.
 
@@ -194,36 +194,42 @@ def compare(
     scores = [score(mine, references) for mine in texts]
     per_photo = np.array([[each.per_image["CIDEr"][i] for i in captions.image_ids] for each in scores])  # (rows, N)
     means = bootstrap(per_photo, draws, seed)
-    length = round(statistics.mean(
-        len(ids) for (each, _), mine in zip(entries, texts, strict=True)
-        for ids in each.captioner.tokenizer(list(mine.values()))["input_ids"]))
+    length = round(
+        statistics.mean(
+            len(ids)
+            for (each, _), mine in zip(entries, texts, strict=True)
+            for ids in each.captioner.tokenizer(list(mine.values()))["input_ids"]
+        )
+    )
     times = measure_ms(entries, captions, rounds, track, **generation)
     rows = []
     for number, ((each, budget), path, mine, scored) in enumerate(zip(entries, paths, texts, scores, strict=True)):
         model = each.captioner.model
         tokens = model.encoder.token_count(budget)
         low, high = interval(means[:, number])
-        rows.append(Row(
-            model=each.name,
-            encoder=model.encoder.config.architecture,
-            budget=budget,
-            tokens=tokens,
-            trained_for=budget in each.captioner.budgets,
-            N=scored.images,
-            CIDEr=scored.values["CIDEr"],
-            cider_low=low,
-            cider_high=high,
-            Bleu_4=scored.values["Bleu_4"],
-            ROUGE_L=scored.values["ROUGE_L"],
-            distinct=len(set(mine.values())) / len(mine),
-            encoder_gflops=count_gflops(model.encoder.model, budget, size=each.captioner.pixels.size),
-            decoder_gflops=count_decoder_gflops(each.captioner, tokens, length, **generation),
-            encoder_ms=times[number][0],
-            decoder_ms=times[number][1],
-            encoder_params=count_parameters(model.encoder),
-            decoder_params=count_parameters(model) - count_parameters(model.encoder),
-            predictions=str(path.relative_to(out)),
-        ))
+        rows.append(
+            Row(
+                model=each.name,
+                encoder=model.encoder.config.architecture,
+                budget=budget,
+                tokens=tokens,
+                trained_for=budget in each.captioner.budgets,
+                N=scored.images,
+                CIDEr=scored.values["CIDEr"],
+                cider_low=low,
+                cider_high=high,
+                Bleu_4=scored.values["Bleu_4"],
+                ROUGE_L=scored.values["ROUGE_L"],
+                distinct=len(set(mine.values())) / len(mine),
+                encoder_gflops=count_gflops(model.encoder.model, budget, size=each.captioner.pixels.size),
+                decoder_gflops=count_decoder_gflops(each.captioner, tokens, length, **generation),
+                encoder_ms=times[number][0],
+                decoder_ms=times[number][1],
+                encoder_params=count_parameters(model.encoder),
+                decoder_params=count_parameters(model) - count_parameters(model.encoder),
+                predictions=str(path.relative_to(out)),
+            )
+        )
     return Comparison(
         rows,
         differences=paired_differences(per_photo.mean(axis=1), means),
@@ -258,7 +264,9 @@ def paired_differences(scores: np.ndarray, means: np.ndarray) -> list[Difference
     """Of every pair of rows: scores (rows,), means (draws, rows)."""
     return [
         Difference(row, than, float(scores[row] - scores[than]), *interval(means[:, row] - means[:, than]))
-        for row in range(len(scores)) for than in range(len(scores)) if row != than
+        for row in range(len(scores))
+        for than in range(len(scores))
+        if row != than
     ]
 
 
@@ -289,11 +297,11 @@ def count_decoder_gflops(captioner: Captioner, tokens: int, length: int, **gener
 
 
 def measure_ms(
-        entries: Sequence[tuple[Contender, int]],
-        captions: CaptionSet,
-        rounds: int,
-        track: Callable[[Iterable, int, str], Iterable] = lambda items, total, what: items,
-        **generation: Any,
+    entries: Sequence[tuple[Contender, int]],
+    captions: CaptionSet,
+    rounds: int,
+    track: Callable[[Iterable, int, str], Iterable] = lambda items, total, what: items,
+    **generation: Any,
 ) -> list[tuple[float, float]]:
     """Per entry the median milliseconds of encoding and of decoding one photo.
 

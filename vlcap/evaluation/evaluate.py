@@ -1,7 +1,7 @@
 """A captioner against a split: predictions as a COCO result file, scores beside them with all that they depend on.
 
-    vlcap evaluate --data DIR --split test --out RESULTS
-    torchrun --nproc_per_node 2 -m app.cli evaluate ...        # the photos shared out among processes
+vlcap evaluate --data DIR --split test --out RESULTS
+torchrun --nproc_per_node 2 -m app.cli evaluate ...        # the photos shared out among processes
 """
 
 import json
@@ -22,7 +22,11 @@ Predictions = Iterable[tuple[int, Caption]]
 
 
 def predict(
-        captioner: Captioner, captions: CaptionSet, budget: int | None = None, batch_size: int = 32, **generation: Any,
+    captioner: Captioner,
+    captions: CaptionSet,
+    budget: int | None = None,
+    batch_size: int = 32,
+    **generation: Any,
 ) -> Iterator[tuple[int, Caption]]:
     """image_id and caption of every photo of this process's share of a split, in its order.
 
@@ -38,20 +42,20 @@ def predict(
     """
     mine = processes.share(len(captions))
     for start in range(0, len(mine), batch_size):
-        rows = mine[start:start + batch_size]
+        rows = mine[start : start + batch_size]
         pixels = captioner.preprocess([captions.image(i) for i in rows])
         found = captioner.caption_pixels(pixels, budget=budget, **generation)
         yield from zip((captions.image_ids[i] for i in rows), found, strict=True)
 
 
 def evaluate(
-        captioner: Captioner,
-        captions: CaptionSet,
-        budget: int | None = None,
-        metrics: Sequence[str] = DEFAULT,
-        out: Path | None = None,
-        track: Callable[[Predictions], Predictions] = iter,
-        **generation: Any,
+    captioner: Captioner,
+    captions: CaptionSet,
+    budget: int | None = None,
+    metrics: Sequence[str] = DEFAULT,
+    out: Path | None = None,
+    track: Callable[[Predictions], Predictions] = iter,
+    **generation: Any,
 ) -> dict[str, Any]:
     """Captions a split and scores the captions against its references.
 

@@ -250,7 +250,9 @@ def _warn_of_language(references: Mapping[int, Sequence[str]]) -> None:
     if others > NOT_ENGLISH * sum(map(str.isalpha, text)):
         warnings.warn(
             "the metrics' tokenizer is English (Penn Treebank): of captions in another script, scores say little, and "
-            "of those written without spaces a whole sentence counts as a word", stacklevel=3)
+            "of those written without spaces a whole sentence counts as a word",
+            stacklevel=3,
+        )
 
 
 def _first(ids: Collection[int]) -> str:

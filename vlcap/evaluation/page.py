@@ -59,16 +59,31 @@ def plot(comparison: Comparison, cost: str, ink: str = "#222222", ground: str = 
         below = [max(0.0, row.CIDEr - row.cider_low) * 100 for row in mine]
         above = [max(0.0, row.cider_high - row.CIDEr) * 100 for row in mine]
         axes.errorbar(
-            across, up, yerr=[below, above], color=colour, marker=marker, markersize=6, linewidth=1.6, elinewidth=0.8,
-            label=name)
+            across,
+            up,
+            yerr=[below, above],
+            color=colour,
+            marker=marker,
+            markersize=6,
+            linewidth=1.6,
+            elinewidth=0.8,
+            label=name,
+        )
         for row, x, y in zip(mine, across, up, strict=True):
-            axes.annotate(
-                str(row.tokens), (x, y), xytext=(5, 5), textcoords="offset points", color=colour, fontsize=9)
+            axes.annotate(str(row.tokens), (x, y), xytext=(5, 5), textcoords="offset points", color=colour, fontsize=9)
     front = [rows[number] for number in pareto([getattr(row, cost) for row in rows], [row.CIDEr for row in rows])]
     axes.plot(
-        [getattr(row, cost) for row in front], [row.CIDEr * 100 for row in front],
-        color=ink, linestyle=(0, (4, 3)), linewidth=1.2, marker="o", markersize=13, markerfacecolor="none",
-        label="Pareto front", zorder=1)
+        [getattr(row, cost) for row in front],
+        [row.CIDEr * 100 for row in front],
+        color=ink,
+        linestyle=(0, (4, 3)),
+        linewidth=1.2,
+        marker="o",
+        markersize=13,
+        markerfacecolor="none",
+        label="Pareto front",
+        zorder=1,
+    )
     axes.set_xlabel(COSTS[cost], color=ink)
     axes.set_ylabel(f"CIDEr x 100 (N = {rows[0].N})", color=ink)
     axes.tick_params(colors=ink)
@@ -87,7 +102,7 @@ def inline_svg(figure: Figure, title: str) -> str:
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": title}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg"):].replace(INK, "currentColor")
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     named = rf'<svg viewBox="\1" role="img" aria-label="{title}">'
     return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', named, svg, count=1)
@@ -181,21 +196,28 @@ def write_page(comparison: Comparison, path: Path, photos: Sequence[Example] = (
     """
     rows = comparison.rows
     best = max(range(len(rows)), key=lambda number: rows[number].CIDEr)
-    fronts = {cost: {id(rows[n]) for n in pareto([getattr(row, cost) for row in rows], [row.CIDEr for row in rows])}
-              for cost in COSTS}
+    fronts = {
+        cost: {id(rows[n]) for n in pareto([getattr(row, cost) for row in rows], [row.CIDEr for row in rows])}
+        for cost in COSTS
+    }
     settings = comparison.setting["generation"]
     alike = all(each == settings[rows[0].model] for each in settings.values())
     loader = PackageLoader("vlcap.evaluation", ".")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    path.write_text(environment.get_template("comparison.html").render(
-        rows=rows,
-        setting=comparison.setting,
-        plots=[inline_svg(plot(comparison, cost, ink=INK, ground="none"), f"CIDEr against {COSTS[cost]}")
-               for cost in COSTS],
-        on_front=lambda row: [cost for cost in COSTS if id(row) in fronts[cost]],
-        best=rows[best],
-        against_best=[each for each in comparison.differences if each.than == best],
-        decoding=[("all", settings[rows[0].model])] if alike else list(settings.items()),
-        pairs={(each.row, each.than): each for each in comparison.differences},
-        photos=photos,
-    ), encoding="utf-8")
+    path.write_text(
+        environment.get_template("comparison.html").render(
+            rows=rows,
+            setting=comparison.setting,
+            plots=[
+                inline_svg(plot(comparison, cost, ink=INK, ground="none"), f"CIDEr against {COSTS[cost]}")
+                for cost in COSTS
+            ],
+            on_front=lambda row: [cost for cost in COSTS if id(row) in fronts[cost]],
+            best=rows[best],
+            against_best=[each for each in comparison.differences if each.than == best],
+            decoding=[("all", settings[rows[0].model])] if alike else list(settings.items()),
+            pairs={(each.row, each.than): each for each in comparison.differences},
+            photos=photos,
+        ),
+        encoding="utf-8",
+    )

@@ -39,7 +39,8 @@ class OnnxCaptioner:
         options.add_session_config_entry("session.force_spinning_stop", "1")  # or one's threads would disturb the other
         self.encoder, self.decoder = (
             onnxruntime.InferenceSession(folder / f"{name}.onnx", options, providers=["CPUExecutionProvider"])
-            for name in ("encoder", "decoder"))
+            for name in ("encoder", "decoder")
+        )
 
     def caption(self, photo: Path) -> str:
         """The caption of a photo, as anything that `load_image` takes."""
@@ -64,7 +65,7 @@ class OnnxCaptioner:
                 found.advance([0.0], [int(scores.argmax())], vocab_size=scores.shape[1])
                 continue
             scores = self.adjusted(log_softmax(logits), running) + np.array(found.scores[:beams])[:, None]  # (G, V)
-            best = np.argpartition(-scores, 2 * self.search.num_beams, axis=None)[:2 * self.search.num_beams]
+            best = np.argpartition(-scores, 2 * self.search.num_beams, axis=None)[: 2 * self.search.num_beams]
             best = best[np.argsort(-scores.flat[best], kind="stable")]
             found.advance(scores.flat[best].tolist(), best.tolist(), vocab_size=scores.shape[1])
             past = past[:, :, found.parents]

@@ -44,8 +44,7 @@ class EncoderGraph(nn.Module):
         super().__init__()
         self.encoder, self.budget, self.pixels = captioner.model.encoder, budget, captioner.pixels
         self.project = getattr(captioner.model, "enc_to_dec_proj", nn.Identity())
-        self.keys_values = nn.ModuleList(
-            block.crossattention.c_attn for block in captioner.model.decoder.transformer.h)
+        self.keys_values = nn.ModuleList(block.crossattention.c_attn for block in captioner.model.decoder.transformer.h)
         self.heads = captioner.model.decoder.config.n_head
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -65,7 +64,8 @@ class DecoderGraph(nn.Module):
         self.head = Product(self.decoder.lm_head.weight) if own_head else self.decoder.lm_head
 
     def forward(
-            self, pieces: torch.Tensor, past: torch.Tensor, photo: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self, pieces: torch.Tensor, past: torch.Tensor, photo: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         transformer = self.decoder.transformer
         x = transformer.wte(pieces)[:, None] + transformer.wpe.weight[past.shape[4]]  # (B, 1, D)
         extended = []
@@ -122,11 +122,22 @@ def export_onnx(captioner: Captioner, folder: Path, budget: int | None = None, i
     with reassociation_off(captioner.model.encoder) if int8 else contextlib.nullcontext():
         _export(encoder, (pixels,), folder / "encoder.onnx", ["pixels"], ["photo"], {"pixels": {0: rows}}, int8)
     _export(
-        decoder, (torch.zeros(2, dtype=torch.long), past, photo), folder / "decoder.onnx", ["pieces", "past", "photo"],
-        ["logits", "extended"], {"pieces": {0: rows}, "past": {2: rows, 4: written}, "photo": {2: rows}}, int8)
+        decoder,
+        (torch.zeros(2, dtype=torch.long), past, photo),
+        folder / "decoder.onnx",
+        ["pieces", "past", "photo"],
+        ["logits", "extended"],
+        {"pieces": {0: rows}, "past": {2: rows, 4: written}, "photo": {2: rows}},
+        int8,
+    )
     captioner.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"name": captioner.name, "budget": budget, "pixels": cut, "search": asdict(search),
-                "shape": {"layers": photo.shape[0], "heads": photo.shape[3], "width": photo.shape[-1]}}
+    settings = {
+        "name": captioner.name,
+        "budget": budget,
+        "pixels": cut,
+        "search": asdict(search),
+        "shape": {"layers": photo.shape[0], "heads": photo.shape[3], "width": photo.shape[-1]},
+    }
     (folder / "export.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
@@ -137,19 +148,28 @@ def check_packages() -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise CaptionerError(
-            "exporting needs the packages onnx, onnxscript and onnxruntime: pip install 'vlcap[onnx]'") from error
+            "exporting needs the packages onnx, onnxscript and onnxruntime: pip install 'vlcap[onnx]'"
+        ) from error
 
 
 def _cut(pixels: PixelConfig) -> dict[str, str | float]:
     if pixels.crop_mode == "border":
         raise CaptionerError("photos with a border are cut by PyTorch alone: crop_mode must be center or squash")
-    return {"size": pixels.size, "crop_pct": pixels.crop_pct, "crop_mode": pixels.crop_mode,
-            "interpolation": pixels.interpolation}
+    return {
+        "size": pixels.size,
+        "crop_pct": pixels.crop_pct,
+        "crop_mode": pixels.crop_mode,
+        "interpolation": pixels.interpolation,
+    }
 
 
 def write_graph(
-        model: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path, names: list[str], outputs: list[str],
-        dims: dict[str, dict],
+    model: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    path: Path,
+    names: list[str],
+    outputs: list[str],
+    dims: dict[str, dict],
 ) -> None:
     """Writes a module as one ONNX file, in float32.
 
@@ -165,13 +185,27 @@ def write_graph(
         warnings.simplefilter("ignore")  # of the exporter about itself
         logging.getLogger("onnxscript").setLevel(logging.ERROR)
         torch.onnx.export(
-            model, inputs, path, input_names=names, output_names=outputs, opset_version=OPSET, dynamo=True,
-            dynamic_shapes=dims, external_data=False, verbose=False)
+            model,
+            inputs,
+            path,
+            input_names=names,
+            output_names=outputs,
+            opset_version=OPSET,
+            dynamo=True,
+            dynamic_shapes=dims,
+            external_data=False,
+            verbose=False,
+        )
 
 
 def _export(
-        model: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path, names: list[str], outputs: list[str],
-        dims: dict[str, dict], int8: bool,
+    model: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    path: Path,
+    names: list[str],
+    outputs: list[str],
+    dims: dict[str, dict],
+    int8: bool,
 ) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch, path.name) if int8 else path
@@ -186,7 +220,13 @@ def _quantize(whole: Path, path: Path) -> None:
     logging.disable(logging.WARNING)  # it advises a preparation that changes nothing here
     try:
         # 7 bits of the 8: who runs it may have a CPU on which sums of 8-bit products overflow.
-        quantize_dynamic(whole, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, reduce_range=True,
-                         weight_type=QuantType.QInt8)
+        quantize_dynamic(
+            whole,
+            path,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+        )
     finally:
         logging.disable(logging.NOTSET)

@@ -40,8 +40,11 @@ def results(folder: Path | None, names: Sequence[str]) -> Iterator[None]:
         path = folder / name
         if not os.path.lexists(path):
             continue
-        if path.is_symlink() or not path.is_file() or (
-                name not in written or written[name] not in (UNFINISHED, _digest(path))):
+        if (
+            path.is_symlink()
+            or not path.is_file()
+            or (name not in written or written[name] not in (UNFINISHED, _digest(path)))
+        ):
             raise OutputError(f"{path}: was not written by vlcap, or changed since: move it or choose another folder")
     _write_list(folder, written | dict.fromkeys(names, UNFINISHED))
     try:

@@ -103,7 +103,8 @@ def check_replaceable(folder: Path, what: str | None = None) -> None:
     if marker is None or marker["what"] != what:
         if found := sorted(path.name for path in real.iterdir() if path.name != NEW):
             raise NotOursError(
-                f"{folder} was not written by vlcap as its {what} folder (it holds {found[0]}): move it elsewhere")
+                f"{folder} was not written by vlcap as its {what} folder (it holds {found[0]}): move it elsewhere"
+            )
         return
     for name, digests in marker["files"].items():
         path = real / name

@@ -30,8 +30,11 @@ def search_for(model: VisionEncoderDecoderModel, **changes: Any) -> Search | Non
     """A captioner's own generation settings with changes; None where more is asked for than is done here."""
     config, decoder = model.generation_config, model.decoder
     own = {name: value for name, value in config.to_diff_dict().items() if not name.endswith(("_token_id", "_version"))}
-    settings = {name: value for name, value in {**own, **changes}.items()
-                if value is not None and (name, value) not in _DEFAULTS}
+    settings = {
+        name: value
+        for name, value in {**own, **changes}.items()
+        if value is not None and (name, value) not in _DEFAULTS
+    }
     plain = (
         isinstance(decoder, GPT2LMHeadModel)
         and decoder.config.scale_attn_weights
@@ -53,7 +56,10 @@ _DEFAULTS = [("do_sample", False), ("num_return_sequences", 1), ("use_cache", Tr
 
 @torch.inference_mode()
 def find_captions(
-        model: VisionEncoderDecoderModel, tokens: torch.Tensor, search: Search, watch: Watch | None = None,
+    model: VisionEncoderDecoderModel,
+    tokens: torch.Tensor,
+    search: Search,
+    watch: Watch | None = None,
 ) -> list[tuple[int, ...]]:
     """The captions' pieces, start and end included, for compressed tokens (B, M, D)."""
     hypotheses: list[Any] = [search.start() for _ in tokens]
@@ -161,7 +167,7 @@ class DecoderState:
         else:
             self.mask = self.mask.take_along_dim(chosen[:, None, :, None], dim=2)
         stop = min(self.used + beams, self.mask.shape[-1])
-        self.mask[..., self.used:stop].diagonal(dim1=-2, dim2=-1).zero_()
+        self.mask[..., self.used : stop].diagonal(dim1=-2, dim2=-1).zero_()
 
     def keep(self, photos: list[int]) -> None:
         """Only these photos go on."""

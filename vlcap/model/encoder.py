@@ -32,14 +32,14 @@ class EncoderConfig(PreTrainedConfig):
     model_type = "vlcap-encoder"
 
     def __init__(
-            self,
-            architecture: str = "lookupvit_test_patch8_48",
-            model_args: dict[str, Any] | None = None,
-            hidden_size: int = 64,
-            budgets: list[int] | None = None,
-            pixels: dict[str, Any] | None = None,
-            classes: list[str] | None = None,
-            **kwargs: Any,
+        self,
+        architecture: str = "lookupvit_test_patch8_48",
+        model_args: dict[str, Any] | None = None,
+        hidden_size: int = 64,
+        budgets: list[int] | None = None,
+        pixels: dict[str, Any] | None = None,
+        classes: list[str] | None = None,
+        **kwargs: Any,
     ):
         self.architecture = architecture
         self.model_args = model_args or {}
@@ -70,12 +70,12 @@ class Encoder(PreTrainedModel):
 
     @classmethod
     def create(
-            cls,
-            architecture: str,
-            classes: list[str] | None = None,
-            pixels: PixelConfig | None = None,
-            pretrained: bool = False,
-            **model_args: Any,
+        cls,
+        architecture: str,
+        classes: list[str] | None = None,
+        pixels: PixelConfig | None = None,
+        pretrained: bool = False,
+        **model_args: Any,
     ) -> "Encoder":
         """A new encoder.
 

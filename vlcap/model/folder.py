@@ -26,20 +26,55 @@ MAX_GRID = 128  # patches on a side of an encoder's picture
 MAX_SIZE = 2**31  # of a number in a config
 MAX_BEAMS = 64
 MAX_SETTING = 10_000  # of a penalty, a temperature or a count in generation_config.json
-FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
-         "special_tokens_map.json", "README.md")
+FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "README.md",
+)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 DTYPES = ("F64", "F32", "F16", "BF16")
 DECODER = (
-    "vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner", "activation_function", "resid_pdrop",
-    "embd_pdrop", "attn_pdrop", "layer_norm_epsilon", "initializer_range", "scale_attn_weights",
-    "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "tie_word_embeddings", "bos_token_id", "eos_token_id",
-    "pad_token_id")
+    "vocab_size",
+    "n_positions",
+    "n_embd",
+    "n_layer",
+    "n_head",
+    "n_inner",
+    "activation_function",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+    "layer_norm_epsilon",
+    "initializer_range",
+    "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx",
+    "reorder_and_upcast_attn",
+    "tie_word_embeddings",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
 DECODER_SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
 GENERATION = {
-    "max_new_tokens": int, "min_new_tokens": int, "num_beams": int, "no_repeat_ngram_size": int, "top_k": int,
-    "length_penalty": float, "repetition_penalty": float, "temperature": float, "top_p": float, "do_sample": bool,
-    "decoder_start_token_id": int, "bos_token_id": int, "eos_token_id": int, "pad_token_id": int}
+    "max_new_tokens": int,
+    "min_new_tokens": int,
+    "num_beams": int,
+    "no_repeat_ngram_size": int,
+    "top_k": int,
+    "length_penalty": float,
+    "repetition_penalty": float,
+    "temperature": float,
+    "top_p": float,
+    "do_sample": bool,
+    "decoder_start_token_id": int,
+    "bos_token_id": int,
+    "eos_token_id": int,
+    "pad_token_id": int,
+}
 
 
 class ModelFolderError(ValueError):
@@ -130,27 +165,45 @@ def generation_config(values: Mapping[str, Any], decoder: GPT2Config) -> Generat
     Raises:
         ModelFolderError: A setting isn't known here, or is out of range.
     """
-    given = {name: value for name, value in values.items()
-             if value is not None and not name.startswith("_") and name != "transformers_version"}
+    given = {
+        name: value
+        for name, value in values.items()
+        if value is not None and not name.startswith("_") and name != "transformers_version"
+    }
     early_stopping = given.pop("early_stopping", False)
     for name, value in given.items():
         kind: Any = GENERATION.get(name)
         if kind is None:
             raise ModelFolderError(f"generation_config.json: {name:.100} is not a setting known here")
-        fits = isinstance(value, bool) if kind is bool else (
-            isinstance(value, (int, float) if kind is float else int)
-            and not isinstance(value, bool) and abs(value) <= MAX_SETTING)
+        fits = (
+            isinstance(value, bool)
+            if kind is bool
+            else (
+                isinstance(value, (int, float) if kind is float else int)
+                and not isinstance(value, bool)
+                and abs(value) <= MAX_SETTING
+            )
+        )
         limit = {"num_beams": MAX_BEAMS, "max_new_tokens": decoder.n_positions - 1}.get(name, decoder.vocab_size)
         if not fits or (kind is float and abs(value) > 100) or (kind is int and not 0 <= value <= limit):
             raise ModelFolderError(f"generation_config.json: {name} is {value!r:.100}")
     if early_stopping not in (True, False, "never"):
         raise ModelFolderError(f"generation_config.json: early_stopping is {early_stopping!r:.100}")
-    if min(given.get(name, 1) for name in ("num_beams", "max_new_tokens")) < 1 or min(
-            given.get(name, 1) for name in ("repetition_penalty", "temperature", "top_p")) <= 0:
+    if (
+        min(given.get(name, 1) for name in ("num_beams", "max_new_tokens")) < 1
+        or min(given.get(name, 1) for name in ("repetition_penalty", "temperature", "top_p")) <= 0
+    ):
         raise ModelFolderError("generation_config.json: num_beams, max_new_tokens and penalties are above 0")
-    return GenerationConfig(**{
-        "max_new_tokens": decoder.n_positions - 1, "decoder_start_token_id": START, "eos_token_id": EOS,
-        "pad_token_id": PAD, **given, "early_stopping": early_stopping})
+    return GenerationConfig(
+        **{
+            "max_new_tokens": decoder.n_positions - 1,
+            "decoder_start_token_id": START,
+            "eos_token_id": EOS,
+            "pad_token_id": PAD,
+            **given,
+            "early_stopping": early_stopping,
+        }
+    )
 
 
 class WeightFile:
@@ -179,7 +232,8 @@ class WeightFile:
         """A layer has weights: before so many are even described."""
         if not isinstance(layers, int) or layers > len(self.shapes):
             raise ModelFolderError(
-                f"config.json has {layers!r:.100} layers, model.safetensors {len(self.shapes)} weights")
+                f"config.json has {layers!r:.100} layers, model.safetensors {len(self.shapes)} weights"
+            )
 
     def read(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
         """The weights of `model`, which lies on the meta device.
@@ -195,7 +249,8 @@ class WeightFile:
         if wrong := [name for name, shape in wanted.items() if self.shapes[name] != shape]:
             name = wrong[0]
             raise ModelFolderError(
-                f"{name} is {wanted[name]} by config.json and {self.shapes[name]} in model.safetensors")
+                f"{name} is {wanted[name]} by config.json and {self.shapes[name]} in model.safetensors"
+            )
         for name in wanted:  # batch norms count their batches in whole numbers
             if self.kinds[name] not in (DTYPES if own[name].is_floating_point() else ("I64",)):
                 raise ModelFolderError(f"{name} is of the type {self.kinds[name]} in model.safetensors")

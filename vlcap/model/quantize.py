@@ -40,7 +40,8 @@ class Int8Linear(nn.Module):
         zeros = torch.zeros(len(weight), dtype=torch.long)
         before = torch.backends.quantized.engine
         torch.backends.quantized.engine = next(
-            name for name in engines if name in torch.backends.quantized.supported_engines)
+            name for name in engines if name in torch.backends.quantized.supported_engines
+        )
         try:
             with warnings.catch_warnings():  # torch announces a successor for this, which isn't faster on CPUs yet
                 warnings.simplefilter("ignore")

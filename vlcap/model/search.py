@@ -95,13 +95,18 @@ class Beams:
         search, width = self.search, self.search.num_beams
         length = len(self.running[0])  # of what is written, which the start doesn't count to, with the next piece
         at_limit = length == search.max_new_tokens
-        candidates = [(value, place // vocab_size, (*self.running[place // vocab_size], place % vocab_size))
-                      for value, place in zip(values, places, strict=True)]
+        candidates = [
+            (value, place // vocab_size, (*self.running[place // vocab_size], place % vocab_size))
+            for value, place in zip(values, places, strict=True)
+        ]
         self.leader = candidates[0][2]
         ended = [at_limit or ids[-1] == EOS for _, _, ids in candidates]
         # A caption that ends below the G likeliest is dropped: it can't be chosen, and can't go on.
-        self.finished += [(value / length**search.length_penalty, ids)
-                          for (value, _, ids), end in list(zip(candidates, ended, strict=True))[:width] if end]
+        self.finished += [
+            (value / length**search.length_penalty, ids)
+            for (value, _, ids), end in list(zip(candidates, ended, strict=True))[:width]
+            if end
+        ]
         self.finished = sorted(self.finished, key=lambda scored: -scored[0])[:width]
         if at_limit:
             self.done = True

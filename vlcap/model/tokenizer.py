@@ -61,7 +61,8 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, lowercase: bool = 
             if match := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
                 raise TokenizerError(
                     f"vocab_size {vocab_size} is too small for the letters of these captions: "
-                    f"set it to at least {int(match[1]) + 1}") from None
+                    f"set it to at least {int(match[1]) + 1}"
+                ) from None
             raise TokenizerError(f"no tokenizer can be made of these captions: {error}") from None
         text.unlink()
         # From the folder, not the file: given a file, T5Tokenizer makes an empty vocabulary without a word.
