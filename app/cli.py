@@ -244,14 +244,14 @@ def baselines(
     as_json: AsJson = False,
 ) -> None:
     """What to read a score against: a person's caption, and the same caption for every photo."""
-    from vlcap.data.captions import CaptionError, read_captions
+    from vlcap.data.captions import CaptionDataError, read_captions
     from vlcap.evaluation.baselines import score_constant, score_human, usual_caption
 
     captions = read_captions(data, split)
     try:
         text = constant if constant is not None else usual_caption(read_captions(data, "train"))
-    except CaptionError as error:
-        raise CaptionError(
+    except CaptionDataError as error:
+        raise CaptionDataError(
             f"{error}. Without --constant TEXT, it is the most frequent caption of the train split"
         ) from None
     found = {

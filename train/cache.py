@@ -28,6 +28,7 @@ from rich.progress import track
 
 from vlcap.data.captions import CaptionSet
 from vlcap.data.images import PixelConfig
+from vlcap.errors import VlcapError
 from vlcap.files.writing import replacing
 from vlcap.model.encoder import Encoder, digest_weights
 
@@ -38,7 +39,7 @@ FORMAT = 2  # part of the key: raised when what the files hold changes
 CHUNK = 64  # photos encoded, and at most lost, at a time
 
 
-class CacheError(RuntimeError):
+class CacheError(VlcapError, RuntimeError):
     """Arrays that can't be cached: where and why."""
 
 

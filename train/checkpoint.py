@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from vlcap.errors import VlcapError
 from vlcap.files.writing import delete
 
 KEEP = 2
@@ -21,7 +22,7 @@ CHECKPOINT = re.compile(rf"step-(\d{{8,}})-([0-9a-f]{{{DIGITS}}})\.pt")
 UNFINISHED = re.compile(r"step-\d{8,}\.tmp")
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(VlcapError, RuntimeError):
     """A checkpoint that can't be written: where, why, and what is left."""
 
 

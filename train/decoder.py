@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from vlcap.captioner import decoder_settings
-from vlcap.data.captions import CaptionError, MissingSplit, read_captions, read_coco_captions
+from vlcap.data.captions import CaptionDataError, MissingSplit, read_captions, read_coco_captions
 from vlcap.files.writing import written_whole
 from vlcap.model.tokenizer import PAD, START, load_tokenizer, normalise_caption, train_tokenizer
 from vlcap.processes import join, share
@@ -198,7 +198,7 @@ def read_texts(source: str, split: str) -> list[str]:
         split: Of a folder; a file is taken whole.
 
     Raises:
-        CaptionError: It is none of these, or damaged.
+        CaptionDataError: It is none of these, or damaged.
     """
     path = Path(source)
     if path.is_dir():
@@ -213,10 +213,10 @@ def read_texts(source: str, split: str) -> list[str]:
             if kind.endswith(".json"):
                 return [each["caption"] for each in json.load(file)["annotations"]]
     except OSError as error:
-        raise CaptionError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise CaptionDataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (ValueError, KeyError, TypeError, EOFError) as error:
-        raise CaptionError(f"{path}: no captions in it ({' '.join(str(error).split()):.200})") from None
-    raise CaptionError(f"{path}: expected a folder of captioned photos, or a file .json or .txt, also with .gz")
+        raise CaptionDataError(f"{path}: no captions in it ({' '.join(str(error).split()):.200})") from None
+    raise CaptionDataError(f"{path}: expected a folder of captioned photos, or a file .json or .txt, also with .gz")
 
 
 def _data(split: str, name: str, texts: Sequence[str]) -> Data:

@@ -25,6 +25,7 @@ from vlcap.data import files as data_files
 from vlcap.data.captions import read_captions
 from vlcap.data.files import file_size, split_names
 from vlcap.data.images import ImageError, find_images, load_image
+from vlcap.errors import VlcapError
 
 from .cache import Photos, ViewCache, read_places
 from .words import word_splitter
@@ -32,7 +33,7 @@ from .words import word_splitter
 MAX_CLASSES = 1_000_000
 
 
-class LabelError(ValueError):
+class LabelError(VlcapError, ValueError):
     """Labelled photos that can't be used: where, what is wrong, what is expected."""
 
 

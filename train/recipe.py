@@ -8,8 +8,10 @@ from typing import ClassVar, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from vlcap.errors import VlcapError
 
-class RecipeError(ValueError):
+
+class RecipeError(VlcapError, ValueError):
     """A recipe that can't be used: which, what is wrong with it, what is allowed."""
 
 

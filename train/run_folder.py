@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from vlcap.errors import VlcapError
 from vlcap.files.writing import check_replaceable, replacing
 
 from .recipe import Recipe
@@ -28,7 +29,7 @@ LENGTH = ("steps", "epochs")
 FOLDER = "sha256:"
 
 
-class TrainingError(RuntimeError):
+class TrainingError(VlcapError, RuntimeError):
     """A run that can't go on: why, and where what it has reached lies."""
 
 

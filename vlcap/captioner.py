@@ -30,6 +30,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from .data.images import PixelConfig, load_image
+from .errors import VlcapError
 from .model.decoding import Watch, find_captions, search_for
 from .model.encoder import Encoder, describe, encoder_config
 from .model.folder import ModelFolderError, WeightFile, decoder_config, find_folder, generation_config, read_json
@@ -39,7 +40,7 @@ BUNDLED = Path(str(files("vlcap") / "bundled"))
 MAX_CARD = 1024**2  # bytes of a README.md that is looked at
 
 
-class CaptionerError(ValueError):
+class CaptionerError(VlcapError, ValueError):
     """A captioner that can't be loaded or asked for what it hasn't got: what and where."""
 
 

@@ -3,19 +3,19 @@
 from train.labels import LabelError
 from train.recipe import RecipeError
 from vlcap.captioner import CaptionerError
-from vlcap.data.captions import CaptionError
+from vlcap.data.captions import CaptionDataError
 from vlcap.data.images import ImageError
 from vlcap.model.folder import ModelFolderError
 
 from . import Reader, archives, captions, images, labels, layouts, models, recipes
 
-CAPTIONS = (CaptionError, ImageError)
+CAPTIONS = (CaptionDataError, ImageError)
 READERS = {
     "images": Reader(images.make, images.read, (ImageError,), prepare=images.seeds),
     "coco": Reader(captions.make_coco, captions.read_folder, CAPTIONS, prepare=captions.photos),
     "karpathy": Reader(captions.make_karpathy, captions.read_folder, CAPTIONS, prepare=captions.photos),
-    "references": Reader(captions.make_references, captions.read_references, (CaptionError,)),
-    "predictions": Reader(captions.make_predictions, captions.read_predictions, (CaptionError,)),
+    "references": Reader(captions.make_references, captions.read_references, (CaptionDataError,)),
+    "predictions": Reader(captions.make_predictions, captions.read_predictions, (CaptionDataError,)),
     "parquet": Reader(captions.make_parquet, captions.read_folder, CAPTIONS, prepare=labels.prepare),
     "models": Reader(models.make, models.read, (CaptionerError,), prepare=models.seed),
     "encoders": Reader(models.make_encoder, models.read_encoder, (ModelFolderError,), prepare=models.seed),

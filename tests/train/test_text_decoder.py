@@ -12,7 +12,7 @@ from train.captioner import CaptionerRecipe, Captioning, train_captioner
 from train.decoder import DecoderRecipe, TextTask, read_texts, shift, train_decoder
 from train.loop import TrainingError
 from vlcap.captioner import Captioner, CaptionerError, load_decoder
-from vlcap.data.captions import CaptionError, read_captions
+from vlcap.data.captions import CaptionDataError, read_captions
 from vlcap.model.encoder import Encoder
 from vlcap.model.tokenizer import EOS, PAD, START
 
@@ -52,7 +52,7 @@ def test_every_kind_of_source(texts, captioned_folder, tmp_path):
         ("photo.jpg", "expected a folder"),
         ("no.txt", "cannot be read"),
     ):
-        with pytest.raises(CaptionError, match=said):
+        with pytest.raises(CaptionDataError, match=said):
             read_texts(str(tmp_path / name), "train")
 
 

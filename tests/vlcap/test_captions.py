@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from vlcap.data.captions import (
-    CaptionError,
+    CaptionDataError,
     CaptionSet,
     read_captions,
     read_coco_captions,
@@ -168,7 +168,7 @@ def test_every_layout_gives_the_same_photos_and_captions(tmp_path: Path, layout)
         for i, image_id in enumerate(photos.image_ids):
             assert photos.image(i).getpixel((4, 4)) == COLORS[image_id]
             assert photos.files[i].endswith(f"{image_id}.png")
-    with pytest.raises(CaptionError, match=r"no split 'other', there is .*train.*val"):
+    with pytest.raises(CaptionDataError, match=r"no split 'other', there is .*train.*val"):
         read_captions(folder, "other")
 
 
@@ -182,7 +182,7 @@ def test_limit_fingerprint_and_worker_processes(tmp_path: Path, layout):
     assert whole.fingerprint() == read_captions(folder, "train").fingerprint()
     copied = pickle.loads(pickle.dumps(whole))
     assert copied.image(1).tobytes() == whole.image(1).tobytes() and copied.fingerprint() == whole.fingerprint()
-    with pytest.raises(CaptionError, match="limit must be at least 1"):
+    with pytest.raises(CaptionDataError, match="limit must be at least 1"):
         read_captions(folder, "train", limit=0)
 
 
@@ -235,14 +235,14 @@ def test_empty_captions_and_photos_without_any_are_left_out(tmp_path: Path):
     assert read_coco_captions(tmp_path / "coco/captions_train.json") == expected
     path = put(tmp_path / "none/captions_train.json", coco({11: [""]}))
     for read in (lambda: read_captions(path.parent, "train"), lambda: read_coco_captions(path)):
-        with pytest.raises(CaptionError, match=r"captions_train\.json: no captions"):
+        with pytest.raises(CaptionDataError, match=r"captions_train\.json: no captions"):
             read()
 
 
 def test_two_years_of_coco(tmp_path: Path):
     coco_2014(tmp_path)
     coco_2014(tmp_path, photos="{split}2017", file="annotations/captions_{split}2017.json")
-    with pytest.raises(CaptionError, match="more than one split 'val', say which val2014, val2017"):
+    with pytest.raises(CaptionDataError, match="more than one split 'val', say which val2014, val2017"):
         read_captions(tmp_path, "val")
     photos = read_captions(tmp_path, "val2017")
     assert (photos.files, photos.split) == (["val2017/21.png"], "val2017")
@@ -289,20 +289,20 @@ def test_parquet_that_will_not_do(tmp_path: Path):
         "pixels": "cannot be read as parquet",
         "damaged": "cannot be read as parquet",
     }.items():
-        with pytest.raises(CaptionError, match=message) as caught:
+        with pytest.raises(CaptionDataError, match=message) as caught:
             read_captions(tmp_path, split)
         assert f"{split}.parquet" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_folders_without_captions(tmp_path: Path):
     put(tmp_path / "photos/a.png", photo(1))
-    with pytest.raises(CaptionError, match=r"Expected dataset_coco\.json, .*val\.parquet.* but there is a\.png$"):
+    with pytest.raises(CaptionDataError, match=r"Expected dataset_coco\.json, .*val\.parquet.* but there is a\.png$"):
         read_captions(tmp_path / "photos", "val")
-    with pytest.raises(CaptionError, match="nowhere: no such folder"):
+    with pytest.raises(CaptionDataError, match="nowhere: no such folder"):
         read_captions(tmp_path / "nowhere", "val")
     put(tmp_path / "two/dataset_coco.json", {})
     put(tmp_path / "two/dataset_flickr8k.json", {})
-    with pytest.raises(CaptionError, match=r"only one of dataset_coco\.json, dataset_flickr8k\.json"):
+    with pytest.raises(CaptionDataError, match=r"only one of dataset_coco\.json, dataset_flickr8k\.json"):
         read_captions(tmp_path / "two", "val")
 
 
@@ -311,11 +311,11 @@ def test_missing_photos_are_counted_and_the_first_is_named(tmp_path: Path, layou
     folder = layout(tmp_path)
     files = read_captions(folder, "train").files
     (folder / files[1]).unlink()
-    with pytest.raises(CaptionError, match=r"1 of the 2 photos are missing, the first is .*12\.png; looked in"):
+    with pytest.raises(CaptionDataError, match=r"1 of the 2 photos are missing, the first is .*12\.png; looked in"):
         read_captions(folder, "train")
     assert len(read_captions(folder, "train", limit=1)) == 1
     (folder / files[0]).unlink()
-    with pytest.raises(CaptionError, match=r"none of the 2 photos is here, the first is .*11\.png; looked in"):
+    with pytest.raises(CaptionDataError, match=r"none of the 2 photos is here, the first is .*11\.png; looked in"):
         read_captions(folder, "train")
 
 
@@ -327,11 +327,11 @@ def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str):
     put(tmp_path / "coco/captions_val.json", coco(PHOTOS["val"], name=name))
     put(tmp_path / "karpathy/dataset_coco.json", {"images": [karpathy_photo(21, ["x"], "val") | {"filename": name}]})
     for folder in ("coco", "karpathy"):
-        with pytest.raises(CaptionError, match="none of the 1 photos is here"):
+        with pytest.raises(CaptionDataError, match="none of the 1 photos is here"):
             read_captions(tmp_path / folder, "val")
     entry = karpathy_photo(21, ["x"], "val", filepath="..")
     put(tmp_path / "karpathy/dataset_coco.json", {"images": [entry]})
-    with pytest.raises(CaptionError, match="none of the 1 photos is here"):
+    with pytest.raises(CaptionDataError, match="none of the 1 photos is here"):
         read_captions(tmp_path / "karpathy", "val")
 
 
@@ -384,7 +384,9 @@ def test_one_photo_never_serves_two_names(tmp_path: Path, limit):
     put(tmp_path / "coco/captions_val.json", content)
     put(tmp_path / "coco/images/0001.png", photo(21))
     put(tmp_path / "coco/images/0002.png", photo(11))
-    with pytest.raises(CaptionError, match=r"first is cam1/0001\.png; .* can't be told apart without their folders"):
+    with pytest.raises(
+        CaptionDataError, match=r"first is cam1/0001\.png; .* can't be told apart without their folders"
+    ):
         read_captions(tmp_path / "coco", "val", limit=limit)
     entries = [
         karpathy_photo(1, ["x"], "train", filepath="cam1") | {"filename": "0001.png"},
@@ -392,7 +394,7 @@ def test_one_photo_never_serves_two_names(tmp_path: Path, limit):
     ]  # of another split
     put(tmp_path / "karpathy/dataset.json", {"images": entries})
     put(tmp_path / "karpathy/images/0001.png", photo(1))
-    with pytest.raises(CaptionError, match="1 can't be told apart without their folders"):
+    with pytest.raises(CaptionDataError, match="1 can't be told apart without their folders"):
         read_captions(tmp_path / "karpathy", "val", limit=limit)
 
 
@@ -406,7 +408,7 @@ def test_two_ids_of_one_photo_are_refused(tmp_path: Path, names, limit):
         entry["file_name"] = name
     put(tmp_path / "captions_val.json", content)
     put(tmp_path / "images" / names[0], photo(21))
-    with pytest.raises(CaptionError, match=r"image_ids 21 and 31 are both the photo .*png: list it once"):
+    with pytest.raises(CaptionDataError, match=r"image_ids 21 and 31 are both the photo .*png: list it once"):
         read_captions(tmp_path, "val", limit=limit)
 
 
@@ -438,7 +440,7 @@ def test_a_parquet_split_keeps_its_underscore(tmp_path: Path):
 def test_what_lies_in_annotations_is_said(tmp_path: Path):
     put(tmp_path / "annotations/instances_val2017.json", {})
     put(tmp_path / "a.png", photo(1))
-    with pytest.raises(CaptionError, match=r"but there is a\.png, annotations/ with instances_val2017\.json$"):
+    with pytest.raises(CaptionDataError, match=r"but there is a\.png, annotations/ with instances_val2017\.json$"):
         read_captions(tmp_path, "val")
 
 
@@ -468,7 +470,7 @@ def test_what_lies_in_annotations_is_said(tmp_path: Path):
 )
 def test_damaged_coco_files(tmp_path: Path, content, message: str):
     put(tmp_path / "captions_val.json", content)
-    with pytest.raises(CaptionError, match=message) as caught:
+    with pytest.raises(CaptionDataError, match=message) as caught:
         read_captions(tmp_path, "val")
     assert str(tmp_path / "captions_val.json") in str(caught.value) and "\n" not in str(caught.value)
 
@@ -486,7 +488,7 @@ def test_damaged_coco_files(tmp_path: Path, content, message: str):
 )
 def test_damaged_karpathy_files(tmp_path: Path, entry: dict, message: str):
     put(tmp_path / "dataset_coco.json", {"images": [karpathy_photo(1, ["a"], "val") | entry]})
-    with pytest.raises(CaptionError, match=message):
+    with pytest.raises(CaptionDataError, match=message):
         read_captions(tmp_path, "val")
 
 
@@ -494,9 +496,9 @@ def test_coco_captions_keep_their_order_and_take_digits_for_ids(tmp_path: Path):
     annotations = [{"image_id": i, "caption": c} for i, c in [("7", "b"), (3, "x "), (7, "a"), ("007", "c")]]
     path = put(tmp_path / "references.json", {"annotations": annotations})
     assert list(read_coco_captions(path).items()) == [(7, ["b", "a", "c"]), (3, ["x "])]
-    with pytest.raises(CaptionError, match=r"gone\.json: cannot be read"):
+    with pytest.raises(CaptionDataError, match=r"gone\.json: cannot be read"):
         read_coco_captions(tmp_path / "gone.json")
-    with pytest.raises(CaptionError, match="cannot be read"):
+    with pytest.raises(CaptionDataError, match="cannot be read"):
         read_coco_captions(tmp_path)
 
 
@@ -537,7 +539,7 @@ def test_results_are_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
 )
 def test_damaged_results(tmp_path: Path, content, message: str):
     path = put(tmp_path / "results.json", content)
-    with pytest.raises(CaptionError, match=message) as caught:
+    with pytest.raises(CaptionDataError, match=message) as caught:
         read_coco_results(path)
     assert str(path) in str(caught.value)
 

@@ -15,7 +15,7 @@ from train.classifier import Classification, ClassifierRecipe
 from train.labels import LabelError, match_classes, read_labelled, read_words
 from train.streaming import read_stream
 from train.words import word_splitter
-from vlcap.data.captions import CaptionError, read_captions
+from vlcap.data.captions import CaptionDataError, read_captions
 from vlcap.data.files import split_names
 from vlcap.model.tokenizer import TokenizerError, train_tokenizer
 
@@ -65,7 +65,7 @@ def test_test_is_not_validation(tmp_path):
 def test_two_names_of_one_split(tmp_path):
     for name in ("valid", "dev"):
         drawings.write_parquet(tmp_path / f"{name}.parquet", range(4))
-    with pytest.raises(CaptionError, match="more than one split 'val', say which"):
+    with pytest.raises(CaptionDataError, match="more than one split 'val', say which"):
         read_captions(tmp_path, "val")
     assert len(read_captions(tmp_path, "dev")) == 4
 

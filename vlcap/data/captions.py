@@ -27,6 +27,7 @@ from urllib.parse import unquote
 
 from PIL import Image
 
+from ..errors import VlcapError
 from ..files.writing import replacing
 from .files import file_size, load_files, split_names
 from .images import ImageError, load_image, one_line
@@ -40,11 +41,11 @@ Parsed = TypeVar("Parsed")
 Place = TypeVar("Place")
 
 
-class CaptionError(ValueError):
+class CaptionDataError(VlcapError, ValueError):
     """Caption data is missing, or not what it should be; the message says where and what."""
 
 
-class MissingSplit(CaptionError):
+class MissingSplit(CaptionDataError):
     """Caption data that has other splits than the one asked for."""
 
 
@@ -145,18 +146,18 @@ def read_captions(folder: str | os.PathLike, split: str, limit: int | None = Non
         The photos in the order of the file they are listed in, without those that have no caption.
 
     Raises:
-        CaptionError: No such folder, layout or split; a file is damaged; photos are missing; an id comes twice.
+        CaptionDataError: No such folder, layout or split; a file is damaged; photos are missing; an id comes twice.
     """
     folder = Path(os.path.abspath(folder))
     if not os.path.isdir(folder):
-        raise CaptionError(f"{folder}: no such folder")
+        raise CaptionDataError(f"{folder}: no such folder")
     if limit is not None and limit < 1:
-        raise CaptionError(f"limit must be at least 1, got {limit}")
+        raise CaptionDataError(f"limit must be at least 1, got {limit}")
 
     if karpathy := [folder / name for name in KARPATHY_FILES if (folder / name).is_file()]:
         if len(karpathy) > 1:
             names = ", ".join(path.name for path in karpathy)
-            raise CaptionError(f"{folder}: only one of {names} can be read, move the others elsewhere")
+            raise CaptionDataError(f"{folder}: only one of {names} can be read, move the others elsewhere")
         return _read_karpathy(folder, karpathy[0], split, limit)
     if files := _by_split(folder / "annotations", COCO_FILE):
         return _read_coco(folder, files, split, limit)
@@ -170,7 +171,7 @@ def read_captions(folder: str | os.PathLike, split: str, limit: int | None = Non
         else name
         for name in sorted(os.listdir(folder))
     ]
-    raise CaptionError(
+    raise CaptionDataError(
         f"{folder}: no captions found. Expected dataset_coco.json, annotations/captions_{split}2014.json (or 2017), "
         f"{split}.parquet or captions_{split}.json, but there is {_listed(found)}"
     )
@@ -183,12 +184,12 @@ def read_coco_captions(path: str | os.PathLike) -> dict[int, list[str]]:
         The captions by image_id, in the order of the file, empty ones left out.
 
     Raises:
-        CaptionError: The file is missing, damaged, of another kind, or without captions.
+        CaptionDataError: The file is missing, damaged, of another kind, or without captions.
     """
     filled = {image_id: _filled(captions) for image_id, captions in _references(_json(path), path).items()}
     references = {image_id: captions for image_id, captions in filled.items() if captions}
     if not references:
-        raise CaptionError(f"{path}: no captions in this file")
+        raise CaptionDataError(f"{path}: no captions in this file")
     return references
 
 
@@ -196,15 +197,17 @@ def read_coco_results(path: str | os.PathLike) -> dict[int, str]:
     """Reads predictions from a COCO result file, [{"image_id": 1, "caption": "a dog"}, ...].
 
     Raises:
-        CaptionError: The file is missing, damaged, of another kind, or has two captions for an image.
+        CaptionDataError: The file is missing, damaged, of another kind, or has two captions for an image.
     """
     data = _json(path)
     if not isinstance(data, list):
-        raise CaptionError(f"{path}: a result file is a list of image_id and caption, this is a {type(data).__name__}")
+        raise CaptionDataError(
+            f"{path}: a result file is a list of image_id and caption, this is a {type(data).__name__}"
+        )
     results: dict[int, str] = {}
     for image_id, caption in _parsed(data, f"{path}: entry ", _annotation):
         if image_id in results:
-            raise CaptionError(f"{path}: image_id {image_id} comes twice, a result file has one caption per image")
+            raise CaptionDataError(f"{path}: image_id {image_id} comes twice, a result file has one caption per image")
         results[image_id] = caption
     return results
 
@@ -251,7 +254,7 @@ def _read_coco(folder: Path, files: Mapping[str, list[Path]], split: str, limit:
         for image_id, name in _parsed(_list(data, "images", path), f"{path}: images ", _coco_photo)
     ]
     if unknown := references.keys() - {photo[0] for photo in photos}:
-        raise CaptionError(f"{path}: image_id {min(unknown)} has captions but is not among the file's images")
+        raise CaptionDataError(f"{path}: image_id {min(unknown)} has captions but is not among the file's images")
     written, bare = path.stem.removeprefix("captions_"), part.rstrip("0123456789")
     beside = (written, part, bare)
     places = (*beside, *(f"images/{place}" for place in beside), "images", "")
@@ -287,17 +290,17 @@ def _read_parquet(folder: Path, files: Mapping[str, list[Path]], split: str, lim
         text = "captions" if "captions" in rows.column_names else "caption"
         if "image" not in rows.column_names or text not in rows.column_names:
             found = _listed(rows.column_names)
-            raise CaptionError(f"{where}: needs the columns image and captions (or caption), there is {found}")
+            raise CaptionDataError(f"{where}: needs the columns image and captions (or caption), there is {found}")
         rows = rows.cast_column("image", datasets.Image(decode=False))
-    except CaptionError:
+    except CaptionDataError:
         raise
     except Exception as error:  # datasets hides what pyarrow found behind an error of its own
         reason = " ".join(str(error.__cause__ or error).split())
-        raise CaptionError(f"{where}: cannot be read as parquet ({reason})") from error
+        raise CaptionDataError(f"{where}: cannot be read as parquet ({reason})") from error
 
     images = rows.data.column("image")
     if pyarrow.compute.struct_field(images, "bytes").null_count:
-        raise CaptionError(
+        raise CaptionDataError(
             f"{where}: rows without the bytes of their photo; paths alone are not enough, embed the photos"
         )
 
@@ -332,7 +335,7 @@ def _from_files(
     first: dict[tuple[str, ...], int] = {}
     for image_id, name in listed:
         if first.setdefault(_parts(name), image_id) != image_id:
-            raise CaptionError(
+            raise CaptionDataError(
                 f"{folder}: image_ids {first[_parts(name)]} and {image_id} are both the photo {_shown(name)}: "
                 "list it once, with all of its captions"
             )
@@ -373,7 +376,7 @@ def _locate(folder: Path, names: list[str], places: Sequence[str], listed: set[s
         Their paths relative to `folder`.
 
     Raises:
-        CaptionError: Photos are missing, or can't be told apart by their names.
+        CaptionDataError: Photos are missing, or can't be told apart by their names.
     """
     tree = _Tree(folder)
     endings = Counter(map(_last_part, listed))
@@ -398,7 +401,7 @@ def _locate(folder: Path, names: list[str], places: Sequence[str], listed: set[s
     )
     shared = sum(endings[_last_part(name)] > 1 for name in fewest)
     alike = f"; {shared} can't be told apart without their folders, as others have the same name" if shared else ""
-    raise CaptionError(
+    raise CaptionDataError(
         f"{folder}: {problem}, the first is {_shown(fewest[0])}; looked in {_listed(place or '.' for place in places)}"
         f"{alike}"
     )
@@ -438,7 +441,7 @@ class _Tree:
             try:
                 names = os.listdir(path) if os.path.isdir(path) else []
             except OSError as error:
-                raise CaptionError(f"{path}: this folder cannot be read ({error.strerror})") from error
+                raise CaptionDataError(f"{path}: this folder cannot be read ({error.strerror})") from error
             self.listings[place] = {normalize("NFC", name): name for name in names} | {name: name for name in names}
         return self.listings[place]
 
@@ -458,11 +461,11 @@ def _usable(
     """
     image_id, times = Counter(photo[0] for photo in photos).most_common(1)[0] if photos else (None, 0)
     if times > 1:
-        raise CaptionError(f"{where}: image_id {image_id} comes {times} times, each photo needs its own")
+        raise CaptionDataError(f"{where}: image_id {image_id} comes {times} times, each photo needs its own")
     filled = [(image_id, _filled(captions), place) for image_id, captions, place in photos]
     kept = [photo for photo in filled if photo[1]]
     if not kept:
-        raise CaptionError(f"{where}: no captions, {len(photos)} photos")
+        raise CaptionDataError(f"{where}: no captions, {len(photos)} photos")
     if len(kept) < len(photos):
         warnings.warn(f"{where}: photos without a caption, skipped: {len(photos) - len(kept)}", stacklevel=2)
     return kept[:limit], len(photos) - len(kept)
@@ -487,7 +490,7 @@ def _matching(files: Mapping[str, Any], split: str, folder: Path) -> str:
     matches = [split] if split in files else [part for part in files if re.fullmatch(rf"({called})(\d{{4}})?", part)]
     if len(matches) != 1:
         problem = f"more than one split {split!r}, say which" if matches else f"no split {split!r}, there is"
-        raise (CaptionError if matches else MissingSplit)(f"{folder}: {problem} {_listed(matches or files)}")
+        raise (CaptionDataError if matches else MissingSplit)(f"{folder}: {problem} {_listed(matches or files)}")
     return matches[0]
 
 
@@ -496,20 +499,20 @@ def _json(path: str | os.PathLike) -> Any:
     try:
         return json.loads(Path(path).read_bytes())
     except json.JSONDecodeError as error:
-        raise CaptionError(
+        raise CaptionDataError(
             f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})"
         ) from error
     except OSError as error:
-        raise CaptionError(f"{path}: cannot be read ({error.strerror})") from error
+        raise CaptionDataError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:  # not UTF-8; a number of thousands of digits; brackets without end
-        raise CaptionError(f"{path}: not a JSON text ({type(error).__name__})") from error
+        raise CaptionDataError(f"{path}: not a JSON text ({type(error).__name__})") from error
 
 
 def _list(data: Any, key: str, path: str | os.PathLike) -> list:
     """Gives a list that a JSON file must have at its top."""
     value = data.get(key) if isinstance(data, dict) else None
     if not isinstance(value, list):
-        raise CaptionError(f"{path}: no list {key!r} in this file, so it is no caption file")
+        raise CaptionDataError(f"{path}: no list {key!r} in this file, so it is no caption file")
     return value
 
 
@@ -521,9 +524,9 @@ def _parsed(entries: Sequence, where: str, parse: Callable[[dict], Parsed]) -> I
                 raise TypeError(f"expected an object with keys, got {entry!r:.60}")
             yield parse(entry)
         except KeyError as error:
-            raise CaptionError(f"{where}{number}: no {error.args[0]!r} in it (counted from 0)") from error
+            raise CaptionDataError(f"{where}{number}: no {error.args[0]!r} in it (counted from 0)") from error
         except (TypeError, ValueError) as error:
-            raise CaptionError(f"{where}{number}: {error} (counted from 0)") from error
+            raise CaptionDataError(f"{where}{number}: {error} (counted from 0)") from error
 
 
 def _id(value: Any) -> int:

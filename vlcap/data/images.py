@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from ..errors import VlcapError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
@@ -115,7 +117,7 @@ _TURNS = {
 }
 
 
-class ImageError(ValueError):
+class ImageError(VlcapError, ValueError):
     """A picture that cannot be used. The message is one line: the file's name, then what is wrong with it."""
 
 

@@ -18,6 +18,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import VlcapError
+
 METRICS = ("CIDEr", "BLEU", "ROUGE_L", "METEOR", "SPICE")
 DEFAULT = ("CIDEr", "BLEU", "ROUGE_L")
 
@@ -35,11 +37,11 @@ Captions = Mapping[int, list[str]]
 Results = dict[str, tuple[float, Sequence[float]]]
 
 
-class MetricsError(ValueError):
+class MetricsError(VlcapError, ValueError):
     """Predictions, references or a metric's files are not what a score can be computed from."""
 
 
-class JavaError(RuntimeError):
+class JavaError(VlcapError, RuntimeError):
     """No Java works, or a Java process failed or ran out of time."""
 
 

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..errors import VlcapError
 from .writing import replacing
 
 LIST = ".vlcap-results.json"
@@ -20,7 +21,7 @@ UNFINISHED = ""  # in place of a digest: a run that writes the file has begun
 PICTURES = {".png": "Software", ".svg": "Creator", ".pdf": "Creator"}  # each with where it says who made it
 
 
-class OutputError(ValueError):
+class OutputError(VlcapError, ValueError):
     """Results can't be written to a place: where, why, and what to do."""
 
 

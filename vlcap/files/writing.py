@@ -17,11 +17,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from ..errors import VlcapError
+
 MARKER = ".vlcap.json"
 NEW = ".vlcap.new"  # in a folder, what will take the place of its files
 
 
-class NotOursError(ValueError):
+class NotOursError(VlcapError, ValueError):
     """Something would have to be replaced that this program did not write: what, and what to do."""
 
 

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from timm.models import build_model_with_cfg
 from transformers import GenerationConfig, GPT2Config, PreTrainedModel
 
+from ..errors import VlcapError
 from .tokenizer import EOS, PAD, START
 
 MAX_JSON = 64 * 1024**2  # bytes of a JSON file; a tokenizer of 250,000 pieces has 20 MB
@@ -77,7 +78,7 @@ GENERATION = {
 }
 
 
-class ModelFolderError(ValueError):
+class ModelFolderError(VlcapError, ValueError):
     """A model folder that won't be loaded: which of its files, and why."""
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import VlcapError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -20,7 +22,7 @@ START = EOS  # as BART and GPT-2 have it: a caption begins where another ended
 WORD_MARK = "\u2581"  # SentencePiece's: the piece begins a word
 
 
-class TokenizerError(ValueError):
+class TokenizerError(VlcapError, ValueError):
     """Captions that no tokenizer can be made of as asked: why, and what to set."""
 
 
