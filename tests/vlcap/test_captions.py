@@ -528,7 +528,7 @@ def test_results_are_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"annotations": []}, "a result file is a list of image_id and caption, this is a dict"),
+        ({"annotations": []}, "a result file is a list of image_id and caption, not a dict"),
         ([{"image_id": 1, "caption": "a"}, {"image_id": "1", "caption": "b"}], "image_id 1 comes twice"),
         ([{"image_id": 1, "caption": "a"}, {"caption": "b"}], "entry 1: no 'image_id'"),
         ([{"image_id": 1}], "entry 0: no 'caption'"),
