@@ -584,12 +584,9 @@ def _reason(error: BaseException) -> str:
     text = " ".join(text.split())
     if getattr(error, "errno", None) == errno.ENOSPC:
         text += ": make room on the disk"
-    expected = isinstance(error, (ValueError, OSError)) or type(error).__module__.split(".")[0] in (
-        "vlcap",
-        "train",
-        "encoders",
-    )
-    return text if expected else f"{type(error).__name__}: {text} (--debug shows where)"
+    from vlcap.errors import is_expected
+
+    return text if is_expected(error) else f"{type(error).__name__}: {text} (--debug shows where)"
 
 
 def _give_up_unwritten() -> None:

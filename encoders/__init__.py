@@ -1,5 +1,6 @@
 """Images to tokens. Importing this package registers its encoders with timm: `timm.create_model("lookupvit_...")`."""
 
+from .errors import EncoderError
 from .hybrid import HybridLookupViT
 from .lookupvit import LookupViT
 from .pooled import PooledTrunk
@@ -7,4 +8,4 @@ from .tokenlearner import TokenLearnerViT
 from .vit import create_encoder
 from .vittm import ViTTM
 
-__all__ = ["HybridLookupViT", "LookupViT", "PooledTrunk", "TokenLearnerViT", "ViTTM", "create_encoder"]
+__all__ = ["EncoderError", "HybridLookupViT", "LookupViT", "PooledTrunk", "TokenLearnerViT", "ViTTM", "create_encoder"]

@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 
+from .errors import EncoderError
+
 
 def check_budget(budget: int, grid: Sequence[int]) -> int:
     """The budget itself.
 
     Raises:
-        ValueError: It isn't a whole number from 1 to the short side of the lookup grid.
+        EncoderError: It isn't a whole number from 1 to the short side of the lookup grid.
     """
     if isinstance(budget, bool) or not isinstance(budget, int) or not 1 <= budget <= min(grid):
-        raise ValueError(
+        raise EncoderError(
             f"budget {budget!r} doesn't fit: it is the side of the compressed grid, a whole number from 1 to "
             f"{min(grid)} for this image's {grid[0]}x{grid[1]} lookup tokens"
         )

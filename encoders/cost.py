@@ -24,3 +24,8 @@ def count_gflops(encoder: nn.Module, budget: int | None = None, size: int | None
         encoder.forward_tokens(pixels, budget=budget)
     encoder.train(training)
     return counter.get_total_flops() / 1e9
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of weights, frozen ones included; a shared one counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())

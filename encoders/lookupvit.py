@@ -42,6 +42,7 @@ from timm.models.vision_transformer import Block
 
 from .budget import check_budget
 from .cross_attention import Gather, Infuse, LayerNorm
+from .errors import EncoderError
 from .preprocessing import MINI, SMALL_IMAGE, augreg_cfg
 
 
@@ -150,7 +151,7 @@ class LookupViT(nn.Module):
         embed_layer: What makes the grid of lookup tokens, from img_size, in_chans and embed_dim; None for patches.
 
     Raises:
-        ValueError: Arguments that contradict each other.
+        EncoderError: Arguments that contradict each other.
     """
 
     def __init__(
@@ -181,15 +182,15 @@ class LookupViT(nn.Module):
     ):
         super().__init__()
         if embed_dim % num_heads:
-            raise ValueError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}")
+            raise EncoderError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}")
         if not streams or not set(streams) <= {"compressed", "lookup"}:
-            raise ValueError(f'streams {streams!r}: name "compressed", "lookup" or both')
+            raise EncoderError(f'streams {streams!r}: name "compressed", "lookup" or both')
         if learned_tokens and not lookup_tokens:
-            raise ValueError("learned compressed tokens without lookup tokens would never see the image")
+            raise EncoderError("learned compressed tokens without lookup tokens would never see the image")
         infusion = infusion and lookup_tokens
         if not infusion:  # lookup tokens that stay as they were embedded are not worth classifying
             if "compressed" not in streams:
-                raise ValueError("without infusion there is nothing to classify the lookup tokens by")
+                raise EncoderError("without infusion there is nothing to classify the lookup tokens by")
             streams = ("compressed",)
         self.num_classes = num_classes
         self.global_pool = global_pool
@@ -298,11 +299,11 @@ class LookupViT(nn.Module):
         """Lookup tokens on a side of a square image of `size` pixels.
 
         Raises:
-            ValueError: The patch doesn't divide it.
+            EncoderError: The patch doesn't divide it.
         """
         side, rest = divmod(size, self.patch_size)
         if rest:
-            raise ValueError(f"{size} pixels are not a multiple of the patch size {self.patch_size}")
+            raise EncoderError(f"{size} pixels are not a multiple of the patch size {self.patch_size}")
         return side
 
     def token_count(self, budget: int, size: int) -> int:
@@ -329,18 +330,18 @@ class LookupViT(nn.Module):
         """Pixels (B, 3, H, W) -> the grid of lookup tokens (B, h, w, D), before its positional embedding.
 
         Raises:
-            ValueError: The patch doesn't divide the image.
+            EncoderError: The patch doesn't divide the image.
         """
         height, width = x.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
-            raise ValueError(f"image {height}x{width} is not a multiple of the patch size {self.patch_size}")
+            raise EncoderError(f"image {height}x{width} is not a multiple of the patch size {self.patch_size}")
         return self.patch_embed(x)
 
     def embed(self, x: torch.Tensor, budget: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Equations 1 to 4: pixels (B, 3, H, W) -> compressed tokens (B, M, D) and lookup tokens (B, N, D).
 
         Raises:
-            ValueError: The patch doesn't divide the image, or the budget is outside 1 .. min(h, w).
+            EncoderError: The patch doesn't divide the image, or the budget is outside 1 .. min(h, w).
         """
         features = self.embed_grid(x).contiguous()  # (B, h, w, D); strided, the stream would slow every layer
         grid = features.shape[1:3]
@@ -356,7 +357,7 @@ class LookupViT(nn.Module):
         elif side == self.budget:
             compressed = self.learned_tokens.repeat(features.shape[0], 1, 1)
         else:
-            raise ValueError(f"learned compressed tokens have no choice of budget: it is {self.budget}, not {side}")
+            raise EncoderError(f"learned compressed tokens have no choice of budget: it is {self.budget}, not {side}")
         lookup = (features + pos).flatten(1, 2)
         return self.pos_drop(compressed), self.pos_drop(lookup)
 

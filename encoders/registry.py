@@ -8,7 +8,8 @@ import timm
 import torch
 import torch.nn as nn
 
-from .cost import count_gflops
+from .cost import count_gflops, count_parameters
+from .errors import EncoderError
 from .vit import create_encoder
 
 # Ours, and of timm's many ViTs those that ours are measured against.
@@ -32,12 +33,12 @@ def describe_encoders(pattern: str = "*") -> Iterator[dict[str, Any]]:
         pattern: Which, with the shell's wildcards.
 
     Raises:
-        ValueError: None is called so.
+        EncoderError: None is called so.
     """
     names = timm.list_models(FAMILIES)
     chosen = [name for name in names if fnmatch(name, pattern)]
     if not chosen:
-        raise ValueError(f"no encoder is called {pattern!r}: there are {', '.join(names)}")
+        raise EncoderError(f"no encoder is called {pattern!r}: there are {', '.join(names)}")
     for name in chosen:
         with torch.device("meta"):  # shapes are enough to count
             encoder = create_encoder(name, num_classes=0)
@@ -45,7 +46,7 @@ def describe_encoders(pattern: str = "*") -> Iterator[dict[str, Any]]:
             "name": name,
             "image_size": encoder.pretrained_cfg["input_size"][-1],
             "budgets": list(encoder.budgets),
-            "params": sum(parameter.numel() for parameter in encoder.parameters()),
+            "params": count_parameters(encoder),
             "gflops": _gflops(encoder),
         }
         if hasattr(encoder, "set_reassociation"):

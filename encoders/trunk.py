@@ -14,6 +14,8 @@ import timm
 import torch
 import torch.nn as nn
 
+from .errors import EncoderError
+
 Features = Sequence[torch.Tensor]  # feature maps, finest first: (B, C_i, h_i, w_i)
 
 
@@ -26,12 +28,12 @@ def create_trunk(name: str, indices: Sequence[int], in_chans: int = 3) -> nn.Mod
         in_chans: Channels of the image.
 
     Raises:
-        ValueError: timm has no such model, or cannot give its feature maps.
+        EncoderError: timm has no such model, or cannot give its feature maps.
     """
     if not timm.is_model(name):  # before timm takes the name for something to fetch
-        raise ValueError(f"trunk {name!r} is not a model of timm's")
+        raise EncoderError(f"trunk {name!r} is not a model of timm's")
     if not 1 <= len(indices) <= 2:
-        raise ValueError(f"trunk_indices {list(indices)}: name one feature map or two")
+        raise EncoderError(f"trunk_indices {list(indices)}: name one feature map or two")
     try:
         trunk = timm.create_model(
             name, pretrained=False, features_only=True, out_indices=tuple(indices), in_chans=in_chans
@@ -39,7 +41,7 @@ def create_trunk(name: str, indices: Sequence[int], in_chans: int = 3) -> nn.Mod
         trunk.feature_info.get_dicts()
         return trunk
     except (RuntimeError, AttributeError, AssertionError, IndexError, TypeError) as error:
-        raise ValueError(f"trunk {name} gives no feature maps {list(indices)} ({error})") from error
+        raise EncoderError(f"trunk {name} gives no feature maps {list(indices)} ({error})") from error
 
 
 class OverTrunk:

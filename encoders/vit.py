@@ -14,6 +14,7 @@ import torch.nn as nn
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer
 
+from .errors import EncoderError
 from .preprocessing import MINI, SMALL_IMAGE, augreg_cfg
 
 
@@ -44,11 +45,11 @@ class FixedBudget:
         """Patches on a side of its image.
 
         Raises:
-            ValueError: The image isn't of the size that it was made for.
+            EncoderError: The image isn't of the size that it was made for.
         """
         side: int = self.patch_embed.grid_size[0]
         if side * self.patch_embed.patch_size[0] != size:
-            raise ValueError(f"it reads images of {side * self.patch_embed.patch_size[0]} pixels, not of {size}")
+            raise EncoderError(f"it reads images of {side * self.patch_embed.patch_size[0]} pixels, not of {size}")
         return side
 
     def token_count(self, budget: int, size: int) -> int:
@@ -56,9 +57,9 @@ class FixedBudget:
         return budget**2 + self.num_prefix_tokens
 
     def check_budget(self, budget: int | None) -> None:
-        """Raises ValueError for a budget that is not its own."""
+        """Raises EncoderError for a budget that is not its own."""
         if budget not in (None, self.budget):
-            raise ValueError(f"{type(self).__name__} has no choice of budget: it is {self.budget}, not {budget!r}")
+            raise EncoderError(f"{type(self).__name__} has no choice of budget: it is {self.budget}, not {budget!r}")
 
     def forward_tokens(self, x: torch.Tensor, budget: int | None = None) -> torch.Tensor:
         """Pixels (B, 3, H, W) -> normed tokens (B, M, D), class and register tokens included."""
@@ -79,14 +80,14 @@ def create_encoder(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Mod
     """An encoder by name: one of this package's, or any timm ViT.
 
     Raises:
-        ValueError: It is neither.
+        EncoderError: It is neither.
         RuntimeError: timm knows no such model, or has no weights for it.
     """
     model = timm.create_model(name, pretrained=pretrained, **kwargs)
     if hasattr(model, "forward_tokens"):
         return model
     if not isinstance(model, VisionTransformer):
-        raise ValueError(f"{name} is a {type(model).__name__}; encoders are this package's own and timm's ViTs")
+        raise EncoderError(f"{name} is a {type(model).__name__}; encoders are this package's own and timm's ViTs")
     # The class is changed rather than the model wrapped: names of weights, groups and heads stay timm's.
     kind = type(model)
     model.__class__ = type(kind.__name__, (FixedBudget, kind), {"__module__": kind.__module__})

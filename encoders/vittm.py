@@ -22,6 +22,7 @@ from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer
 
+from .errors import EncoderError
 from .preprocessing import MINI, SMALL_IMAGE, augreg_cfg
 from .vit import FixedBudget
 
@@ -97,10 +98,10 @@ class ViTTM(FixedBudget, VisionTransformer):
         """For images of another size, both positional embeddings resampled; the patches stay.
 
         Raises:
-            ValueError: A `patch_size`: there are two.
+            EncoderError: A `patch_size`: there are two.
         """
         if patch_size is not None:
-            raise ValueError("ViTTM has two patch sizes, set_input_size changes neither")
+            raise EncoderError("ViTTM has two patch sizes, set_input_size changes neither")
         super().set_input_size(img_size=img_size)
         old = self.memory_embed.grid_size
         self.memory_embed.set_input_size(img_size=img_size)

@@ -1,4 +1,4 @@
-"""The readers under hostile inputs, a few of each; `python -m tests.fuzz` is the long form."""
+"""A few hostile inputs for every reader; `python -m tests.fuzz` runs thousands."""
 
 import subprocess
 import sys
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -32,7 +33,7 @@ def test_no_input_does_harm(readers):
 
 
 def test_the_fuzzer_sees_harm():
-    """Of each kind: another exception, a message without the file, a process that ends, too much memory."""
+    """Every kind of defect: another exception, a message without the file, a process that ends, too much memory."""
     from tests.fuzz import Reader, fuzz
 
     def make(rng, folder):

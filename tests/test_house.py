@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,50 @@ def test_arrows_point_left(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_no_dumping_grounds(path):
     assert not any(word in path.stem for word in ("util", "helper", "common", "misc"))
+
+
+def drawer(path: Path) -> str:
+    """Name of the drawer of vlcap/ that a file lies in, or of the file itself if it lies on top."""
+    parts = path.relative_to(REPOSITORY / "vlcap").parts
+    return parts[0].removesuffix(".py")
+
+
+def arrows(path: Path) -> set[str]:
+    """Drawers and top files of vlcap/ that a file of it imports, at its top or inside functions."""
+    package = path.relative_to(REPOSITORY).parent.parts
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules = [alias.name.split(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = [*package[: len(package) - node.level + 1]] if node.level else []
+            module = [*above, *(node.module or "").split(".")] if node.module else above
+            modules = [[*module, alias.name] for alias in node.names] if len(module) == 1 else [module]
+        else:
+            continue
+        found |= {module[1] for module in modules if module[0] == "vlcap" and len(module) > 1}
+    return found - {drawer(path)}
+
+
+def test_drawers_have_no_circle():
+    """`static_order` raises CycleError, which names the circle."""
+    graph: dict[str, set[str]] = {}
+    for path in (REPOSITORY / "vlcap").rglob("*.py"):
+        graph.setdefault(drawer(path), set()).update(arrows(path))
+    order = [*TopologicalSorter(graph).static_order()]
+    assert order.index("errors") < order.index("files") < order.index("data") < order.index("model")
+    assert order.index("model") < order.index("captioner") < order.index("evaluation")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_errors_raised_on_purpose_are_our_own(path):
+    """The command shows a bare ValueError as a bug. Inside these files, TypeError marks a programmer's mistake."""
+    raised = {
+        getattr(node.exc.func, "id", "")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
+    }
+    assert not raised & {"ValueError", "RuntimeError", "Exception"}
 
 
 def test_encoders_know_no_text():

@@ -394,14 +394,9 @@ def load_files(files: list[str], split: str = "train", streaming: bool = False) 
     Raises:
         LabelError: They can't be read, or number their classes differently.
     """
-    try:
+    with data_files.readable(files[0], file_kind(files), LabelError):
         _check_class_numbers(files)
         return data_files.load_files(files, file_kind(files), split, streaming)
-    except LabelError:
-        raise
-    except Exception as error:  # datasets hides what was found behind an error of its own
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise LabelError(f"{files[0]}: cannot be read as {file_kind(files)} ({reason:.300})") from None
 
 
 def _check_class_numbers(files: list[str]) -> None:

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from .recipe import RecipeError
+
 STOPS = {signal.SIGINT, signal.SIGTERM}
 MASKS = hasattr(signal, "pthread_sigmask")  # Windows has none
 
@@ -47,7 +49,7 @@ class StepBatches:
 
     def __init__(self, images: int, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, world: int = 1):
         if batch_size % world:
-            raise ValueError(f"batch_size {batch_size} is not a multiple of the {world} processes")
+            raise RecipeError(f"batch_size {batch_size} is not a multiple of the {world} processes")
         self.images, self.batch_size, self.seed = images, batch_size, seed
         self.start, self.stop = start, stop
         self.share = slice(rank * batch_size // world, (rank + 1) * batch_size // world)

@@ -1,5 +1,19 @@
-"""The base of the errors that a person can act on: the command line prints them in one line, without a traceback."""
+"""The errors that a person can act on. The command line prints them in one line, without a traceback."""
+
+import sys
 
 
 class VlcapError(Exception):
-    """What is wrong, where, and what to do about it, in one sentence."""
+    """The base of those errors. Its message is one sentence: what is wrong, where, and what to do about it."""
+
+
+class CaptionerError(VlcapError, ValueError):
+    """A captioner cannot be loaded, or cannot do what it was asked for."""
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether a person can act on an error: it comes from this project or from the system. Any other is a bug."""
+    encoders = sys.modules.get("encoders.errors")  # who raised one of its errors has imported it; it brings torch along
+    return isinstance(error, VlcapError | OSError) or (
+        encoders is not None and isinstance(error, encoders.EncoderError)
+    )

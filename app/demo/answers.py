@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from encoders.cost import count_gflops
+from encoders.cost import count_gflops, count_parameters
 from vlcap.attention import Looks, has_maps, look, seen
 from vlcap.captioner import Caption, Captioner
 
@@ -50,7 +50,7 @@ class Author:
         captioner = self.captioner
         config = captioner.model.encoder.config
         size = captioner.pixels.size
-        parameters = sum(parameter.numel() for parameter in captioner.model.parameters()) / 1e6
+        parameters = count_parameters(captioner.model) / 1e6
         trained = (
             f"trained on {captioner.trained_on}"
             if captioner.trained_on

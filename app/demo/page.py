@@ -10,9 +10,10 @@ from PIL import Image
 
 from vlcap.attention import overlay
 from vlcap.captioner import Caption, Captioner
+from vlcap.data.archives import MAX_PHOTOS
 
 from .answers import Author, Seen, by_name
-from .batch import MAX_PHOTOS, write_csv
+from .batch import write_csv
 from .example_photos import draw_examples
 from .parts import Budget, Choice, Given, Photo, Photos, refusal
 from .pictures import budgets_table, figure, notice, rows_table

@@ -7,9 +7,10 @@ import zipfile
 
 import pytest
 
-from app.demo import batch
-from app.demo.batch import Row, caption_batch, printable, write_csv
+from app.demo.batch import Row, caption_batch, write_csv
 from tests.support import drawings
+from vlcap.data import archives
+from vlcap.data.names import printable
 
 
 def png(number: int) -> bytes:
@@ -72,29 +73,29 @@ def test_no_name_leads_anywhere(captioner, tmp_path):
 
 
 def test_bombs_end_at_the_limit(captioner, tmp_path, monkeypatch):
-    monkeypatch.setattr(batch, "MAX_BYTES", 10_000)
-    monkeypatch.setattr(batch, "MAX_ALL_BYTES", 25_000)
+    monkeypatch.setattr(archives, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(archives, "MAX_ALL_BYTES", 25_000)
     entries = {f"{number}.png": bytes(1_000_000) for number in range(5)}
     bomb = archive(tmp_path / "bomb.zip", entries, compression=zipfile.ZIP_DEFLATED)
     assert bomb.stat().st_size < 10_000
     problems = [row.problem for row in rows_of(captioner, bomb)]
     assert len(problems) == 4 and problems[0].startswith("too large")
-    assert problems[-1].startswith("left out, as is all after it")
+    assert problems[-1].startswith("left out, with all files after it")
 
 
 def test_only_so_many(captioner, tmp_path, monkeypatch):
-    monkeypatch.setattr(batch, "MAX_PHOTOS", 2)
+    monkeypatch.setattr(archives, "MAX_PHOTOS", 2)
     found = rows_of(captioner, archive(tmp_path / "many.zip", {f"{number}.png": png(number) for number in range(5)}))
     assert [bool(row.problem) for row in found] == [False, False, True]
     assert "at most 2 photos per batch" in found[-1].problem
-    monkeypatch.setattr(batch, "MAX_ENTRIES", 3)
+    monkeypatch.setattr(archives, "MAX_ENTRIES", 3)
     [row] = rows_of(captioner, tmp_path / "many.zip")
     assert "more than 3 entries" in row.problem
 
 
 def test_what_is_no_photo_is_counted_once(captioner, tmp_path, monkeypatch):
     """Photos with their texts, as data sets are packed, and what Windows adds: none of it counts towards the limit."""
-    monkeypatch.setattr(batch, "MAX_PHOTOS", 3)
+    monkeypatch.setattr(archives, "MAX_PHOTOS", 3)
     entries = {
         f"{number}.{kind}": png(number) if kind == "png" else b"text" for number in range(3) for kind in ("png", "txt")
     } | {"Thumbs.db": b"\xd0\xcf\x11\xe0", "README": b"read me"}
@@ -139,7 +140,7 @@ def test_unusual_packing_is_refused(captioner, tmp_path, packing):
 
 def test_sizes_are_not_believed(captioner, tmp_path, monkeypatch):
     """An archive that says its photos have ten bytes."""
-    monkeypatch.setattr(batch, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(archives, "MAX_BYTES", 10_000)
     path = archive(tmp_path / "a.zip", {"a.png": bytes(1_000_000)}, compression=zipfile.ZIP_DEFLATED)
     data = bytearray(path.read_bytes())
     for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):

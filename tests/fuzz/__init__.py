@@ -1,12 +1,13 @@
-"""Hostile inputs by the thousand: whatever a reader is given, it answers, or raises its one clear error.
+"""Fuzzing with thousands of hostile inputs. For any input, a reader must return a result or raise its clear error.
 
     python -m tests.fuzz                                   # 10,000 inputs for every reader
-    python -m tests.fuzz images --count 500 --seed 7       # 500 for one of them
-    python -m tests.fuzz images --start 4711 --count 1     # the one that did harm, again
+    python -m tests.fuzz images --count 500 --seed 7       # 500 for one reader
+    python -m tests.fuzz images --start 4711 --count 1     # one defect, shown again
 
-An input follows from the seed and its number alone. Each is read in a process that is watched: another exception than
-the reader's own, a message that doesn't name the file, an end of the process, more than `SECONDS` of computing and more
-than `MEMORY` are defects, printed with the command that shows them again; the exit status tells.
+The seed and the number of an input determine it. Each input is read in a process that is watched. These are defects:
+an exception that is not the reader's own, a message that does not name the file, the end of the process, more than
+`SECONDS` of computing, and more than `MEMORY`. Each defect is printed with the command that shows it again, and then
+the exit status is 1.
 """
 
 import contextlib
@@ -26,22 +27,22 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-SECONDS = 5.0  # of computing, for one input
-PATIENCE = 60.0  # of waiting, on a machine that others use too, before a process counts as hanging
-MEMORY = 1024  # MB, at any moment of reading one input, above what the process had before it
+SECONDS = 5.0  # computing time for one input
+PATIENCE = 60.0  # waiting time on a shared machine before a process counts as hanging
+MEMORY = 1024  # MB while one input is read, above what the process had before
 
 
 @dataclass(frozen=True)
 class Reader:
-    """What is fuzzed.
+    """A reader to fuzz.
 
     Attributes:
-        make: Writes input into an empty folder, by a random number generator; gives what `read` takes.
-        read: Reads it, as the program does.
-        errors: What it may raise.
-        prepare: Is called once, before the processes part: imports, seeds of the inputs.
-        count: Inputs of the long form.
-        seconds: Of computing, for one input.
+        make: Function that writes an input into an empty folder, from a random number generator, and returns its path.
+        read: Function that reads the input as the program does.
+        errors: Errors that it may raise.
+        prepare: Function that is called once, before the processes are forked: imports, seeds of the inputs.
+        count: Number of inputs in a full run.
+        seconds: Largest computing time for one input.
     """
 
     make: Callable[[random.Random, Path], Path]
@@ -54,7 +55,7 @@ class Reader:
 
 @dataclass
 class Report:
-    """How many inputs were read, refused; what did harm; the worst of time and memory."""
+    """Numbers of inputs read and refused, the defects, and the largest time and memory."""
 
     read: int = 0
     refused: int = 0
@@ -65,7 +66,7 @@ class Report:
 
 
 def fuzz(name: str, reader: Reader, count: int, seed: int, start: int = 0) -> Report:
-    """Reads the inputs from `start` on in a process of their own, in a new one after a defect that ended it."""
+    """Reads the inputs from `start` on in a separate process, and in a new one if a defect ends it."""
     reader.prepare()
     report = Report()
     number, stop = start, start + count
@@ -109,10 +110,10 @@ def fuzz(name: str, reader: Reader, count: int, seed: int, start: int = 0) -> Re
 
 
 def _work(name: str, reader: Reader, numbers: range, seed: int, answers: Connection) -> None:
-    """Reads inputs one after the other and tells of each: (kind, detail, seconds of computing, MB at most)."""
+    """Reads inputs one by one, and sends for each (kind, detail, seconds of computing, largest MB)."""
     root = Path(tempfile.mkdtemp(prefix="fuzz-"))
-    gc.freeze()  # what is imported stays: looking through it for each input would take longer than the reading
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries in C speak of what they find
+    gc.freeze()  # imported objects stay: collecting them for each input would take longer than reading it
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # C libraries print what they find
     try:
         for number in numbers:
             folder = root / "input"
@@ -140,7 +141,7 @@ def _work(name: str, reader: Reader, numbers: range, seed: int, answers: Connect
 
 
 def unclear(message: str, name: str) -> str | None:
-    """What a user would miss in an error's message, if anything: one line, not too long, with the file's name."""
+    """The flaw of an error message, or "": it must be one line, not too long, and name the file."""
     if "\n" in message.strip():
         return "a message of several lines"
     if len(message) > 1000:
@@ -152,12 +153,12 @@ def unclear(message: str, name: str) -> str | None:
 
 def _reset_peak() -> None:
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what making the input took isn't the reader's
+    ctypes.CDLL(None).malloc_trim(0)  # memory that making the input took does not count
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # the peak begins anew (proc(5)); where that isn't allowed, it is the process's own
+        file.write("5")  # resets the peak (proc(5)); if that is not allowed, the peak of the whole process counts
 
 
 def _resident(field: str) -> float:
-    """MB resident: now (VmRSS), or at most since the last reset (VmHWM)."""
+    """Resident memory in MB: the present one (VmRSS), or the peak since the last reset (VmHWM)."""
     [line] = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) / 1024

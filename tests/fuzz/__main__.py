@@ -1,4 +1,4 @@
-"""The command: see the package's first lines."""
+"""The command; __init__.py describes it."""
 
 import argparse
 import os
@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 
-# Before anything imports them: no network, and a cache of data sets that is thrown away.
+# To be set before any import: no network, and a temporary cache of data sets.
 os.environ["HF_HUB_OFFLINE"] = "1"
 scratch = tempfile.TemporaryDirectory(prefix="fuzz-cache-")
 os.environ["HF_DATASETS_CACHE"] = scratch.name
@@ -19,10 +19,10 @@ from . import fuzz  # noqa: E402
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Fuzz the readers.")
     parser.add_argument("readers", nargs="*", choices=[*READERS, []], metavar="READER", help=", ".join(READERS))
-    parser.add_argument("--count", type=int, help="inputs for each; 10,000 if left out, 2,000 layouts")
+    parser.add_argument("--count", type=int, help="inputs per reader; by default 10,000, but 2,000 layouts")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start", type=int, default=0, help="number of the first")
-    parser.add_argument("--messages", type=int, default=0, help="print so many of the commonest refusals")
+    parser.add_argument("--start", type=int, default=0, help="number of the first input")
+    parser.add_argument("--messages", type=int, default=0, help="number of the most frequent refusals to print")
     wanted = parser.parse_args()
     harmed = False
     for name in wanted.readers or READERS:

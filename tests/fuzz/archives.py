@@ -6,9 +6,10 @@ import struct
 import zipfile
 from pathlib import Path
 
-from app.demo.batch import MAX_BYTES, MAX_PHOTOS, count_photos, printable, read_photos
 from tests.fuzz.captions import photos
+from vlcap.data.archives import MAX_BYTES, MAX_PHOTOS, count_photos, read_photos
 from vlcap.data.images import ImageError, load_image
+from vlcap.data.names import printable
 
 from . import mutate
 
@@ -53,9 +54,9 @@ def make(rng: random.Random, folder: Path) -> Path:
             archive.writestr(entry, data)
     data = file.getvalue()
     if rng.random() < 0.5:
-        end = len(data) - rng.choice((0, 22, 200))  # the directory, with all names and sizes, is at the end
+        end = len(data) - rng.choice((0, 22, 200))  # the directory with all names and sizes is at the end
         data = data[:end] + mutate.bytes_of(rng, data[end:]) if rng.random() < 0.5 else mutate.bytes_of(rng, data)
-    elif rng.random() < 0.3 and (place := data.find(b"PK\1\2")) > 0:  # sizes that aren't true
+    elif rng.random() < 0.3 and (place := data.find(b"PK\1\2")) > 0:  # false sizes
         sizes = struct.pack("<II", rng.choice(mutate.NUMBERS), rng.choice(mutate.NUMBERS))
         data = data[: place + 20] + sizes + data[place + 28 :]
     path.write_bytes(data)
@@ -63,7 +64,7 @@ def make(rng: random.Random, folder: Path) -> Path:
 
 
 def read(path: Path) -> None:
-    """As the page does; an archive has no error of its own, but a row for it."""
+    """Reads as the page does. A bad archive raises no error, it gives a row."""
     rows, total = 0, count_photos([path])
     for name, source in read_photos([(path.name, path)]):
         rows += 1

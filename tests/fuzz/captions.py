@@ -1,4 +1,4 @@
-"""Caption data, damaged: folders in COCO's, Karpathy's and parquet form, files of references and of predictions."""
+"""Damaged caption data: folders in COCO's, Karpathy's and parquet layouts, files of references and of predictions."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from vlcap.data.captions import read_captions, read_coco_captions, read_coco_res
 
 from . import images, mutate
 
-COUNT = 4  # photos of a set
+COUNT = 4  # photos in a set
 
 
 @cache
@@ -85,7 +85,7 @@ def make_karpathy(rng: random.Random, folder: Path) -> Path:
 
 
 def read_folder(folder: Path) -> None:
-    """As evaluation does: the split, its photos, what it depends on."""
+    """Reads as evaluation does: the split, its photos, its fingerprint."""
     captions = read_captions(folder, "val")
     assert len(set(captions.image_ids)) == len(captions) and all(map(all, captions.captions))
     for number, source in enumerate(captions.sources):
@@ -117,7 +117,7 @@ def read_predictions(path: Path) -> None:
 
 
 def make_parquet(rng: random.Random, folder: Path) -> Path:
-    """Columns missing, of other types, null, renamed; files cut short or of something else."""
+    """Columns that are missing, renamed, null or of other types; files cut short or of another format."""
     import pyarrow
     import pyarrow.parquet
 
@@ -168,6 +168,6 @@ def make_parquet(rng: random.Random, folder: Path) -> Path:
     pyarrow.parquet.write_table(pyarrow.table(columns), path, **options)
     if rng.random() < 0.4:
         data = path.read_bytes()
-        whole = rng.choice((0, len(data) - 400))  # the footer, with all decisions, is at the end
+        whole = rng.choice((0, len(data) - 400))  # the footer, which all decisions depend on, is at the end
         path.write_bytes(data[:whole] + mutate.bytes_of(rng, data[whole:]))
     return folder

@@ -1,4 +1,4 @@
-"""Image files: of every format that is read, of odd kinds, damaged; bombs."""
+"""Image files: every format that is read, odd kinds, damage, bombs."""
 
 import io
 import random
@@ -14,7 +14,7 @@ from vlcap.data.images import FORMATS, MAX_PIXELS, load_image
 
 from . import mutate
 
-BOMB = 1 / 250  # share of the inputs as large as is allowed, or larger
+BOMB = 1 / 250  # share of inputs that are as large as allowed, or larger
 
 
 def encode(image: Image.Image, kind: str, **options) -> bytes:
@@ -96,16 +96,16 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 @cache
 def zeros(size: int) -> bytes:
-    """So many zeros, deflated: a thousandth of their size."""
+    """Zeros, deflated to a thousandth of their size."""
     packer = zlib.compressobj(1)
     return b"".join(packer.compress(bytes(min(1 << 20, size - at))) for at in range(0, size, 1 << 20)) + packer.flush()
 
 
 def bomb(rng: random.Random) -> bytes:
-    """A small file that asks for much: as many pixels as are allowed, or more; or much beside the pixels."""
+    """A small file that asks for much memory: as many pixels as allowed, or more, or large other data."""
     side = int(MAX_PIXELS**0.5)
     match rng.randrange(8):
-        case 0 | 1:  # all that is allowed, in every kind of pixel
+        case 0 | 1:  # as many pixels as allowed, of every kind
             colour, depth, bytes_each = rng.choice(((2, 8, 3), (6, 8, 4), (0, 16, 2), (4, 8, 2), (2, 16, 6), (0, 8, 1)))
             width, height = rng.choice(((side, side), (side * 8, side // 8), (side // 8, side * 8)))
             return png(width, height, colour, depth, zeros((width * bytes_each + 1) * height))
@@ -114,14 +114,14 @@ def bomb(rng: random.Random) -> bytes:
         case 3:
             size = rng.choice((20_000, 65_535, 2**31 - 1, 2**32 - 1))
             return png(size, rng.choice((size, 1, 2)), 2, 8, zeros(1 << 16))
-        case 4:  # a colour profile, or a text, of 200 MB
+        case 4:  # a color profile, or a text, of 200 MB
             kind = rng.choice((b"iCCP", b"zTXt", b"iTXt"))
             head = {b"iCCP": b"x\0\0", b"zTXt": b"x\0\0", b"iTXt": b"x\0\1\0\0\0"}[kind]
             return png(2, 2, 2, 8, zlib.compress(bytes(14)), _chunk(kind, head + zeros(200 << 20)))
-        case 5:  # an animation's later frames
+        case 5:  # later frames of an animation
             data = bytearray(encode(Image.new("P", (9, 9)), "GIF"))
             return bytes(data[:-1]) + bytes(data[data.index(b",") : -1]) * 20_000 + b";"
-        case 6:  # a real photo of the greatest size
+        case 6:  # a real photo of the largest size
             return _large(rng.choice(("JPEG", "progressive", "WEBP", "TIFF", "GIF", "JPEG2000")))
         case _:
             tag = rng.choice((256, 257, 258, 273, 277, 279, 322))
@@ -133,7 +133,7 @@ def bomb(rng: random.Random) -> bytes:
 
 @cache
 def _large(kind: str) -> bytes:
-    if kind == "WEBP":  # its own limit is 16,383 pixels a side
+    if kind == "WEBP":  # its own limit is 16,383 pixels per side
         return encode(Image.new("RGB", (8000, MAX_PIXELS // 8000)), "WEBP", method=0)
     if kind == "JPEG2000":
         return encode(Image.new("RGB", (5000, MAX_PIXELS // 5000)), "JPEG2000")
@@ -154,7 +154,7 @@ def make(rng: random.Random, folder: Path) -> Path:
         data = bomb(rng)
     else:
         data = rng.choice(seeds())
-        if data.startswith(b"\x89PNG") and rng.random() < 0.3:  # a header that is wrong, under a checksum that is right
+        if data.startswith(b"\x89PNG") and rng.random() < 0.3:  # a wrong header under a right checksum
             head = bytearray(data[16:29])
             head[rng.randrange(13)] = rng.randrange(256)
             data = data[:8] + _chunk(b"IHDR", bytes(head)) + data[33:]

@@ -1,4 +1,4 @@
-"""Labelled photos: class folders with nothing or nonsense in them, parquet and webdataset files with wrong columns."""
+"""Labelled photos: class folders that are empty or hold nonsense, parquet and webdataset files with wrong columns."""
 
 import io
 import os

@@ -1,11 +1,11 @@
-"""What people have on their disks, and commands run over it: what fuzzing of bytes does not find.
+"""Folders as people have them on their disks, with commands run over them. Fuzzing of bytes does not find their faults.
 
 Albums with links and names in many scripts, the COCO JSON of labelling tools, class folders that differ between splits,
-and runs of several commands in one folder, between which a person writes files too. Promised is that a photo serves the
-id and the class that it was drawn for, that every file is captioned, complained of or counted, and that each file that
-was there before is there after, byte for byte.
+and runs of several commands in one folder, while a person writes files there too. These promises are checked: a photo
+gets the id and the class that it was drawn for; every file is captioned, reported or counted; and every file that was
+there before is there afterwards, byte for byte.
 
-    python -m tests.fuzz layouts                       # 2,000 of them
+    python -m tests.fuzz layouts                       # 2,000 layouts
     FUZZ_TRAINING=1 python -m tests.fuzz layouts       # with smoke runs of the trainers among the commands
 """
 
@@ -30,7 +30,8 @@ import vlcap.evaluation.metrics
 from train.labels import read_labelled
 from vlcap.captioner import Captioner
 from vlcap.data.captions import read_captions
-from vlcap.data.images import SUFFIXES, UNREAD_SUFFIXES, load_image
+from vlcap.data.finding import SUFFIXES, UNREAD_SUFFIXES
+from vlcap.data.images import load_image
 
 from . import models
 
@@ -82,7 +83,7 @@ OTHERS = (
 
 
 def colour(key: object) -> tuple[int, int, int]:
-    chance = random.Random(ascii(key))  # ascii: a name may be no text
+    chance = random.Random(ascii(key))  # ascii: a name may not be valid text
     return tuple(chance.randrange(0, 256, 5) for _ in range(3))  # type: ignore[return-value]
 
 
@@ -97,7 +98,7 @@ def draw(path: Path, key: object) -> None:
 
 @cache
 def captioner() -> Captioner:
-    """A small one, and metrics without Java: neither is what is tried here."""
+    """A small captioner, and metrics without Java: neither is tested here."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -114,7 +115,7 @@ def captioner() -> Captioner:
 
 
 def make(rng: random.Random, folder: Path) -> Path:
-    """The layout lies in `folder`/here; the plan beside it says what to do with it, and what has to come of it."""
+    """Writes a layout into `folder`/here, and beside it a plan: what to do with it, and the result to expect."""
     here = folder / "here"
     here.mkdir()
     plan = rng.choice((album, labelling, classes, runs, runs))(rng, here)
@@ -132,7 +133,7 @@ def read(folder: Path) -> None:
 
 
 def snapshot(folder: Path) -> dict[str, bytes | str]:
-    """Every file below a folder with its bytes, every link with its target."""
+    """Bytes of every file below a folder, and target of every link."""
     found: dict[str, bytes | str] = {}
     for parent, folders, files in os.walk(folder):
         for name in [*folders, *files]:
@@ -145,7 +146,7 @@ def snapshot(folder: Path) -> dict[str, bytes | str]:
 
 
 def run(*arguments: object) -> tuple[int, list[str], list[str]]:
-    """The command: its exit status and the lines of its two streams."""
+    """Runs the command: its exit status and the lines of its two streams."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
     before, status = sys.argv, 0
     sys.argv = ["vlcap", *map(str, arguments)]
@@ -216,7 +217,7 @@ def read_album(plan: dict[str, Any], here: Path) -> None:
 
 
 def reachable(top: Path) -> set[tuple[str, str]]:
-    """The files that a folder stands for, each as its real folder and its name."""
+    """The files that a folder stands for, each by its real folder and its name."""
     found, known, waiting = set(), set(), [os.path.realpath(top)]
     while waiting:
         folder = waiting.pop()
@@ -268,7 +269,7 @@ def labelling(rng: random.Random, here: Path) -> dict[str, Any]:
         annotations.append({"id": number, "image_id": number, "caption": f"photo {number}"})
         if rng.random() < 0.95:
             draw(root / place / (name.rpartition("/")[2] if flat else name), number)
-    draw(here / "0001.png", "outside")  # where ../0001.png would lead
+    draw(here / "0001.png", "outside")  # the place that ../0001.png would lead to
     file = rng.choice(("annotations/captions_val2017.json", "annotations/captions_val_2017.json", "captions_val.json"))
     (root / file).parent.mkdir(parents=True, exist_ok=True)
     content = json.dumps({"images": images, "annotations": annotations}, ensure_ascii=rng.random() < 0.5)
@@ -290,7 +291,7 @@ def labelling(rng: random.Random, here: Path) -> dict[str, Any]:
             ),
         )
     (root / file).write_text(content, encoding="utf-8")
-    # Of two photos that were copied to one place, the later is there, and nobody can know whose it is.
+    # Of two photos copied to one place only the later one is there, and nobody can know which one it is.
     return {"kind": "labelling", "limit": rng.choice((None, 1, 2))}
 
 

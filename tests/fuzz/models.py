@@ -1,4 +1,4 @@
-"""Model folders: configs that ask for much or for something else, weights that aren't theirs, pickles."""
+"""Model folders: configs that ask for much memory or for other models, weights that do not fit, pickles."""
 
 import json
 import random
@@ -97,7 +97,7 @@ def _config(rng: random.Random, data: bytes) -> bytes:
 
 
 def _weights(rng: random.Random, data: bytes) -> bytes:
-    """A safetensors file: the header's length in 8 bytes, the header, the numbers."""
+    """A safetensors file: the length of the header in 8 bytes, the header, the numbers."""
     length = struct.unpack("<Q", data[:8])[0]
     header, numbers = json.loads(data[8 : 8 + length]), data[8 + length :]
     match rng.randrange(8):
@@ -128,7 +128,7 @@ def _weights(rng: random.Random, data: bytes) -> bytes:
 def make(rng: random.Random, folder: Path, kind: str = "captioner") -> Path:
     files = dict(seed()[kind])
     for _ in range(rng.choice((1, 1, 1, 2))):
-        name = rng.choice(sorted(files))  # never none: there are more files than turns
+        name = rng.choice(sorted(files))  # there is always one: there are more files than turns
         match rng.randrange(12):
             case 0:
                 del files[name]

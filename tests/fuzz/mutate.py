@@ -1,4 +1,4 @@
-"""What spoils a file: its bytes, or the values of a JSON document."""
+"""Damages a file: its bytes, or the values of a JSON document."""
 
 import copy
 import json
@@ -53,12 +53,12 @@ VALUES: tuple[Any, ...] = (
 
 
 def bytes_of(rng: random.Random, data: bytes, others: list[bytes] | None = None) -> bytes:
-    """A damaged copy: some of its bytes, fields or ends changed."""
+    """A damaged copy, with some bytes, fields or ends changed."""
     changed = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 3, 8))):
         if not changed:
             break
-        # Headers are where the decisions fall.
+        # Most decisions depend on headers.
         place = rng.randrange(min(len(changed), rng.choice((16, 64, 400, len(changed)))))
         match rng.randrange(9):
             case 0 | 1:
@@ -85,7 +85,7 @@ def bytes_of(rng: random.Random, data: bytes, others: list[bytes] | None = None)
 
 
 def json_of(rng: random.Random, value: Any) -> Any:
-    """A copy of a JSON value with some of its parts replaced, removed, doubled or renamed."""
+    """A copy of a JSON value with some parts replaced, removed, doubled or renamed."""
     changed = copy.deepcopy(value)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         places: list[tuple[Any, Any]] = []
@@ -117,7 +117,7 @@ def _collect(value: Any, places: list[tuple[Any, Any]]) -> None:
 
 
 def json_text(rng: random.Random, value: Any) -> bytes:
-    """A JSON document, mostly of a damaged value, sometimes damaged as a text."""
+    """A JSON document, mostly with a damaged value, sometimes damaged as a text."""
     kind = rng.random()
     if kind < 0.05:
         return json.dumps(value).encode()

@@ -1,4 +1,4 @@
-"""Caption sets: every layout gives the same photos and captions, and what is wrong in a folder is said clearly."""
+"""Caption sets: every layout gives the same photos and captions, and errors name what is wrong in a folder."""
 
 import io
 import json
@@ -123,7 +123,7 @@ def parquet_table(photos: dict, path: Path, **columns) -> Path:
 def parquet(folder: Path) -> Path:
     for split, captions in PHOTOS.items():
         parquet_table(captions, folder / f"{split}.parquet")
-    put(folder / "dataset_info.json", {})  # Hugging Face's, not Karpathy's
+    put(folder / "dataset_info.json", {})  # Hugging Face's file, not Karpathy's
     return folder
 
 
@@ -150,7 +150,7 @@ LAYOUTS = [
 
 @pytest.fixture(autouse=True)
 def cache_elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, request):
-    """Generated parquet files leave nothing in the user's cache; the real ones are worth keeping there."""
+    """Generated parquet files leave nothing in the user's cache."""
     if "real_data" not in request.fixturenames:
         import datasets
 
@@ -225,7 +225,7 @@ def test_empty_captions_and_photos_without_any_are_left_out(tmp_path: Path):
     put(tmp_path / "coco/captions_train.json", coco(captions))
     put(tmp_path / "karpathy/dataset.json", {"images": [karpathy_photo(i, c, "train") for i, c in captions.items()]})
     for name in ("coco", "karpathy"):
-        put(tmp_path / name / "11.png", photo(11))  # a photo that is left out need not be there
+        put(tmp_path / name / "11.png", photo(11))  # a photo that is left out may be missing
     parquet_table(captions | {31: None}, tmp_path / "parquet/train.parquet")
     for name, dropped in {"coco": 2, "karpathy": 2, "parquet": 3}.items():
         with pytest.warns(UserWarning, match=f"train.*: photos without a caption, skipped: {dropped}"):
@@ -285,7 +285,7 @@ def test_parquet_that_will_not_do(tmp_path: Path):
         "null": "rows without the bytes of their photo",
         "numbers": "row 0: expected a text, got 1",
         "odd": "row 0: an image id must be a whole number, got 1.5",
-        "twice": "image_id 3 comes 2 times",
+        "twice": "image_id 3 occurs 2 times",
         "pixels": "cannot be read as parquet",
         "damaged": "cannot be read as parquet",
     }.items():
@@ -351,7 +351,7 @@ def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str):
     ],
 )
 def test_labelling_tools_paths_are_looked_for_by_their_last_part(tmp_path: Path, name: str):
-    put(tmp_path / "21.png", photo(9))  # what the name leads to, seen from the folder: never read
+    put(tmp_path / "21.png", photo(9))  # the file that the name leads to from the folder: it is never read
     put(tmp_path / "coco/captions_val.json", coco(PHOTOS["val"], name=name))
     put(tmp_path / "coco/images/21.png", photo(21))
     photos = read_captions(tmp_path / "coco", "val")
@@ -365,7 +365,7 @@ def test_escapes_in_an_address_are_undone(tmp_path: Path):
 
 
 def test_folders_in_names_are_kept_where_they_are_there(tmp_path: Path):
-    """Also as Windows writes them: cam1 and cam2 each have a photo of one name."""
+    """cam1 and cam2 each have a photo of the same name, also with paths as Windows writes them."""
     content = coco({21: ["x"], 31: ["y"]})
     content["images"] = [{"id": 21, "file_name": "cam1\\0001.png"}, {"id": 31, "file_name": "cam2\\0001.png"}]
     put(tmp_path / "captions_val.json", content)
@@ -377,7 +377,7 @@ def test_folders_in_names_are_kept_where_they_are_there(tmp_path: Path):
 
 @pytest.mark.parametrize("limit", [None, 1])
 def test_one_photo_never_serves_two_names(tmp_path: Path, limit):
-    """The photos of two cameras, and only one of that name on disk: whose is it? Nor by reading a part of the file."""
+    """Photos of two cameras have the same name, and only one is on disk. A limit does not make it unique either."""
     content = coco({21: ["x"], 31: ["y"], 11: ["z"]})
     for entry, name in zip(content["images"], ("cam1/0001.png", "cam2/0001.png", "cam2/0002.png"), strict=True):
         entry["file_name"] = name
@@ -391,7 +391,7 @@ def test_one_photo_never_serves_two_names(tmp_path: Path, limit):
     entries = [
         karpathy_photo(1, ["x"], "train", filepath="cam1") | {"filename": "0001.png"},
         karpathy_photo(2, ["y"], "val", filepath="cam2") | {"filename": "0001.png"},
-    ]  # of another split
+    ]  # in another split
     put(tmp_path / "karpathy/dataset.json", {"images": entries})
     put(tmp_path / "karpathy/images/0001.png", photo(1))
     with pytest.raises(CaptionDataError, match="1 can't be told apart without their folders"):
@@ -414,12 +414,12 @@ def test_two_ids_of_one_photo_are_refused(tmp_path: Path, names, limit):
 
 @pytest.mark.parametrize(("said", "there"), [("caf\u00e9", "cafe\u0301"), ("cafe\u0301", "caf\u00e9")])
 def test_accents_are_the_same_however_they_are_composed(tmp_path: Path, said: str, there: str):
-    """macOS takes letters and accents apart, what labels photos puts them together: in names of folders, too."""
+    """macOS separates letters and accents, labelling tools join them, also in names of folders."""
     put(tmp_path / "captions_val.json", coco({21: ["x"]}, name=f"{said}/{said}.png"))
     put(tmp_path / "images" / there / f"{there}.png", photo(21))
     photos = read_captions(tmp_path, "val")
     assert photos.files == [f"images/{there}/{there}.png"] and photos.image(0).getpixel((4, 4)) == COLORS[21]
-    put(tmp_path / "images" / said / f"{said}.png", photo(31))  # both are there: the one that was meant
+    put(tmp_path / "images" / said / f"{said}.png", photo(31))  # both are there: the exact name wins
     photos = read_captions(tmp_path, "val")
     assert photos.files == [f"images/{said}/{said}.png"] and photos.image(0).getpixel((4, 4)) == COLORS[31]
 
@@ -463,7 +463,7 @@ def test_what_lies_in_annotations_is_said(tmp_path: Path):
         ({"annotations": [{"image_id": 1.0, "caption": "a"}]}, "must be a whole number, got 1.0"),
         ({"annotations": [{"image_id": "²", "caption": "a"}]}, "must be a whole number"),
         (coco({1: ["a"]}) | {"images": []}, "image_id 1 has captions but is not among"),
-        (coco({1: ["a"]}) | {"images": [{"id": 1, "file_name": "1.png"}] * 3}, "image_id 1 comes 3 times"),
+        (coco({1: ["a"]}) | {"images": [{"id": 1, "file_name": "1.png"}] * 3}, "image_id 1 occurs 3 times"),
         (coco({1: ["a"]}) | {"images": [{"id": 1}]}, "images 0: no 'file_name'"),
         ({"images": [], "annotations": []}, "no captions"),
     ],
@@ -529,7 +529,7 @@ def test_results_are_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
     ("content", "message"),
     [
         ({"annotations": []}, "a result file is a list of image_id and caption, not a dict"),
-        ([{"image_id": 1, "caption": "a"}, {"image_id": "1", "caption": "b"}], "image_id 1 comes twice"),
+        ([{"image_id": 1, "caption": "a"}, {"image_id": "1", "caption": "b"}], "image_id 1 occurs twice"),
         ([{"image_id": 1, "caption": "a"}, {"caption": "b"}], "entry 1: no 'image_id'"),
         ([{"image_id": 1}], "entry 0: no 'caption'"),
         ([{"image_id": 1, "caption": ["a"]}], "entry 0: expected a text"),

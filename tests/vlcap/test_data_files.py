@@ -1,4 +1,4 @@
-"""What all readers of data sets share: names of splits, missing files, copies known by content, classes by name."""
+"""Shared by all readers of data sets: names of splits, missing files, copies named by content, classes by name."""
 
 import itertools
 import json
@@ -86,7 +86,7 @@ def test_a_missing_file_is_warned_of(tmp_path):
 
 
 def test_a_file_written_anew_under_its_old_time_is_read_anew(tmp_path):
-    """As rsync -t leaves it."""
+    """A file with the old time, as rsync -t leaves it."""
     path = tmp_path / "train.parquet"
     for numbers in (range(4), range(4, 8), range(4)):
         drawings.write_parquet(path, numbers)
@@ -99,7 +99,7 @@ def test_a_file_written_anew_under_its_old_time_is_read_anew(tmp_path):
 
 
 def test_classes_are_one_if_their_names_are(tmp_path):
-    """In another order, fewer, and with another form of the same letters."""
+    """Classes in another order, fewer of them, and with another form of the same letters."""
     drawings.write_parquet(tmp_path / "train.parquet", range(8))
     drawings.write_parquet(tmp_path / "val.parquet", (0, 1, 3), names=["yellow", "green", "red"])
     classifier = Classification(
@@ -128,7 +128,7 @@ def test_classes_that_training_lacks_are_refused(kind, tmp_path):
     else:
         drawings.write_parquet(tmp_path / "train.parquet", range(8))
         drawings.write_parquet(tmp_path / "val.parquet", range(4), names=[*NAMES[1:], "red", "amber"])
-        assert match_classes(read_labelled(str(tmp_path), "val"), NAMES, "data").classes == NAMES  # none is amber
+        assert match_classes(read_labelled(str(tmp_path), "val"), NAMES, "data").classes == NAMES  # no photo is amber
         drawings.write_parquet(tmp_path / "val.parquet", (1, 2), names=["green", "blue"])
         drawings.write_parquet(tmp_path / "train.parquet", (0, 2, 3), names=["red", "blue", "yellow"])
     with pytest.raises(LabelError, match=r"1 classes that the training split lacks: '(amber|green)'\. Training has '"):
@@ -144,7 +144,7 @@ def test_a_name_for_two_classes_cannot_be_matched(tmp_path):
 
 
 def test_files_of_a_split_number_their_classes_alike(tmp_path):
-    """datasets reads the first file's names and every file's numbers."""
+    """datasets reads the names of the first file and the numbers of every file."""
     drawings.write_parquet(tmp_path / "train-00000-of-00002.parquet", range(4))
     drawings.write_parquet(tmp_path / "train-00001-of-00002.parquet", range(4), names=NAMES[::-1])
     for read in (read_labelled, read_stream):
@@ -181,7 +181,7 @@ def test_scripts_without_spaces_are_split_by_a_tokenizers_pieces(parts):
     split = word_splitter(captions)
     words = [split(text) for text in captions]
     assert all(word in text for text, each in zip(captions, words, strict=True) for word in each)
-    assert len(set.union(*words)) < len(captions)  # pieces that come again, no sentences
+    assert len(set.union(*words)) < len(captions)  # words that are repeated, not sentences
     assert split(f"{captions[0]} Dog!") == words[0] | {"dog"}
 
 
@@ -206,7 +206,7 @@ def test_a_vocabulary_too_small_for_the_letters():
 
 
 def test_photos_can_be_sent_to_another_process(class_folder, captioned_folder, tmp_path):
-    """As macOS, Windows and Python 3.14 do; a closure can't be."""
+    """macOS, Windows and Python 3.14 do so; a closure could not be sent."""
     drawings.write_parquet(tmp_path / "train.parquet", range(4))
     for labelled in (
         read_labelled(str(class_folder), "train"),

@@ -1,4 +1,4 @@
-"""vlcap.data.images: pictures of every kind come out as upright 8-bit RGB, everything else as one clear error."""
+"""Opening pictures: every kind becomes upright 8-bit RGB, and everything else gives one clear error."""
 
 import io
 import json
@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from vlcap.data import images
+from vlcap.data import finding, images
 from vlcap.data.images import DRAFT_SIDE, ImageError, PixelConfig, find_images, load_image
 
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)
@@ -55,7 +55,7 @@ def near(pixel: tuple[int, ...], color: tuple[int, ...], tolerance: int = 2) -> 
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that promises a size and holds next to nothing."""
+    """A PNG whose header promises a size, with hardly any data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -116,7 +116,7 @@ def test_exif_orientation_puts_every_corner_in_its_place(orientation: int, kind:
         (plain("I;16", 5_000), "TIFF", {}, (19, 19, 19)),
         (plain("I;16", 128), "PNG", {}, GREY),  # 8-bit values in a wider type
         (plain("I", 128), "TIFF", {}, GREY),
-        (plain("I;16", 2_048), "TIFF", {}, (128, 128, 128)),  # 12 bits, as microscopes and scanners have them
+        (plain("I;16", 2_048), "TIFF", {}, (128, 128, 128)),  # 12 bits, as from microscopes and scanners
         (plain("I", 40_000), "PPM", {}, (156, 156, 156)),
         (plain("F", 0.5), "TIFF", {}, GREY),
         (plain("F", 200.0), "TIFF", {}, (200, 200, 200)),
@@ -168,7 +168,7 @@ def test_every_source_gives_the_same_picture(tmp_path: Path):
     path.write_bytes(data)
     expected = load_image(data).tobytes()
     with path.open("rb") as file:
-        file.read(7)  # where the file stands does not matter, and it stays open
+        file.read(7)  # the position in the file does not matter, and it stays open
         assert load_image(file).tobytes() == expected
         assert not file.closed
     with Image.open(path) as opened:
@@ -256,7 +256,7 @@ def test_the_name_in_the_message_is_the_callers_and_one_line():
     with pytest.raises(ImageError) as caught:
         load_image("two\nlines.jpg")
     assert "\n" not in str(caught.value)
-    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # worker processes hand errors over
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # worker processes send errors
 
 
 def test_the_size_limit_is_the_callers():
@@ -338,7 +338,7 @@ def test_every_format_that_is_read_when_named_is_found_in_a_folder(tmp_path: Pat
     pillow_heif.register_heif_opener()
     Image.init()
     suffixes = {suffix for suffix, kind in Image.EXTENSION.items() if kind in {*images.FORMATS, "MPO", "HEIF"}}
-    assert suffixes | {".dib"} == images.SUFFIXES
+    assert suffixes | {".dib"} == finding.SUFFIXES
     for suffix in suffixes:
         (tmp_path / f"photo{suffix.upper()}").touch()
     assert len(find_images([tmp_path]).images) == len(suffixes)
@@ -351,14 +351,14 @@ def test_what_a_folder_holds_besides_is_counted(tmp_path: Path):
         put.parent.mkdir(exist_ok=True)
         put.touch()
     found = find_images([tmp_path, tmp_path / "sub/d.txt"])
-    assert found.images == [tmp_path / "a.png", tmp_path / "sub/d.txt"]  # named: no longer among the others
+    assert found.images == [tmp_path / "a.png", tmp_path / "sub/d.txt"]  # it was named, so it is not among the others
     assert found.remarks() == [
         f"skipped 4 files that are not images of a known format: 1 without a suffix, 1 .db, 1 .jxl, 1 .txt "
         f"(first: {tmp_path / 'README'})"
     ]
     assert not found.complete
     (tmp_path / "b.jxl").unlink()
-    assert find_images([tmp_path]).complete  # a text is no picture: nothing of the album is missing
+    assert find_images([tmp_path]).complete  # a text is not a picture: no picture is missing
     assert find_images([tmp_path / "a.png"]).remarks() == []
 
 
@@ -403,7 +403,7 @@ def test_links_to_folders_are_followed_once(tmp_path: Path):
 
 
 def test_heic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """As phones save it, turned by its own instructions; and the hint where its reader is not installed."""
+    """HEIC as phones save it, with its own rotation; and the hint if the package is not installed."""
     import sys
 
     import pillow_heif
@@ -427,7 +427,7 @@ def test_heic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_large_jpeg_is_judged_by_what_is_decoded_of_it(monkeypatch: pytest.MonkeyPatch):
-    """As phones of 108 megapixels make them; but not one whose decoder would hold all of it, nor a long, thin one."""
+    """Photos of 108-megapixel phones are read, but not progressive or long, thin ones, which are decoded whole."""
     monkeypatch.setattr(images, "MAX_PIXELS", 2_000_000)
     large = plain("RGB", GREEN, width=3000, height=2100)
     assert load_image(encode(large, "JPEG")).size == (1500, 1050)
@@ -484,7 +484,7 @@ def test_train_transform_is_random_and_gives_uint8():
     config = CONFIGS[0]
     image = noise(width=90, height=61)
     transform = config.train_transform(auto_augment="rand-m9-mstd0.5-inc1", color_jitter=0.4)
-    transform = pickle.loads(pickle.dumps(transform))  # worker processes get it so
+    transform = pickle.loads(pickle.dumps(transform))  # worker processes get it this way
     views = [transform(image) for _ in range(4)]
     assert all(view.dtype == torch.uint8 and view.shape == (3, 48, 48) for view in views)
     assert any(not torch.equal(views[0], view) for view in views[1:])

@@ -15,7 +15,7 @@ PATHS = [Path(str(number)) for number in range(30)]
 def test_in_order_with_errors_in_their_place():
     def read(path):
         number = int(path.name)
-        time.sleep(0.01 if number % 3 == 0 else 0)  # some come later than those after them
+        time.sleep(0.01 if number % 3 == 0 else 0)  # some take longer than those after them
         if number == 7:
             raise ImageError("7: no")
         return number

@@ -1,4 +1,4 @@
-"""Places for results: refused before the work where nothing can be written, and where somebody's file lies."""
+"""Places for results: refused before the work begins if they cannot be written or hold a person's file."""
 
 import json
 import os
@@ -43,7 +43,9 @@ def test_a_persons_file_is_refused_before_the_work(tmp_path, there):
     else:
         path.write_text("mine")
     before = {each: each.read_text() for each in tmp_path.iterdir() if each.is_file()}
-    problem = "is no list of vlcap's" if there == "list damaged" else "was not written by vlcap, or changed since"
+    problem = (
+        "is not a list written by vlcap" if there == "list damaged" else "was not written by vlcap, or changed since"
+    )
     with pytest.raises(OutputError, match=rf"\.json: {problem}: move it or choose another folder"):
         run(tmp_path, "not to be written")
     assert {each: each.read_text() for each in tmp_path.iterdir() if each.is_file()} == before
@@ -73,8 +75,8 @@ def test_no_folder_is_nothing_to_look_at():
 def test_places_that_cannot_be_written_to(tmp_path):
     (tmp_path / "file").write_text("mine")
     for place, problem in {
-        tmp_path / "file": "a file lies where this folder should be",
-        tmp_path / "file" / "below": "a file lies where this folder should be",
+        tmp_path / "file": "a file is in the place of this folder",
+        tmp_path / "file" / "below": "a file is in the place of this folder",
         tmp_path / ("x" * 300): r"this folder cannot be made \(File name too long\)",
         type(tmp_path)("/proc/self/results"): "this folder cannot be made",
         type(tmp_path)("/proc/self"): "nothing can be written here",
@@ -96,7 +98,7 @@ def test_pictures_of_ours_are_drawn_again_and_photos_are_not_drawn_over(tmp_path
     with pytest.raises(OutputError, match="was not drawn by vlcap"):
         check_picture(path)
     for name in ("maps", "maps.gif", "maps.jpg"):
-        with pytest.raises(OutputError, match=r"has to end in \.png, \.svg, \.pdf"):
+        with pytest.raises(OutputError, match=r"must end in \.png, \.svg, \.pdf"):
             check_picture(tmp_path / name)
 
 

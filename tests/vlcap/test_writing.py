@@ -1,4 +1,4 @@
-"""What may be replaced or deleted: only what carries the marker, and of that only what was written."""
+"""What may be replaced or deleted: only folders with the marker, and in them only files that were written."""
 
 import os
 import re
@@ -89,7 +89,7 @@ def test_a_failure_leaves_what_was_there(tmp_path):
 
 @pytest.mark.parametrize("moment", range(13))
 def test_killed_at_any_moment_it_can_be_written_again(moment, tmp_path):
-    """Before the so-manyth call that changes the disk the process is gone."""
+    """The process ends before its nth call that changes the disk."""
     folder = tmp_path / "encoder"
     write(folder, weights="old", index="old")
     (folder / "README.md").write_text("a card")
@@ -128,7 +128,7 @@ def test_somebodys_folder_under_the_name_of_an_unfinished_one(tmp_path):
 
 
 def test_links_are_written_through(tmp_path):
-    """To a folder, a file, and to what isn't there yet; the links stay links."""
+    """Links to a folder, to a file, and to a missing one; the links stay links."""
     (tmp_path / "elsewhere").mkdir()
     for name, target in (("encoder", "elsewhere"), ("captioner", "later")):
         (tmp_path / name).symlink_to(target)

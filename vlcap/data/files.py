@@ -1,51 +1,72 @@
-"""Files of a data set: how its splits may be called, whether all of its files are there, and opening them.
+"""The files of a data set: names of its splits, missing files, and opening them with Hugging Face datasets.
 
-Shared by all readers, of captions and of labels.
+The readers of captions and of labels share it.
 """
 
+import contextlib
 import glob
 import hashlib
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from ..errors import VlcapError
 
 SPLIT_NAMES = (("train", "training"), ("val", "valid", "validation", "dev"))
 SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)(\.\w+)")
 
 
 def split_names(split: str) -> tuple[str, ...]:
-    """What a split may be called, the name asked for first."""
+    """Names that a split may have. The name asked for comes first."""
     names = next((names for names in SPLIT_NAMES if split in names), ())
     return (split, *(name for name in names if name != split))
 
 
-def load_files(paths: Sequence[str | Path], kind: str, split: str = "train", streaming: bool = False) -> Any:
-    """A split's files as a data set of Hugging Face's, of which their library keeps a copy on the disk.
+@contextlib.contextmanager
+def readable(where: str | Path, kind: str, error: type[VlcapError]) -> Iterator[None]:
+    """Turns whatever a library raises about damaged files into one clear error.
 
     Args:
-        paths: All of one kind.
-        kind: The library's builder: parquet or webdataset.
-        split: What the library will call it.
-        streaming: Nothing is kept; read as asked.
+        where: The files, for the message.
+        kind: Their format, for the message.
+        error: Class of the error. Errors of this project pass as they are.
+    """
+    try:
+        yield
+    except VlcapError:
+        raise
+    except Exception as fault:  # datasets hides what pyarrow found behind an error of its own
+        reason = " ".join(str(fault.__cause__ or fault).split())
+        raise error(f"{where}: cannot be read as {kind} ({reason:.300})") from fault
+
+
+def load_files(paths: Sequence[str | Path], kind: str, split: str = "train", streaming: bool = False) -> Any:
+    """The files of a split as a Hugging Face data set. The library keeps a copy of them on the disk.
+
+    Args:
+        paths: The files, all of one kind.
+        kind: Name of the library's builder: parquet or webdataset.
+        split: Name that the library will give the split.
+        streaming: Whether to read the files while they are used, without a copy.
 
     Raises:
-        Exception: Whatever datasets raises where they can't be read.
+        Exception: Whatever datasets raises for damaged files; see `readable`.
     """
     from datasets import load_dataset
 
     _warn_of_missing(paths)
     patterns = {split: [glob.escape(str(path)) for path in paths]}  # datasets takes every path for a pattern
-    # datasets knows its copies by the files' times, which rsync and others carry over to what they write: the name of
-    # the copy is the content.
+    # datasets recognizes its copies by the times of the files. rsync and other programs carry these times over to files
+    # of other content, so the copy is named by the content.
     name = None if streaming else _digest(paths)
     return load_dataset(kind, name=name, data_files=patterns, split=split, streaming=streaming)
 
 
 def file_size(path: str | Path) -> int:
-    """In bytes; -1 for what can't be looked at, which whoever opens it will say."""
+    """Size of a file in bytes; -1 if it cannot be read, which will be reported when it is opened."""
     try:
         return os.stat(path).st_size
     except OSError:
@@ -61,8 +82,8 @@ def _digest(paths: Sequence[str | Path]) -> str:
 
 
 def _warn_of_missing(paths: Sequence[str | Path]) -> None:
-    """Files called NAME-00001-of-00003 say how many there are."""
-    found: dict[tuple[str, str, str], set[int]] = {}  # name, of how many, suffix -> numbers
+    """Warns if files are missing. A name such as train-00001-of-00003 says how many there are."""
+    found: dict[tuple[str, str, str], set[int]] = {}  # name, number of files, suffix -> numbers
     for path in map(Path, paths):
         if match := SHARD.fullmatch(path.name):
             name, number, total, suffix = match.groups()

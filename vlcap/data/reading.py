@@ -1,4 +1,4 @@
-"""Photos read ahead of who needs them: files are decoded and cut to size by threads while the model works.
+"""Reads photos ahead: threads decode files and cut them to size while the model works.
 
 Used by `vlcap caption` and `vlcap bench folder`, through `read_batches`.
 """
@@ -21,13 +21,13 @@ def read_ahead(
     ahead: int,
     workers: int | None = None,
 ) -> Iterator[tuple[Path, Read | ImageError]]:
-    """Each path with what was read, or the error that it was, in the paths' order.
+    """Each path with the photo that was read, or with the error, in the order of the paths.
 
     Args:
-        paths: Of photos.
-        read: Reads one; called in threads.
-        ahead: Most that are read and not yet asked for: what bounds the memory.
-        workers: Threads; None for one per core, at most 8.
+        paths: Paths of the photos.
+        read: Function that reads one photo; it is called in threads.
+        ahead: Largest number of photos that are read and not yet asked for. It bounds the memory.
+        workers: Number of threads; None for one per core, at most 8.
     """
 
     def attempt(path: Path) -> Read | ImageError:
@@ -57,13 +57,13 @@ def read_batches(
     size: int,
     report: Callable[[ImageError], None],
 ) -> Iterator[list[tuple[Path, Read]]]:
-    """Batches of what could be read, in the paths' order, while the next two are being read.
+    """Batches of the photos that can be read, in the order of the paths. The next two batches are read meanwhile.
 
     Args:
-        paths: Of photos.
-        read: Reads one; called in threads.
-        size: Of a batch; the last may be smaller.
-        report: Is told of each photo that can't be read, in its turn.
+        paths: Paths of the photos.
+        read: Function that reads one photo; it is called in threads.
+        size: Number of photos in a batch; the last one may be smaller.
+        report: Function that is called with the error of each unreadable photo, in its turn.
     """
     batch = []
     for path, found in read_ahead(paths, read, ahead=2 * size):

@@ -1,8 +1,8 @@
-"""Files and folders written whole or not at all, and the one place that decides what may be replaced or deleted.
+"""Writes files and folders whole or not at all. The one place that decides what may be replaced or deleted.
 
-A folder that is written as a whole (a run's encoder/, captioner/, tokenizer/) carries a marker, .vlcap.json: what the
-folder is, and the SHA-256 of every file that was written there. Such a file is ours while its content is unchanged.
-Whatever else lies in the folder is somebody's and stays as it is; a folder without the marker is not touched.
+A folder that is written as a whole (a run's encoder/, captioner/, tokenizer/) carries a marker, .vlcap.json: the kind
+of the folder, and the SHA-256 of every file that was written there. Such a file is ours while its content is unchanged.
+Every other file in the folder belongs to somebody and stays as it is. A folder without the marker is not touched.
 """
 
 import contextlib
@@ -18,23 +18,24 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import VlcapError
+from .json_file import load_json
 
 MARKER = ".vlcap.json"
-NEW = ".vlcap.new"  # in a folder, what will take the place of its files
+NEW = ".vlcap.new"  # inside a folder: the new files, until they take the places of the old ones
 
 
 class NotOursError(VlcapError, ValueError):
-    """Something would have to be replaced that this program did not write: what, and what to do."""
+    """A file or folder that this program did not write would be replaced. The message names it and says what to do."""
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[str]]:
-    """Gives a text file to write, which takes `path`'s place when all is written, and not before.
+    """Gives a text file to write. It takes the place of `path` when all of it is written, and not before.
 
-    A link is written through.
+    If `path` is a link, the file it leads to is replaced.
 
     Raises:
-        OSError: It can't be written; what was at `path` is still there.
+        OSError: The file cannot be written. The old file is still at `path`.
     """
     path = Path(os.path.realpath(path))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -51,18 +52,18 @@ def replacing(path: Path) -> Iterator[IO[str]]:
 
 @contextlib.contextmanager
 def written_whole(folder: Path, what: str | None = None) -> Iterator[Path]:
-    """Gives an empty folder to write files into, which take their places in `folder` when all are written.
+    """Gives an empty folder to write files into. They take their places in `folder` when all of them are written.
 
-    Files that a person has put into `folder` stay; those that an earlier call wrote, and this one does not, are
-    deleted. A link is written through.
+    Files that a person has put into `folder` stay. Files that an earlier call wrote and this one does not are deleted.
+    If `folder` is a link, the files go into the folder it leads to.
 
     Args:
-        folder: What is written; made if it isn't there.
-        what: Kind of folder, which the marker says; None for its name.
+        folder: The folder to write; made if it does not exist.
+        what: Kind of the folder, for its marker; the name of the folder if left out.
 
     Raises:
-        NotOursError: As `check_replaceable`.
-        OSError: It can't be written; what was there is still there.
+        NotOursError: As for `check_replaceable`.
+        OSError: The folder cannot be written. The old files are still there.
     """
     what = what or folder.name
     check_replaceable(folder, what)
@@ -73,7 +74,7 @@ def written_whole(folder: Path, what: str | None = None) -> Iterator[Path]:
     try:
         _mark(new, what, {})
         yield new
-        digests = {path.name: [_digest(path)] for path in sorted(new.iterdir()) if path.name != MARKER}
+        digests = {path.name: [digest_file(path)] for path in sorted(new.iterdir()) if path.name != MARKER}
         if folder.is_dir():
             _put(new, folder, what, digests)
         else:
@@ -84,11 +85,12 @@ def written_whole(folder: Path, what: str | None = None) -> Iterator[Path]:
 
 
 def check_replaceable(folder: Path, what: str | None = None) -> None:
-    """Whether `written_whole` may write a folder.
+    """Checks that `written_whole` may write a folder.
 
     Raises:
-        NotOursError: It isn't a folder, is another kind of folder or not ours, or a file of ours in it was changed.
-        OSError: It can't be looked at, or its parent can't be written.
+        NotOursError: It is a file, a folder of another kind, a folder that is not ours, or a file of ours in it was
+            changed.
+        OSError: It cannot be read, or its parent cannot be written.
     """
     what = what or folder.name
     real = Path(os.path.realpath(folder))
@@ -110,12 +112,12 @@ def check_replaceable(folder: Path, what: str | None = None) -> None:
         return
     for name, digests in marker["files"].items():
         path = real / name
-        if os.path.lexists(path) and (path.is_symlink() or not path.is_file() or _digest(path) not in digests):
+        if os.path.lexists(path) and (path.is_symlink() or not path.is_file() or digest_file(path) not in digests):
             raise NotOursError(f"{path} was changed after vlcap wrote it and would be replaced: move it elsewhere")
 
 
 def fresh_folder(parent: Path, name: str) -> Path:
-    """Makes `parent`/`name`-N, N being one more than that of any other there, or 1."""
+    """Makes the folder `parent`/`name`-N, where N is one more than the largest number there, or 1."""
     parent.mkdir(parents=True, exist_ok=True)
     number = max((number for number, _ in numbered(parent, name)), default=0)
     while True:
@@ -126,20 +128,20 @@ def fresh_folder(parent: Path, name: str) -> Path:
 
 
 def numbered(parent: Path, name: str) -> list[tuple[int, Path]]:
-    """What is called as `fresh_folder` calls its folders, by number."""
+    """Numbers and paths of the folders that have a name as `fresh_folder` gives it, sorted by number."""
     found = [(re.fullmatch(rf"{re.escape(name)}-(\d+)", path.name), path) for path in parent.glob(f"{name}-*")]
     return sorted((int(match[1]), path) for match, path in found if match)
 
 
 def delete(paths: Iterable[Path], pattern: re.Pattern) -> None:
-    """Deletes files, if their names are of the form that only this program gives."""
+    """Deletes those of the files whose names match `pattern`, a form that only this program gives to its files."""
     for path in list(paths):
         if pattern.fullmatch(path.name) and (path.is_file() or path.is_symlink()):
             path.unlink(missing_ok=True)
 
 
 def _put(new: Path, folder: Path, what: str, digests: Mapping[str, list[str]]) -> None:
-    """Moves finished files into their folder, one after the other; killed at any moment, all of them are known."""
+    """Moves finished files into their folder, one by one. If killed at any moment, the marker knows all of them."""
     marker = _marker(folder)
     before: dict[str, list[str]] = marker["files"] if marker else {}
     if foreign := sorted(name for name in digests if name not in before and os.path.lexists(folder / name)):
@@ -154,25 +156,25 @@ def _put(new: Path, folder: Path, what: str, digests: Mapping[str, list[str]]) -
 
 
 def _unfinished(folder: Path) -> Path:
-    """Where `written_whole` writes what isn't finished: on the same disk."""
+    """Where `written_whole` keeps unfinished files: on the same disk."""
     return folder / NEW if folder.is_dir() else folder.with_name(f".{folder.name}{NEW}")
 
 
 def _discard(new: Path) -> None:
-    """Deletes an unfinished folder, of this process or of one that was killed."""
+    """Deletes an unfinished folder of this process or of one that was killed."""
     if _is_ours(new):
         shutil.rmtree(new)
 
 
 def _is_ours(new: Path) -> bool:
-    """Whether an unfinished folder carries the marker, or nothing but what came of it before a kill."""
+    """Whether an unfinished folder carries the marker, or holds only what was left of one after a kill."""
     if new.is_symlink() or not new.is_dir():
         return False
     return _marker(new) is not None or all(MARKER in path.name for path in new.iterdir())
 
 
 def _mark(folder: Path, what: str, files: Mapping[str, list[str]], new: Path | None = None) -> None:
-    """Writes a folder's marker, through `new`, where a kill leaves nothing that isn't known."""
+    """Writes the marker of a folder by way of `new`, where a kill leaves no unknown file."""
     temporary = (new or folder) / f"{MARKER}.new"
     with open(temporary, "w", encoding="utf-8") as file:
         json.dump({"what": what, "files": dict(files)}, file, indent=2)
@@ -182,15 +184,16 @@ def _mark(folder: Path, what: str, files: Mapping[str, list[str]], new: Path | N
 
 
 def _marker(folder: Path) -> dict[str, Any] | None:
-    """What a folder's marker says; None where there is none, or one that isn't ours."""
+    """Content of a folder's marker; None if there is no marker, or one that is not ours."""
     try:
-        values = json.loads((folder / MARKER).read_bytes())
+        values = load_json(folder / MARKER)
         named = all(Path(name).name == name for name in values["files"])  # nothing outside the folder
         return values if named and isinstance(values["files"], dict) and isinstance(values["what"], str) else None
-    except (OSError, ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError):
         return None
 
 
-def _digest(path: Path) -> str:
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from encoders import create_encoder
+from encoders import EncoderError, create_encoder
 
 from ..data.images import PixelConfig
 from .folder import MAX_GRID, ModelFolderError, WeightFile, check_encoder_settings, check_numbers, read_json
@@ -88,7 +88,7 @@ class Encoder(PreTrainedModel):
             model_args: Further arguments of the architecture.
 
         Raises:
-            ValueError, RuntimeError: As `encoders.create_encoder` does.
+            EncoderError, RuntimeError: As `encoders.create_encoder` does.
         """
         model_args["num_classes"] = len(classes or [])
         model = create_encoder(architecture, pretrained=pretrained, **model_args)
@@ -150,11 +150,11 @@ class Encoder(PreTrainedModel):
         """Declares what it is trained for; the middle one becomes the default.
 
         Raises:
-            ValueError: It has no choice, and this isn't its own.
+            EncoderError: It has no choice, and this isn't its own.
         """
         if not self.has_choice:
             if list(budgets) != list(self.model.budgets):
-                raise ValueError(f"{self.config.architecture} has no choice of budget: it is {self.model.budget}")
+                raise EncoderError(f"{self.config.architecture} has no choice of budget: it is {self.model.budget}")
             return self
         middle = budgets[len(budgets) // 2]
         self.model.budgets, self.model.budget = tuple(budgets), middle
@@ -166,18 +166,18 @@ class Encoder(PreTrainedModel):
         """Whether the config's sizes, budgets and preprocessing are the model's.
 
         Raises:
-            ValueError: They aren't, and which.
+            EncoderError: They aren't, and which.
         """
         size, settings = self.pixels.size, self.config
         self.pixels.eval_transform()
         grid = self.model.grid_side(size)
         if not 1 <= grid <= MAX_GRID:
-            raise ValueError(f"pictures of {size} x {size} pixels")
+            raise EncoderError(f"pictures of {size} x {size} pixels")
         if settings.hidden_size != self.model.num_features:
-            raise ValueError(f"hidden_size is {settings.hidden_size}, not {self.model.num_features}")
+            raise EncoderError(f"hidden_size is {settings.hidden_size}, not {self.model.num_features}")
         choice = range(1, grid + 1) if self.has_choice else self.model.budgets
         if not settings.budgets or not {*settings.budgets, self.model.budget} <= {*choice}:
-            raise ValueError(f"budgets {settings.budgets}, {self.model.budget}")
+            raise EncoderError(f"budgets {settings.budgets}, {self.model.budget}")
 
     def without_heads(self) -> "Encoder":
         """The same encoder, its classification heads dropped: what a captioner needs."""
