@@ -1,8 +1,8 @@
-"""Work shared between the processes that torchrun has started: who takes which items, everyone's answers joined.
+"""Shares work between the processes that torchrun starts, and joins their results.
 
     torchrun --nproc_per_node 2 -m app.cli evaluate --data DIR
 
-Without torchrun there is one process, which takes all.
+Without torchrun there is one process, which does all the work.
 """
 
 from datetime import timedelta
@@ -12,17 +12,17 @@ import torch.distributed as dist
 
 
 def connect() -> bool:
-    """Joins the processes if there are several; says whether this is the one that writes and speaks."""
+    """Connects the processes, if there are several. Returns whether this is the one that writes files and prints."""
     import torch
     from accelerate import PartialState
 
-    # Without cpu=True accelerate takes processes on a machine without a GPU for so many single runs. Who waits, waits:
-    # for the first process to encode a data set, say. torchrun ends them all if one dies.
+    # Without cpu=True, accelerate treats processes on a machine without a GPU as single runs. The timeout is long
+    # because a process may wait for the first one to encode a data set. torchrun ends all of them if one dies.
     return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7)).is_main_process
 
 
 def share(items: int) -> range:
-    """This process's part of so many items: neighbours, none twice, none left out."""
+    """The items of this process, out of so many: consecutive ones. Each item belongs to exactly one process."""
     if not dist.is_initialized():
         return range(items)
     rank, world = dist.get_rank(), dist.get_world_size()
@@ -30,7 +30,7 @@ def share(items: int) -> range:
 
 
 def join(mine: list[Any]) -> list[Any]:
-    """Every process's items, in the order of their shares; each process gets all."""
+    """The items of all processes, in the order of their shares. Every process gets all of them."""
     if not dist.is_initialized():
         return mine
     everyone: list[Any] = [None] * dist.get_world_size()

@@ -1,4 +1,4 @@
-"""The bundled captioner: small, whole, and not worse than its card says."""
+"""The bundled captioner: small, complete, and as good as its card says."""
 
 import pytest
 

@@ -29,7 +29,7 @@ def test_captions_differ_between_photos_and_keep_their_order(captioner, photos):
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_from_tokens_as_from_pixels(captioner, photos, beams):
-    """Beam search from computed tokens is Hugging Face's own from pixels: nothing is expanded twice or mixed up."""
+    """Beam search from computed tokens equals Hugging Face's from pixels: nothing is expanded twice or mixed up."""
     pixels = captioner.preprocess(photos)
     ids = captioner.model.generate(pixel_values=captioner.pixels.normalize(pixels), num_beams=beams)
     expected = [text.strip() for text in captioner.tokenizer.batch_decode(ids, skip_special_tokens=True)]
@@ -87,7 +87,7 @@ def test_half_the_size_on_disk(captioner, photos, tmp_path):
     half, full = (tmp_path / name / "model.safetensors" for name in ("half", "full"))
     assert half.stat().st_size < 0.6 * full.stat().st_size
     with safe_open(half, "pt") as short, safe_open(full, "pt") as long:
-        assert set(short.keys()) == set(long.keys())  # the tied embedding once, not once more as the output's weights
+        assert set(short.keys()) == set(long.keys())  # the tied embedding is saved once
     again = Captioner.from_pretrained(tmp_path / "half")
     assert next(again.model.parameters()).dtype == torch.float32
     assert len(again.caption(photos)) == len(photos)

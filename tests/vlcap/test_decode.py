@@ -1,7 +1,7 @@
-"""Our decoding finds what Hugging Face's `generate` finds, for every setting that it takes on.
+"""Our decoding finds what Hugging Face's `generate` finds, for every setting that it supports.
 
-By random captioners over random tokens, whose searches are nearly even and so take every turn, and by the bundled one
-over photos. Run by `pytest tests/vlcap/test_decode.py`.
+Tested with random captioners over random tokens, whose beams are nearly equal, and with the bundled captioner over
+photos. Run by `pytest tests/vlcap/test_decode.py`.
 """
 
 import pytest
@@ -32,7 +32,7 @@ SETTINGS = [
 
 
 def random_model(seed: int, width: int):
-    """A decoder whose captions end at all lengths: the end is about as likely as any piece."""
+    """A decoder whose captions have all lengths: the end is about as likely as any piece."""
     torch.manual_seed(seed)
     model = build_model(
         Encoder.create("lookupvit_test_patch8_48"), vocab_size=40, width=width, layers=2, heads=2, max_length=14
@@ -127,7 +127,7 @@ def test_watching_sees_every_step_and_can_end_it(captioner, beams):
 
 
 def test_lower_precision_writes_captions_too():
-    """bfloat16 rounds to three digits: near ties fall otherwise, most captions stay."""
+    """bfloat16 rounds to three digits: near ties may change, most captions do not."""
     whole, short = Captioner.from_pretrained(), Captioner.from_pretrained(dtype=torch.bfloat16)
     pixels = whole.preprocess([drawings.draw(number) for number in range(8)])
     expected = whole.decode_ids(whole.encode(pixels), num_beams=2)

@@ -1,4 +1,4 @@
-"""Captions by ONNX Runtime against PyTorch's, and without PyTorch."""
+"""Captions by ONNX Runtime equal PyTorch's, and need no PyTorch."""
 
 import json
 import subprocess
@@ -62,7 +62,7 @@ def test_captions_equal_the_originals(captioner, exported, photos, changes):
 
 def test_int8_writes_nearly_the_same(captioner, exported, photos, tmp_path):
     export_onnx(captioner, tmp_path, budget=3, int8=True)
-    # Convolutions and the table of pieces, which is looked up, stay as they are.
+    # Convolutions and the embedding table stay in float.
     kept = 4 * (
         sum(module.weight.numel() for module in captioner.model.modules() if isinstance(module, nn.Conv2d))
         + captioner.model.decoder.transformer.wte.weight.numel()
@@ -80,13 +80,13 @@ def test_int8_writes_nearly_the_same(captioner, exported, photos, tmp_path):
     )
     assert np.corrcoef(logits.ravel(), close.ravel())[0, 1] > 0.99
     assert all(small.caption(photo) for photo in photos)
-    # What was exported before is as it was.
+    # The captioner and the earlier export are unchanged.
     assert captioner.caption(photos, budget=3) == [whole.caption(photo) for photo in photos]
 
 
 def test_what_it_cannot_follow_is_refused(captioner, tmp_path, monkeypatch):
     monkeypatch.setattr(captioner.model.generation_config, "no_repeat_ngram_size", 2)
-    with pytest.raises(CaptionerError, match="more than greedy or beam search"):
+    with pytest.raises(CaptionerError, match="settings that ONNX export does not support"):
         export_onnx(captioner, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

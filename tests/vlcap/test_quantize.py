@@ -1,4 +1,4 @@
-"""int8 captioners: near the originals, for CPUs only, not to be saved."""
+"""int8 captioners: close to the originals, only for CPUs, cannot be saved."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from vlcap.model.quantize import DECODER_ENGINES, ENCODER_ENGINES, Int8Linear
 @pytest.mark.parametrize("rows", [1, 4, 200])
 @pytest.mark.parametrize("bias", [True, False])
 def test_layer_rounds_and_no_more(engines, rows, bias):
-    """Within what two roundings to 8 bits make, 5 % of a channel's typical output, however small the channel is."""
+    """The error is that of two roundings to 8 bits: 5 % of a channel's typical output, however small the channel is."""
     torch.manual_seed(0)
     layer = nn.Linear(96, 160, bias=bias)
     layer.weight.data *= torch.logspace(-3, 1, 160)[:, None]  # each channel has a scale of its own

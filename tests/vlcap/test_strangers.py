@@ -1,4 +1,4 @@
-"""Model folders and archives that a stranger made: what is in them is never run, and takes no more than it brings."""
+"""Model folders that a stranger made: nothing in them is run, and they take no more memory than their weights."""
 
 import json
 import pickle
@@ -14,7 +14,7 @@ from vlcap.model.folder import ModelFolderError
 
 
 class Harm:
-    """A pickle of it writes a file as it is read."""
+    """An object whose pickle writes a file when it is loaded."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -44,7 +44,7 @@ def test_a_pickle_is_refused_and_not_read(folder, tmp_path, name):
 
 
 def test_code_that_came_along_is_not_run(folder, tmp_path):
-    """Named wherever Hugging Face would look for it."""
+    """The code is named wherever Hugging Face would look for it."""
     (folder / "code.py").write_text(f"open({str(tmp_path / 'harm')!r}, 'w')\nclass Model: pass\n")
     named = {"auto_map": {"AutoConfig": "code.Model", "AutoModel": "code.Model", "AutoTokenizer": ["code.Model", None]}}
     for part in (None, "encoder", "decoder"):
@@ -93,7 +93,7 @@ def test_a_config_that_asks_for_too_many_weights_is_refused_before_it_gets_them(
 )
 def test_an_encoder_that_would_be_fetched_or_opened_is_refused(folder, architecture, model_args):
     change(folder, "encoder", architecture=architecture, model_args=model_args)
-    with pytest.raises(CaptionerError, match=r"strange: .*(no architecture|may not have|describes no model)"):
+    with pytest.raises(CaptionerError, match=r"strange: .*(not a known architecture|may not have|describes no model)"):
         Captioner.from_pretrained(folder)
 
 
@@ -115,7 +115,7 @@ def test_a_tokenizer_that_makes_its_library_panic(folder):
 def test_a_tokenizer_that_would_count_for_ever(folder):
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"extra_ids": 2**63}))
-    assert Captioner.from_pretrained(folder).budgets == [2, 3]  # none of ours has any: the number isn't read
+    assert Captioner.from_pretrained(folder).budgets == [2, 3]  # ours have none, so the number is not read
 
 
 def test_an_encoder_of_a_stranger(tmp_path):

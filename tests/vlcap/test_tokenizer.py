@@ -1,4 +1,4 @@
-"""The tokenizer: SentencePiece's own ids, through Hugging Face, there and back."""
+"""The tokenizer: SentencePiece's ids, through Hugging Face, in both directions."""
 
 import pytest
 

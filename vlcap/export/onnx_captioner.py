@@ -1,13 +1,12 @@
-"""Captions by ONNX Runtime: what `vlcap export FOLDER` wrote, run without PyTorch.
+"""Captions by ONNX Runtime, without PyTorch, from the folder that `vlcap export FOLDER` wrote.
 
     pip install onnxruntime numpy pillow tokenizers
     python -m vlcap.export.onnx_captioner FOLDER photo.jpg another.jpg
 
-Of vlcap only what is plain Python takes part: how a photo is opened, and how captions are searched for.
+Of vlcap, it only imports plain Python: opening a photo, and the search for captions.
 """
 
 import io
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,54 +16,61 @@ import onnxruntime
 from PIL import Image
 from tokenizers import Tokenizer
 
-from ..data.images import ImageError, load_image, one_line
+from ..data.images import ImageError, load_image
+from ..data.names import one_line
+from ..errors import CaptionerError
+from ..files.json_file import load_json
 from ..model.search import Search
-from ..model.tokenizer import EOS
 
 
 class OnnxCaptioner:
     """Photos to captions.
 
     Args:
-        folder: What `vlcap export` wrote.
+        folder: Folder that `vlcap export` wrote.
+
+    Raises:
+        CaptionerError: export.json is missing or damaged.
 
     Letters: G beams of a photo, 1 at first   V pieces of the vocabulary   S, L, K, M, d, T as in onnx_export.py
     """
 
     def __init__(self, folder: Path):
-        self.settings = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+        self.settings = load_json(folder / "export.json", error=CaptionerError)
         self.search = Search(**self.settings["search"])
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         options = onnxruntime.SessionOptions()
-        options.add_session_config_entry("session.force_spinning_stop", "1")  # or one's threads would disturb the other
+        # Otherwise the waiting threads of one session slow down the other.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         self.encoder, self.decoder = (
             onnxruntime.InferenceSession(folder / f"{name}.onnx", options, providers=["CPUExecutionProvider"])
             for name in ("encoder", "decoder")
         )
 
     def caption(self, photo: Path) -> str:
-        """The caption of a photo, as anything that `load_image` takes."""
+        """The caption of a photo, in any form that `load_image` takes."""
         pieces = self.find(self.encode(self.read(photo)[None]))
         return self.tokenizer.decode(list(pieces), skip_special_tokens=True).strip()
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 pixels (B, 3, S, S) -> what the decoder reads of the photos, (L, 2, B, K, M, d)."""
+        """uint8 pixels (B, 3, S, S) -> keys and values of their tokens for the decoder, (L, 2, B, K, M, d)."""
         [photo] = self.encoder.run(None, {"pixels": pixels})
         return photo
 
     def find(self, photo: np.ndarray) -> tuple[int, ...]:
-        """One photo's (L, 2, 1, K, M, d) -> its caption's pieces, start and end included."""
+        """Keys and values of one photo (L, 2, 1, K, M, d) -> the pieces of its caption, start and end included."""
         past = np.zeros_like(photo[..., :0, :])
         found: Any = self.search.start()
-        beams = 1  # until the first piece is written, all beams are one
+        beams = 1  # all beams are the same until the first piece is written
         while not found.done:
             running = np.array(found.running[:beams])  # (G, T + 1)
             logits, past = self.decoder.run(None, {"pieces": running[:, -1], "past": past, "photo": photo})
             if self.search.num_beams == 1:
-                scores = self.adjusted(logits, running)
+                scores = self.search.adjust(logits, found.running)
                 found.advance([0.0], [int(scores.argmax())], vocab_size=scores.shape[1])
                 continue
-            scores = self.adjusted(log_softmax(logits), running) + np.array(found.scores[:beams])[:, None]  # (G, V)
+            scores = self.search.adjust(log_softmax(logits), found.running[:beams])
+            scores = scores + np.array(found.scores[:beams])[:, None]  # (G, V)
             best = np.argpartition(-scores, 2 * self.search.num_beams, axis=None)[: 2 * self.search.num_beams]
             best = best[np.argsort(-scores.flat[best], kind="stable")]
             found.advance(scores.flat[best].tolist(), best.tolist(), vocab_size=scores.shape[1])
@@ -87,30 +93,26 @@ class OnnxCaptioner:
         image = image.crop((left, top, left + cut["size"], top + cut["size"]))
         return np.asarray(image).transpose(2, 0, 1)
 
-    def adjusted(self, scores: np.ndarray, running: np.ndarray) -> np.ndarray:
-        """Scores (G, V): of pieces already written made smaller; no end too soon."""
-        before, penalty = np.take_along_axis(scores, running, axis=1), np.float32(self.search.repetition_penalty)
-        after = scores.copy()
-        np.put_along_axis(after, running, np.where(before < 0, before * penalty, before / penalty), axis=1)
-        if running.shape[1] <= self.search.min_new_tokens:
-            after[:, EOS] = -np.inf
-        return after
-
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log-probabilities over the last dimension."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def main() -> int:
-    """A line per photo on standard output; the exit status is 1 if one can't be read."""
+    """Prints one line per photo. The exit status is 1 if a photo cannot be read."""
     if len(sys.argv) < 3 or "" in sys.argv:
         print("usage: python -m vlcap.export.onnx_captioner FOLDER PHOTO ...", file=sys.stderr)
         return 2
     for stream in (sys.stdout, sys.stderr):  # a name may have letters that the terminal lacks
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    captioner, status = OnnxCaptioner(Path(sys.argv[1])), 0
+    try:
+        captioner, status = OnnxCaptioner(Path(sys.argv[1])), 0
+    except CaptionerError as error:
+        print(error, file=sys.stderr)
+        return 1
     for name in sys.argv[2:]:
         try:
             print(f"{one_line(name)}: {captioner.caption(Path(name))}")

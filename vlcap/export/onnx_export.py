@@ -1,16 +1,16 @@
 """Export to ONNX: a captioner at one budget, as two graphs that ONNX Runtime runs without PyTorch.
 
-    vlcap export FOLDER --budget 5                    # onnx_captioner.py captions photos with what it writes
+    vlcap export FOLDER --budget 5                    # onnx_captioner.py captions photos with these files
 
-Written into the folder:
+Files in the folder:
     encoder.onnx    pixels uint8 (B, 3, S, S) -> photo (L, 2, B, K, M, d): keys and values of the compressed tokens for
-                    each decoder layer's cross-attention, computed once; normalisation is part of the graph
+                    the cross-attention of each decoder layer, computed once; normalization is part of the graph
     decoder.onnx    pieces int64 (B,), past (L, 2, B, K, T, d), photo -> logits (B, V), past (L, 2, B, K, T + 1, d)
     tokenizer.json  for the `tokenizers` library
-    export.json     the photo's side and cut, the budget, the search's settings
+    export.json     size and crop of the photo, the budget, the settings of the search
 
-Letters: B photos or beams, free   S side of the pixels   L layers   K heads   d width of a head   M compressed tokens
-    T pieces written before, free, 0 at first   V pieces of the vocabulary
+Letters: B photos or beams, variable   S side of the pixels   L layers   K heads   d width of a head
+    M compressed tokens   T pieces written before, variable, 0 at first   V pieces of the vocabulary
 """
 
 import contextlib
@@ -23,14 +23,12 @@ from pathlib import Path
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 
-from encoders.cross_attention import merge_heads
-
-from ..captioner import Captioner, CaptionerError
-from ..data.images import PixelConfig
+from ..captioner import Captioner
+from ..data.pixels import PixelConfig
+from ..errors import CaptionerError
 from ..files.results import check_folder
-from ..model.decoding import search_for, split_heads
+from ..model.decoding import decoder_step, search_for, split_heads
 from ..model.quantize import reassociation_off
 
 OPSET = 20  # the first with GELU
@@ -38,7 +36,7 @@ WRITTEN = ("encoder.onnx", "decoder.onnx", "tokenizer.json", "export.json")
 
 
 class EncoderGraph(nn.Module):
-    """Pixels to what the decoder's cross-attention reads of them."""
+    """Pixels to the keys and values that the decoder's cross-attention reads."""
 
     def __init__(self, captioner: Captioner, budget: int):
         super().__init__()
@@ -54,34 +52,31 @@ class EncoderGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """One piece for each row: GPT-2's block with cross-attention, over keys and values computed before."""
+    """One decoding step, one piece for each row, over keys and values that were computed before."""
 
     def __init__(self, captioner: Captioner, own_head: bool = False):
         super().__init__()
         self.decoder = captioner.model.decoder
-        self.heads = self.decoder.config.n_head
-        # Tied to the embedding, the last product's weights are float numbers to be looked up: int8 needs a copy.
+        # The head shares its weights with the embedding, which stays in float. int8 needs a copy of them.
         self.head = Product(self.decoder.lm_head.weight) if own_head else self.decoder.lm_head
 
     def forward(
         self, pieces: torch.Tensor, past: torch.Tensor, photo: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        transformer = self.decoder.transformer
-        x = transformer.wte(pieces)[:, None] + transformer.wpe.weight[past.shape[4]]  # (B, 1, D)
         extended = []
-        for block, before, (keys, values) in zip(transformer.h, past, photo, strict=True):
-            q, k, v = split_heads(block.attn.c_attn(block.ln_1(x)), 3, self.heads)  # (B, K, 1, d)
-            now = torch.cat([before, torch.stack([k, v])], dim=3)  # (2, B, K, T + 1, d)
+
+        def extend(layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            now = torch.cat([past[layer], torch.stack([k, v])], dim=3)  # (2, B, K, T + 1, d)
             extended.append(now)
-            x = x + block.attn.c_proj(merge_heads(F.scaled_dot_product_attention(q, now[0], now[1])))
-            [q] = split_heads(block.crossattention.q_attn(block.ln_cross_attn(x)), 1, self.heads)
-            x = x + block.crossattention.c_proj(merge_heads(F.scaled_dot_product_attention(q, keys, values)))
-            x = x + block.mlp(block.ln_2(x))
-        return self.head(transformer.ln_f(x))[:, 0], torch.stack(extended)
+            return now[0], now[1]
+
+        act = self.decoder.transformer.h[0].mlp.act
+        x = decoder_step(self.decoder, pieces[:, None], past.shape[4], photo, extend, act)  # (B, 1, D)
+        return self.head(x)[:, 0], torch.stack(extended)
 
 
 class Product(nn.Module):
-    """A linear layer without a bias, its weights (out, in) copied and turned."""
+    """A linear layer without a bias, with a transposed copy of the weights (out, in)."""
 
     def __init__(self, weight: torch.Tensor):
         super().__init__()
@@ -93,25 +88,28 @@ class Product(nn.Module):
 
 @torch.inference_mode()
 def export_onnx(captioner: Captioner, folder: Path, budget: int | None = None, int8: bool = False) -> None:
-    """Writes a captioner at one budget as ONNX graphs, in float32 but for what `int8` says.
+    """Writes a captioner at one budget as ONNX graphs.
 
     Args:
-        captioner: In float32 and on the CPU.
-        folder: Made if it isn't there.
-        budget: Side of the compressed grid; None for the captioner's own.
-        int8: Weights of linear layers in 8 bits, each output channel with its scale; what they are multiplied with is
-            rounded at each call (ONNX Runtime's dynamic quantisation).
+        captioner: A captioner in float32, on the CPU.
+        folder: Folder for the files; made if it does not exist.
+        budget: Side of the compressed grid; None for the captioner's default.
+        int8: Whether the weights of linear layers are written in 8 bits, with a scale for each output channel. Their
+            inputs are rounded at each call (ONNX Runtime's dynamic quantization). The rest is float32.
 
     Raises:
-        CaptionerError: The packages for it are missing, or its settings are none that onnx_captioner.py can follow.
-        OutputError: Nothing can be written into the folder.
-        ValueError: A budget that doesn't fit the grid.
+        CaptionerError: Packages are missing, or onnx_captioner.py cannot follow the captioner's settings.
+        OutputError: The folder cannot be written to.
+        EncoderError: The budget does not fit the grid.
     """
     check_packages()
     cut = _cut(captioner.pixels)
     search = search_for(captioner.model)
     if search is None:
-        raise CaptionerError(f"{captioner.name} asks for more than greedy or beam search: change its generation config")
+        raise CaptionerError(
+            f"{captioner.name} uses settings that ONNX export does not support, beyond greedy and beam search: "
+            "change its generation_config.json"
+        )
     check_folder(folder)
     budget = budget or captioner.default_budget
     pixels = torch.zeros(2, 3, captioner.pixels.size, captioner.pixels.size, dtype=torch.uint8)
@@ -142,7 +140,7 @@ def export_onnx(captioner: Captioner, folder: Path, budget: int | None = None, i
 
 
 def check_packages() -> None:
-    """Raises CaptionerError where the packages for exporting and for running what was exported are missing."""
+    """Raises CaptionerError if the packages for exporting and for running the export are missing."""
     try:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
@@ -153,8 +151,9 @@ def check_packages() -> None:
 
 
 def _cut(pixels: PixelConfig) -> dict[str, str | float]:
+    """Size and crop of the photo, for export.json."""
     if pixels.crop_mode == "border":
-        raise CaptionerError("photos with a border are cut by PyTorch alone: crop_mode must be center or squash")
+        raise CaptionerError("ONNX export does not support crop_mode border: it must be center or squash")
     return {
         "size": pixels.size,
         "crop_pct": pixels.crop_pct,
@@ -174,15 +173,15 @@ def write_graph(
     """Writes a module as one ONNX file, in float32.
 
     Args:
-        model: On the CPU, in eval mode.
-        inputs: Examples of what it takes.
+        model: A module on the CPU, in eval mode.
+        inputs: Examples of its inputs.
         path: The file.
-        names: What the inputs are called.
-        outputs: What the outputs are called.
-        dims: For each argument of its `forward`, the dimensions that may vary.
+        names: Names of the inputs.
+        outputs: Names of the outputs.
+        dims: Variable dimensions of each argument of `forward`.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter about itself
+        warnings.simplefilter("ignore")  # the exporter warns about itself
         logging.getLogger("onnxscript").setLevel(logging.ERROR)
         torch.onnx.export(
             model,
@@ -217,9 +216,9 @@ def _export(
 def _quantize(whole: Path, path: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    logging.disable(logging.WARNING)  # it advises a preparation that changes nothing here
+    logging.disable(logging.WARNING)  # it recommends a preparation that changes nothing here
     try:
-        # 7 bits of the 8: who runs it may have a CPU on which sums of 8-bit products overflow.
+        # 7 of the 8 bits: on some CPUs, sums of 8-bit products overflow.
         quantize_dynamic(
             whole,
             path,

@@ -1,13 +1,11 @@
-"""What is read of a model folder, which may be a stranger's: JSON and safetensors, checked before memory is taken.
+"""Reads a model folder, which may be a stranger's: JSON and safetensors, checked before memory is allocated.
 
-Of a config only the settings known here are read, so nothing in it can name code, kernels or files. The model that it
-describes is first made on torch's meta device, without memory, and its weights' names and shapes are compared with the
-header of model.safetensors: what the file doesn't hold isn't asked of the machine.
+Only the settings known here are read from a config, so nothing in it can name code, kernels or files. The model that
+it describes is first made on torch's meta device, without memory. Then the names and shapes of its weights are compared
+with the header of model.safetensors. So a config cannot ask for more memory than the file has weights for.
 """
 
 import inspect
-import json
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,13 @@ from timm.models import build_model_with_cfg
 from transformers import GenerationConfig, GPT2Config, PreTrainedModel
 
 from ..errors import VlcapError
+from ..files.json_file import load_json
 from .tokenizer import EOS, PAD, START
 
-MAX_JSON = 64 * 1024**2  # bytes of a JSON file; a tokenizer of 250,000 pieces has 20 MB
-MAX_GRID = 128  # patches on a side of an encoder's picture
-MAX_SIZE = 2**31  # of a number in a config
+MAX_GRID = 128  # patches on a side of the picture
+MAX_SIZE = 2**31  # largest number in a config
 MAX_BEAMS = 64
-MAX_SETTING = 10_000  # of a penalty, a temperature or a count in generation_config.json
+MAX_SETTING = 10_000  # largest penalty, temperature or count in generation_config.json
 FILES = (
     "config.json",
     "generation_config.json",
@@ -79,37 +77,27 @@ GENERATION = {
 
 
 class ModelFolderError(VlcapError, ValueError):
-    """A model folder that won't be loaded: which of its files, and why."""
+    """A model folder cannot be loaded. The message says which of its files is wrong, and why."""
 
 
 def find_folder(name: str) -> Path:
-    """The folder of this name, or one with the `FILES`, and no others, of the Hugging Face hub's repository.
+    """The folder of this name, or a download of `FILES` from the Hugging Face hub's repository of this name.
 
     Raises:
-        OSError, ValueError: There is neither.
+        OSError, ValueError: There is neither; these are Hugging Face's errors.
     """
     return Path(name) if Path(name).is_dir() else Path(snapshot_download(name, allow_patterns=list(FILES)))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object out of a file.
+    """The JSON object in a file of a model folder.
 
     Raises:
-        ModelFolderError: There is no such file, it is no JSON object or larger than `MAX_JSON`.
+        ModelFolderError: The file is missing, too large, or does not hold a JSON object.
     """
-    try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_JSON:
-            raise ModelFolderError(f"{path.name} is no file of at most {MAX_JSON // 1024**2} MB")
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ModelFolderError(f"no {path.name} in it ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, ModelFolderError):
-            raise
-        raise ModelFolderError(f"{path.name} is not JSON") from None
+    value = load_json(path, name=path.name, error=ModelFolderError)
     if not isinstance(value, dict):
-        raise ModelFolderError(f"{path.name} is not a JSON object")
+        raise ModelFolderError(f"{path.name}: not a JSON object")
     return value
 
 
@@ -117,7 +105,7 @@ def decoder_config(values: Any) -> GPT2Config:
     """The decoder's part of a captioner's config.
 
     Raises:
-        ModelFolderError: It isn't a GPT-2's, or its values don't fit.
+        ModelFolderError: The decoder is not a GPT-2, or its values do not fit.
     """
     if not isinstance(values, dict) or values.get("model_type") != "gpt2":
         raise ModelFolderError("config.json: its decoder is not a GPT-2")
@@ -133,15 +121,15 @@ def decoder_config(values: Any) -> GPT2Config:
 
 
 def check_encoder_settings(architecture: Any, model_args: Any) -> None:
-    """Refuses what would make timm fetch or open something rather than build one of its models.
+    """Refuses settings that would make timm download or open a file instead of building one of its models.
 
     Raises:
-        ModelFolderError: An unknown architecture, or arguments that aren't a model's.
+        ModelFolderError: The architecture is unknown, or an argument is not one of a model.
     """
     if not isinstance(architecture, str) or not timm.is_model(architecture):
-        raise ModelFolderError(f"{architecture!r:.100} is no architecture known here")
+        raise ModelFolderError(f"{architecture!r:.100} is not a known architecture")
     if not isinstance(model_args, dict):
-        raise ModelFolderError(f"model_args are {model_args!r:.100}, not an object")
+        raise ModelFolderError(f"model_args is {model_args!r:.100}, not an object")
     reserved = {*inspect.signature(timm.create_model).parameters, *inspect.signature(build_model_with_cfg).parameters}
     if refused := sorted(reserved & model_args.keys()):
         raise ModelFolderError(f"model_args may not have {', '.join(refused)}")
@@ -149,10 +137,10 @@ def check_encoder_settings(architecture: Any, model_args: Any) -> None:
 
 
 def check_numbers(values: Mapping[str, Any]) -> None:
-    """Raises ModelFolderError where a config holds a number that can't be a size, or a list that isn't of numbers."""
+    """Raises ModelFolderError if a config has a number that cannot be a size, or a list that is not of numbers."""
     for name, value in values.items():
         for each in value if isinstance(value, list) else [value]:
-            if isinstance(each, (int, float)) and not abs(each) < MAX_SIZE:  # NaN isn't either
+            if isinstance(each, (int, float)) and not abs(each) < MAX_SIZE:  # NaN is refused as well
                 raise ModelFolderError(f"{name} is {each}")
             if not isinstance(each, (int, float, str, type(None))):
                 raise ModelFolderError(f"{name} is {each!r:.100}")
@@ -161,10 +149,10 @@ def check_numbers(values: Mapping[str, Any]) -> None:
 
 
 def generation_config(values: Mapping[str, Any], decoder: GPT2Config) -> GenerationConfig:
-    """How a captioner decodes.
+    """The decoding settings of a captioner.
 
     Raises:
-        ModelFolderError: A setting isn't known here, or is out of range.
+        ModelFolderError: A setting is unknown, or out of range.
     """
     given = {
         name: value
@@ -175,7 +163,7 @@ def generation_config(values: Mapping[str, Any], decoder: GPT2Config) -> Generat
     for name, value in given.items():
         kind: Any = GENERATION.get(name)
         if kind is None:
-            raise ModelFolderError(f"generation_config.json: {name:.100} is not a setting known here")
+            raise ModelFolderError(f"generation_config.json: {name:.100} is not a known setting")
         fits = (
             isinstance(value, bool)
             if kind is bool
@@ -194,7 +182,7 @@ def generation_config(values: Mapping[str, Any], decoder: GPT2Config) -> Generat
         min(given.get(name, 1) for name in ("num_beams", "max_new_tokens")) < 1
         or min(given.get(name, 1) for name in ("repetition_penalty", "temperature", "top_p")) <= 0
     ):
-        raise ModelFolderError("generation_config.json: num_beams, max_new_tokens and penalties are above 0")
+        raise ModelFolderError("generation_config.json: num_beams, max_new_tokens and penalties must be above 0")
     return GenerationConfig(
         **{
             "max_new_tokens": decoder.n_positions - 1,
@@ -208,10 +196,10 @@ def generation_config(values: Mapping[str, Any], decoder: GPT2Config) -> Generat
 
 
 class WeightFile:
-    """A folder's model.safetensors, of which at first only the header is read.
+    """The model.safetensors of a folder. Only its header is read at first.
 
     Raises:
-        ModelFolderError: It is missing or damaged.
+        ModelFolderError: The file is missing or damaged.
     """
 
     def __init__(self, folder: Path):
@@ -223,36 +211,36 @@ class WeightFile:
         try:
             self.file = safe_open(path, framework="pt")
             self.shapes, self.kinds = {}, {}
-            for name in self.file.keys():  # noqa: SIM118 - no dict
+            for name in self.file.keys():  # noqa: SIM118 - not a dict
                 part = self.file.get_slice(name)
                 self.shapes[name], self.kinds[name] = tuple(part.get_shape()), part.get_dtype()
-        except Exception as error:  # a SafetensorError, or what Rust has
+        except Exception as error:  # a SafetensorError, or an error of its Rust code
             raise ModelFolderError(f"model.safetensors is damaged ({error!s:.200})") from None
 
     def check_depth(self, layers: Any) -> None:
-        """A layer has weights: before so many are even described."""
+        """Refuses more layers than the file has weights, before a model with so many layers is described."""
         if not isinstance(layers, int) or layers > len(self.shapes):
             raise ModelFolderError(
                 f"config.json has {layers!r:.100} layers, model.safetensors {len(self.shapes)} weights"
             )
 
     def read(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
-        """The weights of `model`, which lies on the meta device.
+        """The weights of `model`, which is on the meta device.
 
         Raises:
-            ModelFolderError: Some are missing or of another shape.
+            ModelFolderError: Weights are missing, or have another shape or type.
         """
         own = model.state_dict(keep_vars=True)
         there = {id(own[name]) for name in self.shapes if name in own}
         if missing := [name for name, weight in own.items() if id(weight) not in there]:  # tied ones are there once
-            raise ModelFolderError(f"it lacks {len(missing)} of its weights, the first is {missing[0]}")
+            raise ModelFolderError(f"model.safetensors lacks {len(missing)} weights, the first is {missing[0]}")
         wanted = {name: tuple(own[name].shape) for name in self.shapes if name in own}
         if wrong := [name for name, shape in wanted.items() if self.shapes[name] != shape]:
             name = wrong[0]
             raise ModelFolderError(
                 f"{name} is {wanted[name]} by config.json and {self.shapes[name]} in model.safetensors"
             )
-        for name in wanted:  # batch norms count their batches in whole numbers
+        for name in wanted:  # batch norms count their batches in integers
             if self.kinds[name] not in (DTYPES if own[name].is_floating_point() else ("I64",)):
-                raise ModelFolderError(f"{name} is of the type {self.kinds[name]} in model.safetensors")
+                raise ModelFolderError(f"{name} has the type {self.kinds[name]} in model.safetensors")
         return {name: self.file.get_tensor(name) for name in wanted}

@@ -1,10 +1,10 @@
-"""int8 weights for captioning on a CPU: a quarter of the memory to read at each piece, and integer arithmetic.
+"""int8 weights for captioning on a CPU: a quarter of the memory to read for each piece, and integer arithmetic.
 
     Captioner.from_pretrained(int8=True)      vlcap caption photo.jpg --int8
 
-Weights are rounded to 8 bits with a scale for each output channel; what they are multiplied with is rounded at each
-call, with one scale for the whole batch. So a caption may depend, by rounding, on which photos it shares a batch with.
-Norms, attention and embeddings stay as they are.
+Weights are rounded to 8 bits with a scale for each output channel. The inputs of a layer are rounded at each call, with
+one scale for the whole batch, so a caption can depend slightly on the other photos of its batch. Norms, attention and
+embeddings stay as they are.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import torch.nn as nn
 from transformers import VisionEncoderDecoderModel
 from transformers.pytorch_utils import Conv1D
 
-# The faster first: a decoder multiplies few rows at a time, an encoder many.
+# The fastest comes first: a decoder multiplies few rows at a time, an encoder many.
 DECODER_ENGINES, ENCODER_ENGINES = ("fbgemm", "onednn", "qnnpack"), ("onednn", "fbgemm", "qnnpack")
 
 
@@ -24,12 +24,12 @@ class Int8Linear(nn.Module):
     """A linear layer with int8 weights, for CPUs: (..., in) -> (..., out) in float32.
 
     Args:
-        weight: (out, in).
-        bias: (out,) or None.
-        engines: torch's quantised kernels, the preferred first.
+        weight: Weights, (out, in).
+        bias: Bias, (out,) or None.
+        engines: Names of torch's quantized kernels, the preferred one first.
 
     Attributes:
-        nbytes: Bytes of the weights.
+        nbytes: Size of the weights in bytes.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, engines: tuple[str, ...]):
@@ -43,14 +43,14 @@ class Int8Linear(nn.Module):
             name for name in engines if name in torch.backends.quantized.supported_engines
         )
         try:
-            with warnings.catch_warnings():  # torch announces a successor for this, which isn't faster on CPUs yet
+            with warnings.catch_warnings():  # torch announces a successor, which is not faster on CPUs yet
                 warnings.simplefilter("ignore")
                 rounded = torch.quantize_per_channel(weight, scales, zeros, axis=0, dtype=torch.qint8)
             bias = None if bias is None else bias.detach().float()
             self.packed = torch.ops.quantized.linear_prepack(rounded, bias)
         finally:
             torch.backends.quantized.engine = before
-        # Without these instructions sums of 8-bit products overflow; 7 bits then.
+        # Without these instructions, sums of 8-bit products overflow: then inputs are rounded to 7 bits.
         self.reduce_range = not torch.cpu.get_capabilities().get("avx512_vnni", False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -58,21 +58,21 @@ class Int8Linear(nn.Module):
 
 
 def quantize(model: VisionEncoderDecoderModel) -> None:
-    """Replaces the linear layers of a captioning model's decoder and encoder by `Int8Linear`, in place; for good."""
+    """Replaces all linear layers of a captioning model by `Int8Linear`, in place. It cannot be undone."""
     _replace(model.decoder, DECODER_ENGINES)
     quantize_encoder(model.encoder)
 
 
 def quantize_encoder(encoder: nn.Module) -> None:
-    """The same for an encoder alone."""
+    """Replaces the linear layers of an encoder by `Int8Linear`, in place. It cannot be undone."""
     _reassociate(encoder, False)
     _replace(encoder, ENCODER_ENGINES)
 
 
 @contextlib.contextmanager
 def reassociation_off(encoder: nn.Module) -> Iterator[None]:
-    """An encoder for a while as int8 wants it: re-association takes float weights apart; int8, the plain order is as
-    cheap."""
+    """Turns off an encoder's re-association, which needs float weights, inside the `with` statement. In int8 the plain
+    order costs no more."""
     _reassociate(encoder, False)
     try:
         yield

@@ -1,7 +1,7 @@
-"""The captions' tokenizer: SentencePiece, trained on training captions only, saved the Hugging Face way.
+"""The tokenizer of captions: SentencePiece, trained on training captions only, saved in Hugging Face's format.
 
-The one place that knows the special token ids. The layout is T5's: its loader is the one that keeps SentencePiece's
-pieces, scores and normalisation exactly.
+The one place that knows the special token ids. The layout is T5's, because its loader keeps SentencePiece's pieces,
+scores and normalization exactly.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PAD, EOS, UNK = 0, 1, 2
-START = EOS  # as BART and GPT-2 have it: a caption begins where another ended
-WORD_MARK = "\u2581"  # SentencePiece's: the piece begins a word
+START = EOS  # as in BART and GPT-2: a caption begins where another one ended
+WORD_MARK = "\u2581"  # SentencePiece's mark of a piece that begins a word
 
 
 class TokenizerError(VlcapError, ValueError):
-    """Captions that no tokenizer can be made of as asked: why, and what to set."""
+    """No tokenizer can be made of these captions. The message says why, and which setting to change."""
 
 
 def normalise_caption(text: str, lowercase: bool = True) -> str:
-    """One line, lower case, no space before punctuation, no full stop at the end: nothing that CIDEr would see."""
+    """A caption on one line, in lower case, without space before punctuation or a full stop. CIDEr ignores them all."""
     text = re.sub(r"\s+([.,;:!?'])", r"\1", " ".join(text.split())).rstrip(" .")
     return text.lower() if lowercase else text
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int, lowercase: bool = True) -> PreTrainedTokenizerBase:
-    """A unigram SentencePiece tokenizer of these captions; smaller than asked where they don't give so many pieces.
+    """A unigram SentencePiece tokenizer of these captions. It is smaller if they do not have so many pieces.
 
     Raises:
-        TokenizerError: There are more different letters than pieces asked for, or no letters at all.
+        TokenizerError: The captions have more different letters than the tokenizer may have pieces, or no letters.
     """
     import sentencepiece
     from transformers import T5Tokenizer
@@ -67,14 +67,15 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, lowercase: bool = 
                 ) from None
             raise TokenizerError(f"no tokenizer can be made of these captions: {error}") from None
         text.unlink()
-        # From the folder, not the file: given a file, T5Tokenizer makes an empty vocabulary without a word.
+        # From the folder, not the file: for a file, T5Tokenizer silently makes an empty vocabulary.
         return T5Tokenizer.from_pretrained(folder, extra_ids=0)
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """Not by AutoTokenizer: that would look for the class, and for code, where the folder's files say.
+    """The tokenizer in a folder, which may be a stranger's.
 
-    Nor with as many `extra_ids`, T5's own, as a stranger's file may ask for: Hugging Face would count up to it.
+    AutoTokenizer is not used, because the files of the folder would tell it which class and which code to load.
+    `extra_ids` is set, because a file could ask for any number, and Hugging Face would count up to it.
     """
     from transformers import T5Tokenizer
 
