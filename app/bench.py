@@ -62,7 +62,7 @@ def train(
 ) -> None:
     """Both trainers on 1 and more processes, and the token cache against memory."""
     from train.benchmark import RECIPES, bench_cache, bench_training
-    from vlcap.bench.benchmark import machine
+    from vlcap.bench.machine import machine
     from vlcap.files.results import results
 
     with results(out, ("bench.json",)):
@@ -74,7 +74,8 @@ def _measure(parts: list[str], quick: bool, out: Path | None, as_json: bool) -> 
     from rich.console import Console
     from rich.progress import track
 
-    from vlcap.bench.benchmark import machine, plot_sizes, run
+    from vlcap.bench.benchmark import plot_sizes, run
+    from vlcap.bench.machine import machine
     from vlcap.files.results import results
 
     report: dict[str, Any] = {"machine": machine()}

@@ -20,7 +20,7 @@ import torch
 import yaml
 from PIL import Image
 
-from vlcap.bench.benchmark import Row, compared, paired_times
+from vlcap.bench.timing import Row, compared, paired_times
 from vlcap.data.captions import read_captions
 from vlcap.model.encoder import Encoder
 

@@ -1,4 +1,4 @@
-"""The benchmark's arithmetic and its form; what it measures is asserted nowhere."""
+"""The arithmetic of the benchmark and the form of its results; no measurement is asserted."""
 
 import json
 import subprocess
@@ -9,21 +9,21 @@ import pytest
 import torch
 from transformers import GPT2Config, ViTConfig
 
-from vlcap.bench import benchmark
+from vlcap.bench import benchmark, machine, peers, timing
 from vlcap.captioner import build_model
 from vlcap.model.encoder import Encoder
 
 
 def test_ratios_are_medians_of_rounds():
     times = {"theirs": [1.0, 2.0, 4.0], "ours": [0.5, 2.0, 1.0]}  # 2, 1 and 4 times faster
-    theirs, ours = benchmark.compared(times, against="theirs")
+    theirs, ours = timing.compared(times, against="theirs")
     assert (theirs["times_faster"], ours["times_faster"], ours["ms"]) == (1, 2, 1000)
 
 
 def test_functions_run_in_turn():
     order = []
-    times = benchmark.paired_times({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2)
-    assert order == ["a", "b"] * 3  # the first pair isn't counted
+    times = timing.paired_times({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2)
+    assert order == ["a", "b", "b", "a", "a", "b"]  # another first each time; the first pair is not counted
     assert all(len(own) == 2 for own in times.values())
 
 
@@ -39,18 +39,18 @@ def test_memory_is_the_most_held_at_once():
 
 
 def test_weights_that_each_piece_reads():
-    """GPT-2's: 16 D^2 per layer without the cross-attention's keys and values, and the vocabulary."""
+    """16 D^2 per layer, without keys and values of the cross-attention, and the vocabulary."""
     model = build_model(Encoder.create("lookupvit_test_patch8_48"), vocab_size=50, width=32, layers=2, heads=2)
     matrices = 2 * (16 - 2) * 32**2 + 50 * 32
     norms_and_biases = 2 * (3 * 2 + 3 + 1 + 1 + 1 + 4 + 1) * 32 + 2 * 32
-    assert benchmark.weight_bytes(model) == 4 * (matrices + norms_and_biases)
+    assert peers.weight_bytes(model) == 4 * (matrices + norms_and_biases)
 
 
 @pytest.mark.parametrize("part", ["encoder", "sizes"])
 def test_parts_compare_with_their_peer(monkeypatch, tmp_path, part):
-    monkeypatch.setattr(benchmark, "BASE", "lookupvit_tiny_patch16_224")
-    monkeypatch.setattr(benchmark, "VIT", "vit_tiny_patch16_224")
-    monkeypatch.setattr(benchmark, "matrix_peak", lambda: 100.0)
+    monkeypatch.setattr(peers, "BASE", "lookupvit_tiny_patch16_224")
+    monkeypatch.setattr(peers, "VIT", "vit_tiny_patch16_224")
+    monkeypatch.setattr(machine, "matrix_peak", lambda: 100.0)
     rows = benchmark.run(part, quick=True)
     assert all(row["ms"] > 0 and row["times_faster"] > 0 for row in rows)
     assert all(row["times_faster"] == 1 for row in rows if row["what"] == row["against"])
@@ -63,18 +63,18 @@ def test_parts_compare_with_their_peer(monkeypatch, tmp_path, part):
 
 
 def test_onnx_runtime_compares_with_pytorch(monkeypatch):
-    small, limits = "lookupvit_test_patch8_48", {"max_length": benchmark.PIECES + 1}
-    monkeypatch.setattr(benchmark, "VIT", small)
-    monkeypatch.setattr(benchmark, "memory_bandwidth", lambda: 10.0)
+    small, limits = "lookupvit_test_patch8_48", {"max_length": peers.PIECES + 1}
+    monkeypatch.setattr(peers, "VIT", small)
+    monkeypatch.setattr(machine, "memory_bandwidth", lambda: 10.0)
     monkeypatch.setattr(
-        benchmark,
-        "_captioner",
+        peers,
+        "captioner",
         lambda: build_model(Encoder.create(small), vocab_size=900, width=32, layers=2, heads=2, **limits).eval(),
     )
     monkeypatch.setattr(
-        benchmark, "ViTConfig", partial(ViTConfig, image_size=48, patch_size=8, hidden_size=96, num_hidden_layers=2)
+        peers, "ViTConfig", partial(ViTConfig, image_size=48, patch_size=8, hidden_size=96, num_hidden_layers=2)
     )
-    monkeypatch.setattr(benchmark, "GPT2Config", partial(GPT2Config, n_embd=96, n_layer=2))
+    monkeypatch.setattr(peers, "GPT2Config", partial(GPT2Config, n_embd=96, n_layer=2))
     rows = benchmark.run("onnx", quick=True)
     assert {row["task"] for row in rows} == {"encoder, batch 8", "encoder, batch 1", "whole caption", "greedy decoding"}
     assert all(row["ms"] > 0 and (row["times_faster"] == 1) == (row["what"] == row["against"]) for row in rows)

@@ -14,13 +14,10 @@ The LookupViT paper's Table 3 and Figure 5 (b) on one's own data. What is measur
 
 import hashlib
 import json
-import os
-import platform
 import statistics
-import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +26,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from encoders.cost import count_gflops
+from encoders.cost import count_gflops, count_parameters
 
+from ..bench.machine import describe_device, versions
+from ..bench.timing import paired_times
 from ..captioner import Captioner, CaptionerError
 from ..data.captions import CaptionSet, read_coco_results, write_coco_results
 from ..files.results import check_folder
@@ -241,8 +240,8 @@ def compare(
             "bootstrap": {"draws": draws, "level": LEVEL, "seed": seed},
             "timing": {"rounds": rounds, "photos_at_a_time": 1, "threads": torch.get_num_threads()},
             "generation": {each.name: each.captioner.generation(**generation) for each in contenders},
-            "machine": machine(contenders[0].captioner.model.device),
-            "versions": {name: version(name) for name in ("vlcap", "torch", "transformers", "timm", "pycocoevalcap")},
+            "machine": describe_device(contenders[0].captioner.model.device),
+            "versions": versions(),
         },
     )
 
@@ -279,10 +278,6 @@ def pareto(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
     return front
 
 
-def count_parameters(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
 def count_decoder_gflops(captioner: Captioner, tokens: int, length: int, **generation: Any) -> float:
     """GFLOPs of decoding one caption of `length` pieces, its end included, from so many tokens, as the search does it.
 
@@ -303,29 +298,32 @@ def measure_ms(
     track: Callable[[Iterable, int, str], Iterable] = lambda items, total, what: items,
     **generation: Any,
 ) -> list[tuple[float, float]]:
-    """Per entry the median milliseconds of encoding and of decoding one photo.
+    """Median milliseconds of encoding and of decoding one photo, for each entry.
 
-    In each round every entry takes its turn, another first each time, so that what else the machine does hits all.
+    In each round every entry takes its turn on the same photo. Encoding and decoding are timed one after the other.
     """
-    found: list[list[tuple[float, float]]] = [[] for _ in entries]
-    for turn in track(range(rounds + 1), rounds + 1, "timing"):
+    device = entries[0][0].captioner.model.device
+    pixels: list[deque[torch.Tensor]] = [deque() for _ in entries]
+    tokens: list[deque[torch.Tensor]] = [deque() for _ in entries]
+    for turn in range(rounds + 1):
         photo = captions.image(turn % len(captions))
-        for step in range(len(entries)):
-            number = (turn + step) % len(entries)
-            each, budget = entries[number]
-            pixels = each.captioner.preprocess([photo])
-            start = _now(each.captioner)
-            tokens = each.captioner.encode(pixels, budget)
-            middle = _now(each.captioner)
-            each.captioner.decode_ids(tokens, **generation)
-            found[number].append(((middle - start) * 1000, (_now(each.captioner) - middle) * 1000))
-    return [tuple(statistics.median(part) for part in zip(*times[1:], strict=True)) for times in found]
+        for waiting, (each, _) in zip(pixels, entries, strict=True):
+            waiting.append(each.captioner.preprocess([photo]))
 
+    def encoding(number: int) -> Callable[[], None]:
+        each, budget = entries[number]
+        return lambda: tokens[number].append(each.captioner.encode(pixels[number].popleft(), budget))
 
-def _now(captioner: Captioner) -> float:
-    if captioner.model.device.type == "cuda":
-        torch.cuda.synchronize(captioner.model.device)
-    return time.perf_counter()
+    def decoding(number: int) -> Callable[[], Any]:
+        captioner = entries[number][0].captioner
+        return lambda: captioner.decode_ids(tokens[number].popleft(), **generation)
+
+    def medians(what: str, task: Callable[[int], Callable[[], Any]]) -> list[float]:
+        functions = {number: task(number) for number in range(len(entries))}
+        times = paired_times(functions, rounds, device, lambda items, total: track(items, total, f"timing {what}"))
+        return [1000 * statistics.median(own) for own in times.values()]
+
+    return list(zip(medians("encoders", encoding), medians("decoders", decoding), strict=True))
 
 
 def _key(each: Contender, budget: int, captions: CaptionSet, generation: dict[str, Any]) -> str:
@@ -342,7 +340,7 @@ def _key(each: Contender, budget: int, captions: CaptionSet, generation: dict[st
         "generation": each.captioner.generation(**generation),
         "budget": budget,
         "data": captions.fingerprint(),
-        "transformers": version("transformers"),
+        **versions(["transformers"]),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -350,15 +348,3 @@ def _key(each: Contender, budget: int, captions: CaptionSet, generation: dict[st
 def slug(name: str) -> str:
     """A name as part of a file's: letters, digits and dashes."""
     return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
-
-
-def machine(device: torch.device) -> str:
-    """In words: the accelerator, or the processor and its cores."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        named = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line[:10] == "model name"]
-        name = named[0] if named else name
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} used"

@@ -6,11 +6,11 @@ torchrun --nproc_per_node 2 -m app.cli evaluate ...        # the photos shared o
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from .. import processes
+from ..bench.machine import versions
 from ..captioner import Caption, Captioner
 from ..data.captions import CaptionSet, write_coco_results
 from ..files.results import check_folder
@@ -98,7 +98,7 @@ def evaluate(
         "generation": captioner.generation(**generation),
         "distinct": len(set(texts.values())) / len(texts),
         "ms_per_photo": sum(caption.ms for caption in predictions.values()) / len(predictions),
-        "versions": {name: version(name) for name in ("vlcap", "torch", "transformers", "timm", "pycocoevalcap")},
+        "versions": versions(),
     }
     if out:
         with replacing(out / "metrics.json") as file:

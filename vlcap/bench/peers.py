@@ -1,0 +1,61 @@
+"""What `vlcap bench` measures: encoders and captioners with random weights, and what reading their weights takes.
+
+Speed does not depend on the values of weights.
+"""
+
+from typing import Any
+
+import torch
+from transformers import GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
+
+from encoders import create_encoder
+
+from ..model.build import build_model
+from ..model.encoder import Encoder
+from ..model.quantize import Int8Linear
+from . import machine
+
+BASE, VIT = "lookupvit_base_patch16_224", "vit_base_patch16_224"
+PIECES = 20  # in every caption
+EXACTLY: dict[str, Any] = {"min_new_tokens": PIECES, "max_new_tokens": PIECES}
+VOCABULARY = 8000
+
+
+def encoder(name: str, **options: Any) -> torch.nn.Module:
+    """An encoder without heads, in eval mode."""
+    return create_encoder(name, num_classes=0, **options).eval()
+
+
+def captioner() -> VisionEncoderDecoderModel:
+    """LookupViT-B/16 with a decoder of 6 layers, 512 wide."""
+    return build_model(
+        Encoder.create(BASE), vocab_size=VOCABULARY, width=512, layers=6, heads=8, max_length=PIECES + 1
+    ).eval()
+
+
+def vit_gpt2() -> VisionEncoderDecoderModel:
+    """ViT-B/16 with GPT-2, as Hugging Face's users run it."""
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(ViTConfig(), GPT2Config(add_cross_attention=True))
+    config.decoder_start_token_id = config.pad_token_id = config.eos_token_id = config.decoder.eos_token_id
+    model = VisionEncoderDecoderModel(config=config).eval()
+    model.generation_config.decoder_start_token_id = model.generation_config.eos_token_id = config.eos_token_id
+    model.generation_config.pad_token_id = config.pad_token_id
+    return model
+
+
+def of_reading(read: int, ms: float) -> float:
+    """Share of a caption's time that it takes to read so many bytes for each piece. No search can read less."""
+    return read / (machine.memory_bandwidth() * 1e9) * PIECES / ms * 1000
+
+
+def weight_bytes(model: VisionEncoderDecoderModel) -> int:
+    """Bytes of the weights that a decoder reads for each piece: all but embeddings and the projections of tokens."""
+    total = 0
+    for name, module in model.decoder.named_modules():
+        if name.endswith("crossattention.c_attn"):
+            continue
+        if isinstance(module, Int8Linear):
+            total += module.nbytes
+        elif not isinstance(module, torch.nn.Embedding):
+            total += sum(weight.nbytes for weight in module.parameters(recurse=False))
+    return total
