@@ -46,6 +46,7 @@ def test_weights_that_each_piece_reads():
     assert peers.weight_bytes(model) == 4 * (matrices + norms_and_biases)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["encoder", "sizes"])
 def test_parts_compare_with_their_peer(monkeypatch, tmp_path, part):
     monkeypatch.setattr(peers, "BASE", "lookupvit_tiny_patch16_224")
@@ -62,6 +63,7 @@ def test_parts_compare_with_their_peer(monkeypatch, tmp_path, part):
         assert (tmp_path / "sizes.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_onnx_runtime_compares_with_pytorch(monkeypatch):
     small, limits = "lookupvit_test_patch8_48", {"max_length": peers.PIECES + 1}
     monkeypatch.setattr(peers, "VIT", small)

@@ -26,6 +26,7 @@ def test_serves_its_budgets(bundled):
     assert bundled.default_budget in bundled.budgets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("data", "at_least"), [("flickr8k-144", 0.33), ("coco-6k-144", 0.58)])
 def test_captions_real_photos(bundled, real_data, data, at_least):
     """100 validation photos, greedy: 0.364 and 0.624 as shipped, with 98 and 96 distinct captions.

@@ -563,6 +563,7 @@ def check(photos: CaptionSet, images: int, captions: int | None = None):
     assert photos.image(0).size == photos.image(images - 1).size == (144, 144)
 
 
+@pytest.mark.slow
 def test_real_karpathy_split(real_data: Path | None):
     folder = real(real_data, "coco-6k-144")
     check(read_captions(folder, "train"), 4553, 21_772)
@@ -570,6 +571,7 @@ def test_real_karpathy_split(real_data: Path | None):
     check(read_captions(folder, "test"), 1000, 5000)
 
 
+@pytest.mark.slow
 def test_real_coco_annotations(real_data: Path | None, tmp_path: Path):
     folder = real(real_data, "coco-6k-144")
     for name in ("annotations", "train2014", "val2014"):

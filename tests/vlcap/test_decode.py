@@ -55,7 +55,8 @@ def by_us(model, tokens, **settings):
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-@pytest.mark.parametrize(("seed", "width"), [(0, 64), (3, 32)])  # with and without a projection between the widths
+# Without and with a projection between the widths.
+@pytest.mark.parametrize(("seed", "width"), [(0, 64), pytest.param(3, 32, marks=pytest.mark.slow)])
 def test_as_hugging_face_does(settings, seed, width):
     model = random_model(seed, width)
     assert hasattr(model, "enc_to_dec_proj") == (width != 64)
@@ -68,6 +69,7 @@ def test_as_hugging_face_does(settings, seed, width):
     assert alone == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 1}, {"num_beams": 3, "length_penalty": 0.6}], ids=str)
 def test_bundled_captioner_over_photos(real_data, settings):
     captioner = Captioner.from_pretrained()
@@ -126,6 +128,7 @@ def test_watching_sees_every_step_and_can_end_it(captioner, beams):
     assert seen[-1] == 0 and seen.count(0) == 1
 
 
+@pytest.mark.slow
 def test_lower_precision_writes_captions_too():
     """bfloat16 rounds to three digits: near ties may change, most captions do not."""
     whole, short = Captioner.from_pretrained(), Captioner.from_pretrained(dtype=torch.bfloat16)

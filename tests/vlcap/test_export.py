@@ -44,6 +44,7 @@ def photos(tmp_path_factory):
     return sorted(folder.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"num_beams": 1}, {"num_beams": 3, "length_penalty": 0.5}])
 def test_captions_equal_the_originals(captioner, exported, photos, changes):
     settings = json.loads((exported / "export.json").read_text())
@@ -60,6 +61,7 @@ def test_captions_equal_the_originals(captioner, exported, photos, changes):
     assert found == captioner.caption(photos, budget=3, **changes)
 
 
+@pytest.mark.slow
 def test_int8_writes_nearly_the_same(captioner, exported, photos, tmp_path):
     export_onnx(captioner, tmp_path, budget=3, int8=True)
     # Convolutions and the embedding table stay in float.

@@ -26,6 +26,7 @@ def test_layer_rounds_and_no_more(engines, rows, bias):
     assert ((ours - expected).norm(dim=(0, 1)) < 0.05 * typical).all()
 
 
+@pytest.mark.slow
 def test_bundled_captioner_stays_close(real_data):
     whole, small = Captioner.from_pretrained(), Captioner.from_pretrained(int8=True)
     pixels = whole.preprocess([drawings.draw(number) for number in range(8)])

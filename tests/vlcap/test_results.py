@@ -102,6 +102,7 @@ def test_pictures_of_ours_are_drawn_again_and_photos_are_not_drawn_over(tmp_path
             check_picture(tmp_path / name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
