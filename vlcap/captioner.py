@@ -212,7 +212,7 @@ class Captioner:
 
     @property
     def default_budget(self) -> int:
-        return self.model.encoder.model.budget
+        return self.model.encoder.budget
 
     @property
     def pixels(self) -> PixelConfig:
