@@ -4,28 +4,29 @@
 any other timm model with a spatial feature map is wrapped by `TimmEncoder`: the positions of its last feature map are
 its tokens. So a new encoder is a registered timm model:
 
-    from timm.models import build_model_with_cfg, register_model
+    from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
     from timm.models.vision_transformer import VisionTransformer
     from encoders import create_encoder
+    from encoders.preprocessing import augreg_cfg
+
+    default_cfgs = generate_default_cfgs({"shallow_vit_48": augreg_cfg(input_size=(3, 48, 48), classifier="head")})
 
     @register_model
     def shallow_vit_48(pretrained=False, **kwargs):
         arguments = {"img_size": 48, "patch_size": 8, "embed_dim": 64, "depth": 1, "num_heads": 2, **kwargs}
         return build_model_with_cfg(VisionTransformer, "shallow_vit_48", pretrained, **arguments)
 
-    default_cfgs = generate_default_cfgs({"shallow_vit_48": augreg_cfg(input_size=(3, 48, 48), classifier="head")})
     create_encoder("shallow_vit_48").forward_tokens(pixels)        # (B, 37, 64): class token and 6 x 6 patches
 
-`vlcap encoders shallow_vit_48` lists it, and `vlcap train classifier --set encoder=shallow_vit_48` trains it.
-timm's own need no line at all: `create_encoder("vit_small_patch14_reg4_dinov2")`, `create_encoder("convnext_tiny")`.
+In this package, such a file is imported by __init__.py, and its name is added to `FAMILIES` (registry.py). Then
+`vlcap encoders` lists it, and `vlcap train classifier --set encoder=shallow_vit_48` trains it. timm's own models need
+no code: `create_encoder("vit_small_patch14_reg4_dinov2")`, `create_encoder("convnext_tiny")`.
 
 Legend of shapes
     B: batch   S: side of the image in pixels   M: tokens   D: num_features   L: blocks   K: heads   N: lookup tokens
 """
 
 import copy
-import functools
-import inspect
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -265,15 +266,6 @@ def describe_features(model: nn.Module, size: int) -> tuple[Literal["tokens", "N
     return layout, side
 
 
-@functools.cache
-def _known_arguments(name: str) -> frozenset[str]:
-    """Arguments that the class of a timm model takes."""
-    with torch.device("meta"):
-        model = timm.create_model(name)
-    kinds = [kind for kind in type(model).__mro__ if kind not in (nn.Module, object)]
-    return frozenset(parameter for kind in kinds for parameter in inspect.signature(kind).parameters)
-
-
 def create_encoder(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """An encoder by its registered name: one of this package's, or any timm model with a spatial feature map.
 
@@ -287,17 +279,17 @@ def create_encoder(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Mod
         ValueError: The model has no spatial feature map, or no such dropout.
         RuntimeError: timm knows no such model, or has no weights for it.
     """
-    known = _known_arguments(name) if timm.is_model(name) else frozenset(kwargs)
-    size = kwargs.get("img_size")
-    unknown = {key for key in ("img_size", *RATES) if key in kwargs} - known
-    if refused := [rate for rate in RATES if rate in unknown and kwargs[rate]]:
-        raise ValueError(f"{name} has no {refused[0]}: set it to 0")
-    model = timm.create_model(
-        name, pretrained=pretrained, **{key: value for key, value in kwargs.items() if key not in unknown}
-    )
+    model, left = None, dict(kwargs)
+    while model is None:
+        try:
+            model = timm.create_model(name, pretrained=pretrained, **left)
+        except TypeError as error:
+            unknown = [each for each in ("img_size", *RATES) if each in left and f"argument '{each}'" in str(error)]
+            if not unknown:
+                raise
+            if left.pop(unknown[0]) and unknown[0] in RATES:
+                raise ValueError(f"{name} has no {unknown[0]}: set it to 0") from error
     if isinstance(model, TokenEncoder):
         return model
-    if size is None:
-        embed = getattr(model, "patch_embed", None)
-        size = (getattr(embed, "img_size", None) or model.pretrained_cfg["input_size"][-2:])[-1]
-    return TimmEncoder(model, size)
+    own = getattr(getattr(model, "patch_embed", None), "img_size", None) or model.pretrained_cfg["input_size"][1:]
+    return TimmEncoder(model, kwargs.get("img_size") or own[0])

@@ -66,5 +66,5 @@ class OverTrunk(TokenEncoder):
         return self
 
     def trunk_features(self, x: torch.Tensor | Features) -> Features:
-        """Pixels (B, 3, S, S) -> the feature maps that the tokens are made of, finest first; features stay as they are."""
+        """Pixels (B, 3, S, S) -> the feature maps that make the tokens, finest first; features stay unchanged."""
         return self.trunk(x) if isinstance(x, torch.Tensor) else x
