@@ -1,4 +1,4 @@
-"""What an encoder costs. FLOPs are 2 x MACs, as in the LookupViT paper; most papers' "GFLOPs" are MACs."""
+"""The cost of an encoder. FLOPs are 2 x MACs, as in the LookupViT paper; in most papers "GFLOPs" are MACs."""
 
 import torch
 import torch.nn as nn
@@ -7,10 +7,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_gflops(encoder: nn.Module, budget: int | None = None, size: int | None = None) -> float:
-    """GFLOPs of `encoder.forward_tokens` for one photo: what a captioner pays.
+    """GFLOPs of `encoder.forward_tokens` for one photo: the encoder's share of a caption.
 
     Args:
-        encoder: Any encoder of this package, on any device, "meta" included.
+        encoder: An encoder, on any device, including "meta".
         budget: Side of the compressed grid; None for the encoder's own.
         size: Side of the photo in pixels; None for the encoder's own.
     """
@@ -19,7 +19,7 @@ def count_gflops(encoder: nn.Module, budget: int | None = None, size: int | None
     pixels = torch.zeros(1, channels, size or height, size or width, device=parameter.device, dtype=parameter.dtype)
     training = encoder.training
     encoder.eval()
-    # The counter doesn't see fused attention on a CPU: without the plain one the count would be too low.
+    # On a CPU the counter misses fused attention, and the count would be too low: use plain attention.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         encoder.forward_tokens(pixels, budget=budget)
     encoder.train(training)

@@ -1,13 +1,13 @@
-"""Multi-head bidirectional cross-attention: one attention matrix, used by both directions (LookupViT, section 3.3).
+"""Multi-head bidirectional cross-attention: one attention matrix for both directions (LookupViT, section 3.3).
 
     gathered, attn = Gather(dim, num_heads)(compressed, lookup)     # Algorithm 1: lookup -> compressed
     infused = Infuse(dim, num_heads)(compressed, attn)              # Algorithm 2: compressed -> lookup
 
-Two of its products have a cheaper order at the same function, while there are few compressed tokens. Per head,
+Two of its products can be computed in a cheaper order while there are few compressed tokens. Per head,
     gather   A (x W_v + b) = (A x) W_v + b       x: what is attended to; the rows of A sum to 1
     infuse   (A^T V) W_o   = A^T (V W_o)
-and either way N D^2 + N M D MACs become K M N D + M D^2: the N lookup tokens meet K M rows in place of a D x D matrix.
-The cheaper order is taken, call by call. `reassociate = False` keeps to the paper's.
+In both, N D^2 + N M D MACs become K M N D + M D^2: the N lookup tokens are multiplied by K M rows instead of a D x D
+matrix. Each call chooses the cheaper order. `reassociate = False` keeps the paper's order.
 
 Legend of shapes
     B: batch   N: lookup tokens   M: compressed tokens   D: dim   K: num_heads   d = D / K
@@ -22,7 +22,7 @@ LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class Gather(nn.Module):
-    """MHBC from lookup to compressed tokens (Algorithm 1), without its residual. Keeps its attention for `Infuse`."""
+    """MHBC from lookup to compressed tokens (Algorithm 1), without its residual. Returns its attention for `Infuse`."""
 
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True, attn_drop: float = 0.0, proj_drop: float = 0.0):
         super().__init__()
@@ -43,7 +43,7 @@ class Gather(nn.Module):
         k = split_heads(self.k_norm(self.k(lookup)), self.num_heads)  # (B, K, N, d)
         attn = (q @ k.transpose(-2, -1)).softmax(dim=-1)  # (B, K, M, N)
         attn = self.attn_drop(attn)
-        dropped = self.training and self.attn_drop.p > 0  # then the rows of A don't sum to 1
+        dropped = self.training and self.attn_drop.p > 0  # then the rows of A do not sum to 1
         if self.reassociate and not dropped and is_cheaper(attn, lookup.shape[-1]):
             gathered = self.attend_then_project(attn, lookup)
         else:
@@ -53,8 +53,8 @@ class Gather(nn.Module):
 
     def attend_then_project(self, attn: torch.Tensor, lookup: torch.Tensor) -> torch.Tensor:
         """(A x) W_v + b: (B, M, D)."""
-        # One product per image, then one per head with the batch among its rows: no weight is copied for a batch.
-        # shape[0] and not len(): torch.export would take that for a constant.
+        # One product per image, then one per head with the batch in its rows: weights are not copied for the batch.
+        # shape[0] instead of len(), which torch.export would take for a constant.
         rows = attn.transpose(1, 2).flatten(1, 2) @ lookup  # (B, M * K, D)
         rows = rows.unflatten(1, (-1, self.num_heads)).flatten(0, 1).transpose(0, 1)  # (K, B * M, D)
         weight = self.v.weight.unflatten(0, (self.num_heads, -1)).transpose(1, 2)  # (K, D, d)
@@ -65,7 +65,7 @@ class Gather(nn.Module):
 class Infuse(nn.Module):
     """MHBC from compressed to lookup tokens (Algorithm 2), without its residual: `Gather`'s attention, transposed.
 
-    The transposed matrix is used as it is, its rows not normalised anew, head by head.
+    Each head uses the transposed matrix as it is; its rows are not normalised again.
     """
 
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True, proj_drop: float = 0.0):
@@ -89,7 +89,7 @@ class Infuse(nn.Module):
         heads = v.flatten(0, 1).unflatten(1, (self.num_heads, -1)).transpose(0, 1)  # (K, B * M, d)
         weight = self.proj.weight.t().unflatten(0, (self.num_heads, -1))  # (K, d, D)
         rows = (heads @ weight).unflatten(1, (attn.shape[0], -1)).transpose(0, 1).flatten(1, 2)  # (B, K * M, D)
-        # The bias rides along in the product.
+        # The product adds the bias too.
         return torch.baddbmm(self.proj.bias, attn.flatten(1, 2).transpose(1, 2), rows)
 
 

@@ -1,14 +1,14 @@
-"""Hybrid LookupViT: the lookup tokens are a convolutional trunk's feature map in place of patches.
+"""Hybrid LookupViT: the lookup tokens are the feature map of a convolutional trunk instead of patches.
 
-The LookupViT paper says of its block that it "can handle different tokenization"; ViT's own hybrids (arXiv 2010.11929,
-section 3.1) take a ResNet's feature map the same way. Everything after the tokens is `LookupViT` itself.
+The LookupViT paper says that its block "can handle different tokenization"; ViT's own hybrids (arXiv 2010.11929,
+section 3.1) use a ResNet's feature map in the same way. Everything after the tokens is `LookupViT` itself.
 
     model = timm.create_model("lookupvit_hybrid_lite2_224", num_classes=0)      # after `import encoders`
     tokens = model.forward_tokens(pixels, budget=5)                             # (B, 25, D)
-    tokens = model.forward_tokens(model.trunk_features(pixels), budget=5)       # the same, from kept features
+    tokens = model.forward_tokens(model.trunk_features(pixels), budget=5)       # the same, from cached features
 
-The trunk is any timm model that timm builds with `features_only`. Its feature maps of one stride or of two are
-normalised, projected to the width of the tokens by 1 x 1 convolutions and added, the coarser one resized to the finer.
+The trunk is any model that timm can build with `features_only`. One or two of its feature maps are normalised,
+projected to the width of the tokens by 1 x 1 convolutions, and added; the coarser one is resized to the finer one.
 
 Legend of shapes
     B: batch   S: image in pixels   R: stride of the finest feature map   h = w = ceil(S / R): lookup grid
@@ -26,25 +26,27 @@ import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
+from .ablations import AblatedLookupViT, is_ablated
 from .lookupvit import LookupViT
 from .preprocessing import trunk_cfg
+from .sizes import sized
 from .trunk import Features, OverTrunk, create_trunk
 
 
 class TrunkEmbed(nn.Module):
     """Pixels (B, 3, S, S), or a trunk's feature maps, -> lookup grid (B, h, w, D).
 
-    Stands where timm's ViTs have `PatchEmbed`.
+    It takes the place of `PatchEmbed` in timm's ViTs.
 
     Args:
         trunk: timm's name of the convolutional model; its weights are random.
-        trunk_indices: Which of its feature maps to read, as `create_trunk` takes them.
-        img_size: S, the size that `grid_size` is given for; others work too.
+        trunk_indices: Indices of the feature maps to read, as for `create_trunk`.
+        img_size: S, the size that `grid_size` is given for; other sizes work too.
         in_chans: Channels of the image.
         embed_dim: D.
 
     Raises:
-        ValueError: As `create_trunk` does.
+        EncoderError: As `create_trunk` does.
     """
 
     def __init__(self, trunk: str, trunk_indices: Sequence[int], img_size: int, in_chans: int, embed_dim: int):
@@ -76,12 +78,12 @@ class HybridLookupViT(OverTrunk, LookupViT):
     """LookupViT over a convolutional trunk.
 
     Args:
-        trunk: As `TrunkEmbed` takes it.
-        trunk_indices: As `TrunkEmbed` takes them.
-        kwargs: `LookupViT`'s own. The patch size follows from the trunk.
+        trunk: timm's name of the convolutional model.
+        trunk_indices: Indices of the feature maps to read, as for `create_trunk`.
+        kwargs: Other arguments of `LookupViT`. The patch size follows from the trunk.
 
     Raises:
-        ValueError: As `create_trunk` and `LookupViT` do.
+        EncoderError: As `create_trunk` and `LookupViT` do.
     """
 
     def __init__(self, trunk: str = "tf_efficientnet_lite2", trunk_indices: Sequence[int] = (3, 4), **kwargs: Any):
@@ -93,6 +95,10 @@ class HybridLookupViT(OverTrunk, LookupViT):
 
     def embed_grid(self, x: torch.Tensor | Features) -> torch.Tensor:
         return super().embed_grid(x) if isinstance(x, torch.Tensor) else self.patch_embed(x)
+
+
+class AblatedHybridLookupViT(HybridLookupViT, AblatedLookupViT):
+    """A hybrid with Table 5's switches."""
 
 
 _cfg = partial(
@@ -112,38 +118,35 @@ default_cfgs = generate_default_cfgs(
     }
 )
 
-MINI_HYBRID = {"embed_dim": 256, "depth": 2, "num_heads": 4, "budgets": (3, 5, 7)}
 
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> HybridLookupViT:
-    return build_model_with_cfg(HybridLookupViT, variant, pretrained, **kwargs)
+def _create(variant: str, pretrained: bool, arguments: dict[str, Any]) -> HybridLookupViT:
+    kind = AblatedHybridLookupViT if is_ablated(arguments) else HybridLookupViT
+    return build_model_with_cfg(kind, variant, pretrained, **arguments)
 
 
 @register_model
 def lookupvit_hybrid_lite0_160(pretrained: bool = False, **kwargs: Any) -> HybridLookupViT:
     """Two LookupViT blocks over EfficientNet-Lite0, 10 x 10 lookup tokens."""
-    model_args = dict(MINI_HYBRID, img_size=160, trunk="tf_efficientnet_lite0")
-    return _create("lookupvit_hybrid_lite0_160", pretrained, **dict(model_args, **kwargs))
+    arguments = sized("hybrid", kwargs, img_size=160, budgets=(3, 5, 7), trunk="tf_efficientnet_lite0")
+    return _create("lookupvit_hybrid_lite0_160", pretrained, arguments)
 
 
 @register_model
 def lookupvit_hybrid_lite2_160(pretrained: bool = False, **kwargs: Any) -> HybridLookupViT:
     """Two LookupViT blocks over EfficientNet-Lite2, 10 x 10 lookup tokens."""
-    model_args = dict(MINI_HYBRID, img_size=160, trunk="tf_efficientnet_lite2")
-    return _create("lookupvit_hybrid_lite2_160", pretrained, **dict(model_args, **kwargs))
+    arguments = sized("hybrid", kwargs, img_size=160, budgets=(3, 5, 7), trunk="tf_efficientnet_lite2")
+    return _create("lookupvit_hybrid_lite2_160", pretrained, arguments)
 
 
 @register_model
 def lookupvit_hybrid_lite2_224(pretrained: bool = False, **kwargs: Any) -> HybridLookupViT:
     """Two LookupViT blocks over EfficientNet-Lite2, 14 x 14 lookup tokens."""
-    model_args = dict(MINI_HYBRID, img_size=224, trunk="tf_efficientnet_lite2")
-    return _create("lookupvit_hybrid_lite2_224", pretrained, **dict(model_args, **kwargs))
+    arguments = sized("hybrid", kwargs, img_size=224, budgets=(3, 5, 7), trunk="tf_efficientnet_lite2")
+    return _create("lookupvit_hybrid_lite2_224", pretrained, arguments)
 
 
 @register_model
 def lookupvit_hybrid_test_64(pretrained: bool = False, **kwargs: Any) -> HybridLookupViT:
-    """For tests and `--smoke`: runs in milliseconds, learns nothing of use."""
-    model_args = dict(
-        img_size=64, trunk="test_efficientnet", embed_dim=64, depth=2, num_heads=2, budget=3, budgets=(2, 3)
-    )
-    return _create("lookupvit_hybrid_test_64", pretrained, **dict(model_args, **kwargs))
+    """For tests and `--smoke`: runs in milliseconds and learns nothing useful."""
+    arguments = sized("test", kwargs, img_size=64, budget=3, budgets=(2, 3), trunk="test_efficientnet")
+    return _create("lookupvit_hybrid_test_64", pretrained, arguments)

@@ -1,8 +1,7 @@
-"""A convolutional trunk's own features as tokens, pooled to the budget: what blocks over the same trunk must beat.
+"""A convolutional trunk's own features as tokens, pooled to the budget: the baseline for blocks over the same trunk.
 
-Each feature map is layer-normalised over its channels and averaged over an s x s grid; the maps are joined channel by
-channel. Nothing is learned beyond the trunk. With s as large as the finest map, a decoder reads all that the trunk
-says.
+Each feature map is layer-normalised over its channels and averaged over an s x s grid; the maps are concatenated along
+their channels. Nothing is learned beyond the trunk. With s as large as the finest map, a decoder reads all features.
 
 Legend of shapes
     B: batch   S: image in pixels   C: channels of all feature maps together   s: budget   M = s * s: tokens
@@ -17,7 +16,6 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
-from .budget import check_budget
 from .preprocessing import trunk_cfg
 from .trunk import Features, OverTrunk, create_trunk
 
@@ -27,16 +25,18 @@ class PooledTrunk(OverTrunk, nn.Module):
 
     Args:
         trunk: timm's name of the convolutional model.
-        trunk_indices: Which of its feature maps, as `create_trunk` takes them.
-        img_size: S that the model is made for; others work too.
+        trunk_indices: Indices of its feature maps, as for `create_trunk`.
+        img_size: S that the model is made for; other sizes work too.
         in_chans: Channels of the image.
-        num_classes: Classes of the head; 0 for none.
+        num_classes: Number of classes of the head; 0 for no head.
         budget: Default s.
-        budgets: The sides that it is compared at.
+        budgets: Values of s that it is compared at.
 
     Raises:
-        ValueError: As `create_trunk` does.
+        EncoderError: As `create_trunk` does.
     """
+
+    has_choice = True
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class PooledTrunk(OverTrunk, nn.Module):
         self.stride = self.trunk.feature_info.reduction()[0]
         self.num_features = self.head_hidden_size = sum(self.trunk.feature_info.channels())
         self.num_prefix_tokens = 0
-        self.budget, self.budgets, self.has_choice = budget, tuple(budgets), True
+        self.budget, self.budgets = budget, tuple(budgets)
         self.head_drop = nn.Identity()
         self.reset_classifier(num_classes)
 
@@ -67,19 +67,16 @@ class PooledTrunk(OverTrunk, nn.Module):
 
     @torch.jit.ignore
     def set_input_size(self, img_size: int) -> None:
-        """Any size is as good as another: nothing here knows positions."""
+        """Changes nothing: nothing here depends on positions."""
 
     def grid_side(self, size: int) -> int:
         """Side of the finest feature map for a square image of `size` pixels."""
         return math.ceil(size / self.stride)
 
-    def token_count(self, budget: int, size: int) -> int:
-        return budget**2
-
     def forward_tokens(self, x: torch.Tensor | Features, budget: int | None = None) -> torch.Tensor:
         """Pixels (B, 3, S, S), or the trunk's features of them, -> tokens (B, M, C)."""
         maps = self.trunk_features(x)
-        side = check_budget(self.budget if budget is None else budget, maps[0].shape[-2:])
+        side = self.check_budget(budget, maps[0].shape[-2:])
         pooled = []
         for each in maps:
             normed = F.layer_norm(each.permute(0, 2, 3, 1), each.shape[1:2]).permute(0, 3, 1, 2)
@@ -96,8 +93,7 @@ class PooledTrunk(OverTrunk, nn.Module):
         return pooled if pre_logits else self.head(pooled)
 
     def forward_pooled(self, x: torch.Tensor | Features, budget: int | None = None) -> tuple[torch.Tensor, ...]:
-        """Pixels (B, 3, S, S) -> what the head reads, (B, C), alone in a tuple: LookupViT has two."""
-        return (self.forward_tokens(x, budget).mean(dim=1),)
+        return (self.head_drop(self.forward_tokens(x, budget).mean(dim=1)),)
 
     def forward(self, x: torch.Tensor | Features, budget: int | None = None) -> torch.Tensor:
         return self.forward_head(self.forward_features(x, budget))

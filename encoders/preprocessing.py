@@ -1,16 +1,13 @@
-"""What the encoders here share, so that a comparison compares alike: AugReg's preprocessing, as timm's `pretrained_cfg`
-puts it, and the size of those for small images.
-"""
+"""Preprocessing that the encoders here share, so that a comparison is fair: AugReg's, as a timm `pretrained_cfg`."""
 
 from typing import Any
 
-# The small-image models see the whole picture, squeezed to a square, as caption data usually is.
+# Models for small images see the whole picture, squeezed to a square, as is usual for caption data.
 SMALL_IMAGE = {"input_size": (3, 96, 96), "crop_pct": 1.0, "crop_mode": "squash"}
-MINI = {"img_size": 96, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3}
 
 
 def augreg_cfg(**kwargs: Any) -> dict[str, Any]:
-    """A `pretrained_cfg` without weights; `kwargs` name the model's own layers, or change what is said here."""
+    """A `pretrained_cfg` without weights; `kwargs` name the model's layers, or replace values."""
     return {
         "url": "",
         "num_classes": 1000,
@@ -27,5 +24,5 @@ def augreg_cfg(**kwargs: Any) -> dict[str, Any]:
 
 
 def trunk_cfg(size: int, **kwargs: Any) -> dict[str, Any]:
-    """A `pretrained_cfg` of an encoder over a convolutional trunk: any size, the whole picture squeezed to a square."""
+    """A `pretrained_cfg` of an encoder over a convolutional trunk: any size, the whole picture squeezed square."""
     return augreg_cfg(input_size=(3, size, size), crop_pct=1.0, crop_mode="squash", fixed_input_size=False, **kwargs)

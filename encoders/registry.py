@@ -1,4 +1,4 @@
-"""The encoders there are, and what each costs."""
+"""The list of encoders, and the cost of each."""
 
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -10,9 +10,10 @@ import torch.nn as nn
 
 from .cost import count_gflops, count_parameters
 from .errors import EncoderError
-from .vit import create_encoder
+from .interface import create_encoder
 
-# Ours, and of timm's many ViTs those that ours are measured against.
+# Ours, and of timm's many ViTs those that ours are compared with. A name outside this list is described if it is asked
+# for in full: any timm model with a spatial feature map can be an encoder.
 FAMILIES = [
     "lookupvit_*",
     "pooled_*",
@@ -24,19 +25,19 @@ FAMILIES = [
 
 
 def describe_encoders(pattern: str = "*") -> Iterator[dict[str, Any]]:
-    """Name, image_size, budgets, params (without heads) and gflops per budget of the encoders that there are.
+    """Name, image_size, budgets, params (without heads) and gflops per budget of each encoder.
 
-    gflops is what is computed here; gflops_paper_order, for the encoders that have it, what it would be in the order of
-    the paper's equations, to compare with its Table 1.
+    gflops is the cost of the computation here. gflops_paper_order, for LookupViTs, is the cost in the order of the
+    paper's equations, to compare with its Table 1.
 
     Args:
-        pattern: Which, with the shell's wildcards.
+        pattern: Name of encoders, with shell wildcards, or the full name of any timm model.
 
     Raises:
-        EncoderError: None is called so.
+        EncoderError: No encoder has such a name.
     """
     names = timm.list_models(FAMILIES)
-    chosen = [name for name in names if fnmatch(name, pattern)]
+    chosen = [name for name in names if fnmatch(name, pattern)] or [pattern] * timm.is_model(pattern)
     if not chosen:
         raise EncoderError(f"no encoder is called {pattern!r}: there are {', '.join(names)}")
     for name in chosen:

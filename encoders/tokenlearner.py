@@ -1,4 +1,4 @@
-"""ViT with TokenLearner: after half or three quarters of the blocks, 16 learned tokens go on in place of all.
+"""ViT with TokenLearner: after half or three quarters of the blocks, 16 learned tokens replace all others.
 
 M. Ryoo et al., "TokenLearner: What can 8 learned tokens do for images and videos?", arXiv 2106.11297, in the form with
 an MLP that its authors recommend (version 1.1).
@@ -13,14 +13,14 @@ import torch
 import torch.nn as nn
 from timm.layers import Mlp
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models.vision_transformer import VisionTransformer
 
-from .preprocessing import MINI, SMALL_IMAGE, augreg_cfg
-from .vit import FixedBudget
+from .preprocessing import SMALL_IMAGE, augreg_cfg
+from .sizes import sized
+from .vit import PatchViT
 
 
 class TokenLearner(nn.Module):
-    """(B, N, D) -> (B, S, D): each learned token is a weighted mean of all, its weights an MLP's of each token."""
+    """(B, N, D) -> (B, S, D): each learned token is a weighted mean of all tokens, with weights from an MLP."""
 
     def __init__(self, dim: int, num_tokens: int, hidden_dim: int = 64):
         super().__init__()
@@ -32,24 +32,19 @@ class TokenLearner(nn.Module):
         return weights @ x  # (B, S, D)
 
 
-class TokenLearnerViT(FixedBudget, VisionTransformer):
-    """A ViT without class token whose blocks from `learn_at` on see learned tokens only.
+class TokenLearnerViT(PatchViT):
+    """A ViT without class token whose later blocks see only learned tokens.
 
     Args:
-        learn_at: Share of the blocks before the tokens are learned; their number is rounded down.
-        learned_grid: Side of their number: 4 for 16.
-        kwargs: timm's for a ViT.
+        learn_at: Share of the blocks that come before TokenLearner; their number is rounded down.
+        learned_grid: Square root of the number of learned tokens.
+        kwargs: timm's arguments of a ViT.
     """
 
     def __init__(self, learn_at: float = 0.5, learned_grid: int = 4, **kwargs: Any):
-        super().__init__(class_token=False, global_pool="avg", fc_norm=False, **kwargs)
+        super().__init__(**kwargs)
         self.learn_before = int(learn_at * len(self.blocks))
-        self.learned_grid = learned_grid
         self.token_learner = TokenLearner(self.embed_dim, learned_grid**2)
-
-    @property
-    def budget(self) -> int:
-        return self.learned_grid
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Pixels (B, 3, H, W) -> (B, S, D)."""
@@ -74,58 +69,54 @@ default_cfgs = generate_default_cfgs(
     }
 )
 
-SMALL = {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6}
-BASE = {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12}
-LARGE = {"patch_size": 16, "embed_dim": 1024, "depth": 24, "num_heads": 16}
 
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> TokenLearnerViT:
-    return build_model_with_cfg(TokenLearnerViT, variant, pretrained, **kwargs)
+def _create(variant: str, pretrained: bool, arguments: dict[str, Any]) -> TokenLearnerViT:
+    return build_model_with_cfg(TokenLearnerViT, variant, pretrained, **arguments)
 
 
 @register_model
 def tokenlearner12_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> TokenLearnerViT:
-    """ViT-S/16, 16 tokens from half its depth on."""
-    return _create("tokenlearner12_small_patch16_224", pretrained, **{**SMALL, "learn_at": 1 / 2, **kwargs})
+    """ViT-S/16 with 16 tokens after half of its blocks."""
+    return _create("tokenlearner12_small_patch16_224", pretrained, sized("small", kwargs, learn_at=1 / 2))
 
 
 @register_model
 def tokenlearner34_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> TokenLearnerViT:
-    """ViT-S/16, 16 tokens from three quarters of its depth on."""
-    return _create("tokenlearner34_small_patch16_224", pretrained, **{**SMALL, "learn_at": 3 / 4, **kwargs})
+    """ViT-S/16 with 16 tokens after three quarters of its blocks."""
+    return _create("tokenlearner34_small_patch16_224", pretrained, sized("small", kwargs, learn_at=3 / 4))
 
 
 @register_model
 def tokenlearner12_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> TokenLearnerViT:
-    """ViT-B/16, 16 tokens from half its depth on: 19.1 GFLOPs in LookupViT's Table 1."""
-    return _create("tokenlearner12_base_patch16_224", pretrained, **{**BASE, "learn_at": 1 / 2, **kwargs})
+    """ViT-B/16 with 16 tokens after half of its blocks: 19.1 GFLOPs in LookupViT's Table 1."""
+    return _create("tokenlearner12_base_patch16_224", pretrained, sized("base", kwargs, learn_at=1 / 2))
 
 
 @register_model
 def tokenlearner34_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> TokenLearnerViT:
-    """ViT-B/16, 16 tokens from three quarters of its depth on: 27.1 GFLOPs in LookupViT's Table 1."""
-    return _create("tokenlearner34_base_patch16_224", pretrained, **{**BASE, "learn_at": 3 / 4, **kwargs})
+    """ViT-B/16 with 16 tokens after three quarters of its blocks: 27.1 GFLOPs in LookupViT's Table 1."""
+    return _create("tokenlearner34_base_patch16_224", pretrained, sized("base", kwargs, learn_at=3 / 4))
 
 
 @register_model
 def tokenlearner12_large_patch16_224(pretrained: bool = False, **kwargs: Any) -> TokenLearnerViT:
-    """ViT-L/16, 16 tokens from half its depth on: 66.5 GFLOPs in LookupViT's Table 1."""
-    return _create("tokenlearner12_large_patch16_224", pretrained, **{**LARGE, "learn_at": 1 / 2, **kwargs})
+    """ViT-L/16 with 16 tokens after half of its blocks: 66.5 GFLOPs in LookupViT's Table 1."""
+    return _create("tokenlearner12_large_patch16_224", pretrained, sized("large", kwargs, learn_at=1 / 2))
 
 
 @register_model
 def tokenlearner34_large_patch16_224(pretrained: bool = False, **kwargs: Any) -> TokenLearnerViT:
-    """ViT-L/16, 16 tokens from three quarters of its depth on: 94.6 GFLOPs in LookupViT's Table 1."""
-    return _create("tokenlearner34_large_patch16_224", pretrained, **{**LARGE, "learn_at": 3 / 4, **kwargs})
+    """ViT-L/16 with 16 tokens after three quarters of its blocks: 94.6 GFLOPs in LookupViT's Table 1."""
+    return _create("tokenlearner34_large_patch16_224", pretrained, sized("large", kwargs, learn_at=3 / 4))
 
 
 @register_model
 def tokenlearner12_mini_patch8_96(pretrained: bool = False, **kwargs: Any) -> TokenLearnerViT:
-    """Of LookupViT mini's size, 16 tokens from half its depth on."""
-    return _create("tokenlearner12_mini_patch8_96", pretrained, **{**MINI, "learn_at": 1 / 2, **kwargs})
+    """ViT of LookupViT mini's size with 16 tokens after half of its blocks."""
+    return _create("tokenlearner12_mini_patch8_96", pretrained, sized("mini", kwargs, learn_at=1 / 2))
 
 
 @register_model
 def tokenlearner34_mini_patch8_96(pretrained: bool = False, **kwargs: Any) -> TokenLearnerViT:
-    """Of LookupViT mini's size, 16 tokens after 4 of its 6 blocks, three quarters rounded down."""
-    return _create("tokenlearner34_mini_patch8_96", pretrained, **{**MINI, "learn_at": 3 / 4, **kwargs})
+    """ViT of LookupViT mini's size with 16 tokens after 4 of its 6 blocks: three quarters, rounded down."""
+    return _create("tokenlearner34_mini_patch8_96", pretrained, sized("mini", kwargs, learn_at=3 / 4))

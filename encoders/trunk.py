@@ -1,37 +1,38 @@
-"""Convolutional trunks: feature maps of any timm model, for encoders that stand on top of one.
+"""Convolutional trunks: feature maps of any timm model, for encoders built on top of one.
 
-A frozen trunk's features can be computed once and kept: wherever such an encoder takes pixels (B, 3, S, S), it also
-takes what its `trunk_features` gave for them.
+The features of a frozen trunk can be computed once and cached: such an encoder takes the output of `trunk_features`
+wherever it takes pixels (B, 3, S, S).
 
 Legend of shapes
     B: batch   S: image in pixels   C_i, h_i, w_i: channels and size of feature map i
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
 import torch.nn as nn
 
 from .errors import EncoderError
+from .interface import TokenEncoder
 
 Features = Sequence[torch.Tensor]  # feature maps, finest first: (B, C_i, h_i, w_i)
 
 
 def create_trunk(name: str, indices: Sequence[int], in_chans: int = 3) -> nn.Module:
-    """A model of timm's that gives feature maps, its weights random.
+    """A timm model that gives feature maps, with random weights.
 
     Args:
-        name: timm's name of it.
-        indices: Which of its feature maps, by timm's `out_indices`: one or two, finest first.
+        name: timm's name of the model.
+        indices: Indices of its feature maps, as timm's `out_indices`: one or two, finest first.
         in_chans: Channels of the image.
 
     Raises:
-        EncoderError: timm has no such model, or cannot give its feature maps.
+        EncoderError: timm has no such model, or the model cannot give these feature maps.
     """
-    if not timm.is_model(name):  # before timm takes the name for something to fetch
-        raise EncoderError(f"trunk {name!r} is not a model of timm's")
+    if not timm.is_model(name):  # otherwise timm might take the name for something to download
+        raise EncoderError(f"trunk {name!r} is not a timm model")
     if not 1 <= len(indices) <= 2:
         raise EncoderError(f"trunk_indices {list(indices)}: name one feature map or two")
     try:
@@ -44,15 +45,18 @@ def create_trunk(name: str, indices: Sequence[int], in_chans: int = 3) -> nn.Mod
         raise EncoderError(f"trunk {name} gives no feature maps {list(indices)} ({error})") from error
 
 
-class OverTrunk:
-    """What encoders over a trunk share. To be named before the module among the bases."""
+class OverTrunk(TokenEncoder):
+    """The part of the contract that encoders over a trunk share. Name it first among the bases."""
 
+    has_trunk = True
+    any_size = True
+    starts_from: Literal["vit", "trunk"] | None = "trunk"
     trunk: Any
     trunk_frozen = False
 
     @torch.jit.ignore
     def freeze_trunk(self) -> None:
-        """No gradients for the trunk, and its batch norms keep their statistics whatever `train` says."""
+        """Stops the gradients of the trunk and keeps its batch norms in eval mode, even after `train`."""
         self.trunk_frozen = True
         self.trunk.requires_grad_(False).eval()
 
@@ -63,5 +67,5 @@ class OverTrunk:
         return self
 
     def trunk_features(self, x: torch.Tensor | Features) -> Features:
-        """Pixels (B, 3, S, S) -> the feature maps that the tokens are made of, finest first; features as they are."""
+        """Pixels (B, 3, S, S) -> the feature maps that make the tokens, finest first; features stay unchanged."""
         return self.trunk(x) if isinstance(x, torch.Tensor) else x

@@ -1,16 +1,18 @@
-"""ViTTM: few process tokens that a ViT works on, many memory tokens that they read and write.
+"""ViTTM: a ViT over few process tokens, which read from and write to many memory tokens.
 
 P. Jajal et al., "Token Turing Machines are Efficient Vision Models", arXiv 2409.07613: linear-attention heads with
-c = d / 4 (equations 5 to 9), add fusion, no MLP on the memory, process tokens by patches of their own.
+c = d / 4 (equations 5 to 9), fusion by addition, no MLP on the memory, process tokens from larger patches.
 
 Legend of shapes
     B: batch   T: memory tokens   K: process tokens   D: embed_dim   c: D / 4
 
-How the paper is read where it leaves a choice: the attention is Katharopoulos et al.'s (arXiv 2006.16236), whose
-weights sum to one, as equation 8 drops the normaliser that its source has; each head has an output projection, without
-which the published cost of a memory token is not met; what heads read is layer-normalised, which the paper finds to
-help. The last block writes too, as the published cost has it, though nothing reads what it wrote; that head stays
-frozen, or several processes would wait for gradients that never come.
+Where the paper leaves a choice, we read it so:
+- The attention is that of Katharopoulos et al. (arXiv 2006.16236), whose weights sum to one: equation 8 omits the
+  normaliser that its source has.
+- Each head has an output projection. Without it the published cost of a memory token is not reached.
+- The input of a head is layer-normalised, which the paper finds to help.
+- The last block writes too, as in the published cost, although nothing reads what it writes. That head is frozen: in
+  training with several processes, they would wait for its gradients.
 """
 
 from typing import Any
@@ -20,15 +22,15 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models.vision_transformer import VisionTransformer
 
 from .errors import EncoderError
-from .preprocessing import MINI, SMALL_IMAGE, augreg_cfg
-from .vit import FixedBudget
+from .preprocessing import SMALL_IMAGE, augreg_cfg
+from .sizes import sized
+from .vit import PatchViT
 
 
 class LinearAttention(nn.Module):
-    """A read or write head: what `target` takes from `source`, at a cost linear in both."""
+    """A read or write head: `target` attends to `source`, at a cost linear in both."""
 
     def __init__(self, dim: int, latent_dim: int):
         super().__init__()
@@ -48,15 +50,15 @@ class LinearAttention(nn.Module):
         return self.proj(out / total)
 
 
-class ViTTM(FixedBudget, VisionTransformer):
-    """A ViT of large patches, the process tokens, with a memory of small ones.
+class ViTTM(PatchViT):
+    """A ViT over large patches, the process tokens, with a memory of small patches.
 
     Args:
-        patch_size: Of the memory tokens.
-        process_patch_size: Of the process tokens; the larger, the fewer.
-        img_size: Side of the image.
-        in_chans: Its channels.
-        kwargs: timm's for a ViT.
+        patch_size: Side of the memory tokens' patches.
+        process_patch_size: Side of the process tokens' patches; the larger, the fewer tokens.
+        img_size: Side of the image in pixels.
+        in_chans: Channels of the image.
+        kwargs: timm's arguments of a ViT.
     """
 
     def __init__(
@@ -67,15 +69,7 @@ class ViTTM(FixedBudget, VisionTransformer):
         in_chans: int = 3,
         **kwargs: Any,
     ):
-        super().__init__(
-            img_size=img_size,
-            patch_size=process_patch_size,
-            in_chans=in_chans,
-            class_token=False,
-            global_pool="avg",
-            fc_norm=False,
-            **kwargs,
-        )
+        super().__init__(img_size=img_size, patch_size=process_patch_size, in_chans=in_chans, **kwargs)
         dim = self.embed_dim
         self.memory_embed = PatchEmbed(
             img_size=img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=dim, strict_img_size=False
@@ -95,13 +89,13 @@ class ViTTM(FixedBudget, VisionTransformer):
         }
 
     def set_input_size(self, img_size: int | tuple[int, int] | None = None, patch_size: Any = None) -> None:
-        """For images of another size, both positional embeddings resampled; the patches stay.
+        """Resamples both positional embeddings for images of another size. Patch sizes cannot change.
 
         Raises:
-            EncoderError: A `patch_size`: there are two.
+            EncoderError: `patch_size` is given.
         """
         if patch_size is not None:
-            raise EncoderError("ViTTM has two patch sizes, set_input_size changes neither")
+            raise EncoderError("ViTTM has two patch sizes; set_input_size can change neither")
         super().set_input_size(img_size=img_size)
         old = self.memory_embed.grid_size
         self.memory_embed.set_input_size(img_size=img_size)
@@ -138,19 +132,19 @@ default_cfgs = generate_default_cfgs(
 @register_model
 def vittm_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> ViTTM:
     """ViTTM-S: 49 process tokens, 196 memory tokens."""
-    model_args = dict(patch_size=16, process_patch_size=32, embed_dim=384, depth=12, num_heads=6)
-    return build_model_with_cfg(ViTTM, "vittm_small_patch16_224", pretrained, **{**model_args, **kwargs})
+    arguments = sized("small", kwargs, process_patch_size=32)
+    return build_model_with_cfg(ViTTM, "vittm_small_patch16_224", pretrained, **arguments)
 
 
 @register_model
 def vittm_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> ViTTM:
     """ViTTM-B: 49 process tokens, 196 memory tokens; 9.92 GMACs in the paper's Table 3."""
-    model_args = dict(patch_size=16, process_patch_size=32, embed_dim=768, depth=12, num_heads=12)
-    return build_model_with_cfg(ViTTM, "vittm_base_patch16_224", pretrained, **{**model_args, **kwargs})
+    arguments = sized("base", kwargs, process_patch_size=32)
+    return build_model_with_cfg(ViTTM, "vittm_base_patch16_224", pretrained, **arguments)
 
 
 @register_model
 def vittm_mini_patch8_96(pretrained: bool = False, **kwargs: Any) -> ViTTM:
-    """Of LookupViT mini's size: 36 process tokens, 144 memory tokens."""
-    model_args = dict(process_patch_size=16, **MINI)
-    return build_model_with_cfg(ViTTM, "vittm_mini_patch8_96", pretrained, **{**model_args, **kwargs})
+    """ViTTM of LookupViT mini's size: 36 process tokens, 144 memory tokens."""
+    arguments = sized("mini", kwargs, process_patch_size=16)
+    return build_model_with_cfg(ViTTM, "vittm_mini_patch8_96", pretrained, **arguments)

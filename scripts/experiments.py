@@ -21,7 +21,6 @@ import numpy as np
 import torch
 import typer
 
-from encoders.cost import count_gflops
 from train.progress import read_log
 from vlcap.captioner import Captioner
 from vlcap.data.captions import CaptionSet, read_captions
@@ -284,7 +283,7 @@ def scale(runs: Runs, name: str) -> Scale:
     encoder = Encoder.load(runs / f"{name}-encoder" / "encoder").without_heads()
     before = next(each.continues for each in ABLATIONS if each.name == name)
     steps = before + read_log(runs / f"{name}-encoder" / "log.jsonl")[-1]["step"]
-    forward = np.mean([count_gflops(encoder.model, budget, encoder.pixels.size) for budget in encoder.config.budgets])
+    forward = np.mean([encoder.gflops(budget) for budget in encoder.config.budgets])
     return Scale(
         steps=steps,
         parameters=sum(weight.numel() for weight in encoder.parameters()) / 1e6,

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import typer
 
-from encoders import HybridLookupViT
 from train.classifier import mean_average_precision
 from train.frozen import Frozen
 from train.labels import LabelledSet, read_words, take
@@ -39,9 +38,8 @@ def main(
     for size in sizes:
         hybrid = Encoder.create(encoder)
         start_from(hybrid, trunk)
-        assert isinstance(hybrid.model, HybridLookupViT)
         pixels = PixelConfig.from_dict({**hybrid.config.pixels, "size": size})
-        frozen = Frozen(pixels, hybrid.model.trunk)
+        frozen = Frozen(pixels, hybrid.trunk)
         seen, asked = pooled(frozen, train), pooled(frozen, val)
         views = [*zip(seen, asked, strict=True), (np.concatenate(seen, axis=1), np.concatenate(asked, axis=1))]
         scores = (f"{100 * best_map(x, train.targets.numpy(), y, val.targets > 0):.2f} %" for x, y in views)

@@ -1,6 +1,7 @@
 """The house: which package may import which, what its files may be called."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -11,6 +12,13 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 ROOMS = ["encoders", "vlcap", "train", "app"]  # each may import those before it
 FILES = [path for room in ROOMS for path in (REPOSITORY / room).rglob("*.py")]
+OUTSIDE = [path for room in ("vlcap", "train", "app", "scripts") for path in (REPOSITORY / room).rglob("*.py")]
+ENCODER_CLASSES = {
+    node.name
+    for path in (REPOSITORY / "encoders").glob("*.py")
+    for node in ast.parse(path.read_text(encoding="utf-8")).body
+    if isinstance(node, ast.ClassDef)
+}
 
 
 def imported(path: Path) -> set[str]:
@@ -81,6 +89,29 @@ def test_errors_raised_on_purpose_are_our_own(path):
 
 def test_encoders_know_no_text():
     assert not {"transformers", "datasets"} & set().union(*map(imported, (REPOSITORY / "encoders").glob("*.py")))
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_nobody_asks_which_class_an_encoder_is(path):
+    """Encoders answer for themselves (encoders/interface.py)."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
+            asked = {each.id for each in ast.walk(node.args[1]) if isinstance(each, ast.Name)}
+            asked |= {each.attr for each in ast.walk(node.args[1]) if isinstance(each, ast.Attribute)}
+            assert not asked & ENCODER_CLASSES, f"line {node.lineno}: {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_nobody_reaches_through_the_encoder(path):
+    """`Encoder` in vlcap/model has what others need. Trainers alone handle the timm model in it: they train it."""
+    inside = (
+        REPOSITORY / "vlcap" / "model",
+        REPOSITORY / "train" / "classifier.py",
+        REPOSITORY / "train" / "teacher.py",
+    )
+    text = path.read_text(encoding="utf-8")
+    assert "captioner.model.encoder.model" not in text
+    assert any(path.is_relative_to(each) for each in inside) or not re.search(r"\bencoder\.model\b", text)
 
 
 @pytest.mark.parametrize("package", ROOMS)

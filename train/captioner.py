@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import PreTrainedTokenizerBase, VisionEncoderDecoderModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from encoders.trunk import OverTrunk
 from vlcap import processes
 from vlcap.captioner import Captioner, build_model, load_decoder
 from vlcap.data.captions import CaptionSet, read_captions
@@ -224,7 +223,7 @@ class Captioning:
         captions_per_photo: int | None = None,
     ) -> CachedPhotos:
         encoder = self.model.encoder
-        budgets = self.recipe.budgets or [encoder.model.budget]
+        budgets = self.recipe.budgets or [encoder.budget]
         caches = [
             TokenCache(
                 self.cache_folder,
@@ -243,12 +242,12 @@ class Captioning:
     def _features(self, captions: CaptionSet, views: int, augmentation: dict) -> FrozenCache | None:
         """A hybrid's trunk features of the same views: a classification run beside this one may have left them."""
         encoder = self.model.encoder
-        if not isinstance(encoder.model, OverTrunk):
+        if encoder.trunk is None:
             return None
         return FrozenCache(
             self.cache_folder.with_name("features"),
             captions,
-            Frozen(self.pixels, encoder.model.trunk),
+            Frozen(self.pixels, encoder.trunk),
             views=views,
             augmentation=augmentation,
             seed=self.recipe.seed,
@@ -272,7 +271,7 @@ class Captioning:
         """The frozen encoder's tokens (B, M, D) of a batch's photos, from the cache or computed."""
         encoder = self.model.encoder
         if isinstance(dataset, CachedPhotos):
-            return dataset.tokens(batch, budget or encoder.model.budget).to(encoder.device)
+            return dataset.tokens(batch, budget or encoder.budget).to(encoder.device)
         pixels = self.pixels.normalize(batch.photos.to(encoder.device, non_blocking=True))
         return encoder(pixels, budget=budget).last_hidden_state
 

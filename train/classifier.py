@@ -19,8 +19,6 @@ from pydantic import Field
 from timm.data import Mixup
 from torch.utils.data import DataLoader, Subset
 
-from encoders import LookupViT
-from encoders.trunk import OverTrunk
 from vlcap.files.writing import written_whole
 from vlcap.model.encoder import Encoder
 from vlcap.processes import join, share
@@ -181,7 +179,7 @@ class Classification:
         """What answers without learning, if anything: a hybrid's trunk where its features are cached, a teacher."""
         recipe, model = self.recipe, self.encoder.model
         trunk = None
-        if isinstance(model, OverTrunk) and recipe.freeze_trunk:
+        if model.has_trunk and recipe.freeze_trunk:
             model.freeze_trunk()
             trunk = model.trunk if recipe.cache_views else None
         if recipe.cache_views and (recipe.mixup or recipe.cutmix):
@@ -231,9 +229,7 @@ class Classification:
                 old.config.architecture, classes=classes, pixels=old.pixels, **{**old.config.model_args, **model_args}
             )
             fresh = old.config.classes != classes
-            weights = old.model.state_dict()
-            if fresh:
-                weights = {name: weight for name, weight in weights.items() if not name.startswith("head")}
+            weights = old.model.headless_state_dict() if fresh else old.model.state_dict()
             encoder.model.load_state_dict(weights, strict=False)
         else:
             encoder = Encoder.create(
@@ -242,7 +238,7 @@ class Classification:
                 pretrained=self.recipe.pretrained,
                 **{**self.recipe.model_args, **model_args},
             )
-        if self.recipe.image_size and not isinstance(encoder.model, LookupViT):  # which serves any size as it is
+        if self.recipe.image_size and not encoder.any_size:
             encoder.set_image_size(self.recipe.image_size)
         if self.recipe.init_from:
             start_from(encoder, self.recipe.init_from)

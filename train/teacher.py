@@ -17,8 +17,6 @@ import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from timm.models.vision_transformer import VisionTransformer
 
-from encoders import LookupViT
-from encoders.trunk import OverTrunk
 from vlcap.model.encoder import Encoder
 
 from .pretrained import PretrainedError, load_classifier
@@ -35,9 +33,10 @@ def start_from(encoder: Encoder, name: str) -> None:
         PretrainedError: It shares nothing, or a weight has another shape.
     """
     classifier = load_classifier(name)
-    if isinstance(encoder.model, OverTrunk):
+    fills = encoder.model.starts_from
+    if fills == "trunk":
         _fill_trunk(encoder.model.trunk, classifier, name)
-    elif not isinstance(encoder.model, LookupViT):
+    elif fills != "vit":
         raise PretrainedError(f"init_from fills a LookupViT; {encoder.config.architecture} takes timm's weights itself")
     elif isinstance(classifier, VisionTransformer):
         _fill_blocks(encoder, classifier, name)
@@ -121,7 +120,7 @@ class Pupil(nn.Module):
     def __init__(self, encoder: nn.Module, classes: int = 0, features: int = 0):
         super().__init__()
         self.encoder = encoder
-        streams, width = len(self._own_heads()), encoder.num_features
+        streams, width = len(self._own_heads()), encoder.head_hidden_size
         self.heads = nn.ModuleList(nn.Linear(width, classes) for _ in range(streams if classes else 0))
         self.projections = nn.ModuleList(nn.Linear(width, features) for _ in range(streams if features else 0))
 
@@ -132,7 +131,7 @@ class Pupil(nn.Module):
     def forward(self, x: torch.Tensor | list[torch.Tensor], budget: int | None = None) -> Answers | torch.Tensor:
         if not self.training:
             return self.encoder(x, budget=budget)
-        pooled = [self.encoder.head_drop(each) for each in self.encoder.forward_pooled(x, budget=budget)]
+        pooled = self.encoder.forward_pooled(x, budget=budget)
         own = [head(each) for head, each in zip(self._own_heads(), pooled, strict=True)]
         taught = [head(each) for head, each in zip(self.heads, pooled, strict=True)] if self.heads else own
         features = (

@@ -21,8 +21,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 from transformers.modeling_outputs import BaseModelOutput
 
-from encoders import LookupViT
-
 from .captioner import Captioner, CaptionerError
 from .data.images import PixelConfig
 from .model.tokenizer import PAD, START, UNK, WORD_MARK
@@ -47,9 +45,8 @@ class Looks:
 
 
 def has_maps(captioner: Captioner) -> bool:
-    """Whether its encoder gathers; one that was adapted from elsewhere has nothing to show."""
-    encoder = captioner.model.encoder.model
-    return isinstance(encoder, LookupViT) and encoder.blocks[0].gathers
+    """Whether the captioner's encoder has gather attention to show."""
+    return captioner.model.encoder.gathers
 
 
 def look(captioner: Captioner, pixels: torch.Tensor, ids: Sequence[int], budget: int | None = None) -> Looks:
@@ -85,13 +82,10 @@ def gather_attention(
     """
     if not has_maps(captioner):
         raise CaptionerError(f"{captioner.name}'s encoder does not gather: there are no maps to show")
-    encoder = captioner.model.encoder.model
-    normal = captioner.normalize(pixels)
-    found: dict[str, torch.Tensor] = {}
-    compressed, _ = encoder.forward_streams(normal, budget, lookup_output=False, intermediates=found)
-    attention = torch.stack([found[f"blocks.{i}.attn"][0] for i in range(len(encoder.blocks))])  # (L, K, M, N)
-    grid = tuple(side // encoder.patch_size for side in pixels.shape[-2:])
-    return encoder.norm(compressed), attention.mean(dim=1).float().cpu(), grid
+    encoder = captioner.model.encoder
+    tokens, attention = encoder.forward_maps(captioner.normalize(pixels), budget)
+    height, width = pixels.shape[-2:]
+    return tokens, attention[0].mean(dim=1).float().cpu(), (encoder.grid_side(height), encoder.grid_side(width))
 
 
 @torch.inference_mode()

@@ -158,7 +158,7 @@ class Captioner:
     @property
     def default_budget(self) -> int:
         """Side of the compressed grid where none is asked for."""
-        return self.model.encoder.model.budget
+        return self.model.encoder.budget
 
     @property
     def pixels(self) -> PixelConfig:

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from encoders.cost import count_gflops, count_parameters
+from encoders.cost import count_parameters
 from vlcap.attention import Looks, has_maps, look, seen
 from vlcap.captioner import Caption, Captioner
 
@@ -29,10 +29,10 @@ class Author:
 
     def __init__(self, captioner: Captioner):
         self.captioner = captioner
-        encoder, size = captioner.model.encoder.model, captioner.pixels.size
+        encoder = captioner.model.encoder
         self.budgets = sorted({*captioner.budgets, captioner.default_budget})
-        self.gflops = {side: float(f"{count_gflops(encoder, side, size):.3g}") for side in self.budgets}
-        self.patches = size // encoder.patch_embed.patch_size[0]  # on a side of the photo
+        self.gflops = {side: float(f"{encoder.gflops(side):.3g}") for side in self.budgets}
+        self.patches = encoder.grid_side()  # on a side of the photo
         self.has_maps = has_maps(captioner)
 
     @property

@@ -1,4 +1,4 @@
-"""The encoders of the comparison: one interface, each at its paper's cost."""
+"""The encoders of the comparison: one contract, each at its paper's cost."""
 
 import pytest
 import timm
@@ -9,6 +9,7 @@ from timm.optim import create_optimizer_v2
 
 from encoders import create_encoder
 from encoders.cost import count_gflops
+from encoders.interface import TimmEncoder
 from encoders.tokenlearner import TokenLearner
 from encoders.vittm import LinearAttention
 from vlcap.model.encoder import Encoder
@@ -99,7 +100,7 @@ def test_the_minis_are_alike():
 
 @pytest.mark.parametrize("name", [*OTHERS, "lookupvit_test_patch8_48"])
 def test_taken_to_another_size(name, tmp_path):
-    """As timm resamples a positional embedding; saved and loaded, the larger one."""
+    """The positional embedding is resampled as timm does it; the larger one is saved and loaded."""
     arguments = {k: v for k, v in OTHERS.get(name, ({}, 0))[0].items() if k != "num_classes"}
     encoder = Encoder.create(name, **arguments)
     small = {name: weight.clone() for name, weight in encoder.model.named_parameters()}
@@ -143,12 +144,12 @@ def test_tokens_are_normed(small):
 
 
 def test_gradients_reach_every_weight_that_is_trained(small):
-    """Several processes would wait for ever for those that none reached."""
+    """In training with several processes, they would wait forever for the gradients of the others."""
     encoder, _ = small
     encoder.train()(torch.randn(2, 3, 64, 64)).square().sum().backward()
     frozen = {name for name, weight in encoder.named_parameters() if not weight.requires_grad}
     assert frozen == {name for name, weight in encoder.named_parameters() if weight.grad is None}
-    assert all(name.startswith("write.3.") for name in frozen)  # ViTTM's last block writes what nobody reads
+    assert all(name.startswith("write.3.") for name in frozen)  # nothing reads what ViTTM's last block writes
 
 
 def test_timm_contract(small):
@@ -180,7 +181,9 @@ def test_saved_and_loaded_as_hugging_face_does(name, tmp_path):
 
 def test_a_vit_stays_timms(small):
     encoder, _ = small
-    assert isinstance(encoder, VisionTransformer)
+    assert isinstance(encoder, TimmEncoder) and isinstance(encoder.wrapped, VisionTransformer)
+    assert encoder.state_dict().keys() == encoder.wrapped.state_dict().keys()
+    assert dict(encoder.named_parameters()).keys() == dict(encoder.wrapped.named_parameters()).keys()
     plain = timm.create_model("vit_tiny_patch16_224", **OTHERS["vit_tiny_patch16_224"][0])
     ours = create_encoder("vit_tiny_patch16_224", **OTHERS["vit_tiny_patch16_224"][0])
     assert ours.state_dict().keys() == plain.state_dict().keys()
@@ -191,8 +194,15 @@ def test_a_vit_stays_timms(small):
 
 
 def test_what_is_no_encoder():
-    with pytest.raises(ValueError, match="resnet10t is a ResNet"):
-        create_encoder("resnet10t")
+    with (
+        torch.device("meta"),
+        pytest.raises(ValueError, match=r"PoolingVisionTransformer cannot be an encoder.*\(1, 1, 256\), no square"),
+    ):
+        create_encoder("pit_ti_224")  # it gives its class token alone
+    with torch.device("meta"), pytest.raises(ValueError, match=r"CrossVit cannot be an encoder.* gives a list"):
+        create_encoder("crossvit_tiny_240")
+    with pytest.raises(ValueError, match="test_efficientnet has no proj_drop_rate: set it to 0"):
+        create_encoder("test_efficientnet", proj_drop_rate=0.1)
     with pytest.raises(RuntimeError, match="no_such_model"):
         create_encoder("no_such_model")
 
@@ -235,7 +245,7 @@ def test_the_classifier_trains_them_too(name, class_folder, tmp_path):
 
 @pytest.fixture
 def local_weights(tmp_path):
-    """A timm model whose weights lie on this machine, as if they had been downloaded."""
+    """A timm model with weights in a local file, as if they had been downloaded."""
     from safetensors.torch import save_file
     from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
@@ -267,7 +277,7 @@ def local_weights(tmp_path):
 
 
 def test_pretrained_by_name(local_weights, class_folder, tmp_path):
-    """timm's weights and preprocessing, heads for one's own classes; through the trainer too."""
+    """timm's weights and preprocessing with heads for other classes; in the trainer too."""
     from train.classifier import Classification, ClassifierRecipe
 
     name, there = local_weights
@@ -277,7 +287,7 @@ def test_pretrained_by_name(local_weights, class_folder, tmp_path):
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(encoder.eval()(x).last_hidden_state, there.eval().forward_features(x))
-    encoder.save_pretrained(tmp_path / "encoder")  # from then on it needs no weights of timm's
+    encoder.save_pretrained(tmp_path / "encoder")  # from here on timm's weights are not needed
     with torch.no_grad():
         assert torch.equal(
             Encoder.from_pretrained(tmp_path / "encoder").eval()(x).last_hidden_state, there.forward_features(x)
@@ -293,14 +303,14 @@ def test_pretrained_by_name(local_weights, class_folder, tmp_path):
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_tokens_are_counted_and_cached(name, captioned_folder, tmp_path):
-    """All of them, a class token too."""
+    """All tokens, including a class token."""
     arguments, tokens = OTHERS[name]
     encoder = Encoder.create(name, **{k: v for k, v in arguments.items() if k != "num_classes"}).freeze()
     check_cache(encoder, tokens, captioned_folder, tmp_path)
 
 
 def test_lookup_tokens_are_counted_and_cached(captioned_folder, tmp_path):
-    """The ablation: read in place of the compressed ones, as many as there are patches."""
+    """The ablation that reads lookup tokens instead of compressed ones: as many as there are patches."""
     check_cache(Encoder.create("lookupvit_test_patch8_48", streams=["lookup"]).freeze(), 36, captioned_folder, tmp_path)
 
 

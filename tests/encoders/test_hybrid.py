@@ -90,9 +90,9 @@ def test_other_sizes_strides_and_trunks():
 @pytest.mark.parametrize(
     ("kwargs", "said"),
     [
-        ({"trunk": "local-dir:/etc"}, "is not a model of timm's"),
-        ({"trunk": "hf-hub:somebody/something"}, "is not a model of timm's"),
-        ({"trunk": "no_such_model"}, "is not a model of timm's"),
+        ({"trunk": "local-dir:/etc"}, "is not a timm model"),
+        ({"trunk": "hf-hub:somebody/something"}, "is not a timm model"),
+        ({"trunk": "no_such_model"}, "is not a timm model"),
         ({"trunk_indices": [1, 2, 3]}, "name one feature map or two"),
         ({"trunk_indices": [30]}, "gives no feature maps"),
     ],

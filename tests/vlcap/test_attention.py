@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from transformers.modeling_outputs import BaseModelOutput
 
+from encoders import create_encoder
 from tests.support import drawings
 from vlcap.attention import draw_maps, gather_attention, group_pieces, look, overlay, seen, word_attention
 from vlcap.captioner import CaptionerError
@@ -93,7 +94,8 @@ def test_an_empty_caption_has_no_words(captioner, pixels):
 
 
 def test_an_encoder_that_does_not_gather(captioner, pixels, monkeypatch):
-    monkeypatch.setitem(captioner.model.encoder._modules, "model", torch.nn.Identity())
+    plain = create_encoder("vit_mini_patch8_96", num_classes=0)
+    monkeypatch.setitem(captioner.model.encoder._modules, "model", plain)
     with pytest.raises(CaptionerError, match="does not gather"):
         gather_attention(captioner, pixels)
 
@@ -150,8 +152,6 @@ def test_maps_are_drawn_block_by_block(captioner, each_token, rows):
 
 
 def test_an_encoder_without_lookup_tokens_has_no_maps(captioner, monkeypatch):
-    from encoders import create_encoder
-
     bare = create_encoder("lookupvit_test_patch8_48", num_classes=0, lookup_tokens=False)
     monkeypatch.setitem(captioner.model.encoder._modules, "model", bare)
     with pytest.raises(CaptionerError, match="does not gather"):

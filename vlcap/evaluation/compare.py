@@ -26,7 +26,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from encoders.cost import count_gflops, count_parameters
+from encoders.cost import count_parameters
 
 from ..bench.machine import describe_device, versions
 from ..bench.timing import paired_times
@@ -133,7 +133,7 @@ def contender(name: str, captioner: Captioner, budgets: Sequence[int] | None = N
         if tuple(budgets) != tuple(captioner.budgets):
             raise CaptionerError(f"{name}: {encoder.config.architecture} has no choice of budget")
         return Contender(name, captioner, tuple(budgets))
-    most = encoder.model.grid_side(captioner.pixels.size)
+    most = encoder.grid_side()
     if bad := [budget for budget in budgets if not 1 <= budget <= most]:
         raise CaptionerError(f"{name}: budget {bad[0]} doesn't fit, its grid allows 1 to {most}")
     return Contender(name, captioner, tuple(dict.fromkeys(budgets)))
@@ -220,7 +220,7 @@ def compare(
                 Bleu_4=scored.values["Bleu_4"],
                 ROUGE_L=scored.values["ROUGE_L"],
                 distinct=len(set(mine.values())) / len(mine),
-                encoder_gflops=count_gflops(model.encoder.model, budget, size=each.captioner.pixels.size),
+                encoder_gflops=model.encoder.gflops(budget),
                 decoder_gflops=count_decoder_gflops(each.captioner, tokens, length, **generation),
                 encoder_ms=times[number][0],
                 decoder_ms=times[number][1],

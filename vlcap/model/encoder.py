@@ -1,4 +1,4 @@
-"""A timm encoder in Hugging Face's form: what a captioner folder holds and `VisionEncoderDecoderModel` drives."""
+"""A timm encoder as a Hugging Face model: the encoder of a captioner folder and of `VisionEncoderDecoderModel`."""
 
 import hashlib
 from dataclasses import replace
@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutput
 
 from encoders import EncoderError, create_encoder
+from encoders.cost import count_gflops
 
 from ..data.images import PixelConfig
 from .folder import MAX_GRID, ModelFolderError, WeightFile, check_encoder_settings, check_numbers, read_json
@@ -18,15 +19,15 @@ SETTINGS = ("architecture", "model_args", "hidden_size", "budgets", "pixels", "c
 
 
 class EncoderConfig(PreTrainedConfig):
-    """What rebuilds an encoder.
+    """The settings that rebuild an encoder.
 
     Args:
-        architecture: Name of a timm model with `forward_tokens`.
-        model_args: Its keyword arguments; num_classes 0 for an encoder without heads.
+        architecture: Registered name of the encoder, as for `encoders.create_encoder`.
+        model_args: Keyword arguments of the architecture; num_classes is 0 for an encoder without heads.
         hidden_size: D, width of the tokens.
-        budgets: Sides of the compressed grid that it was trained for.
-        pixels: Its preprocessing, a `PixelConfig` as a dict.
-        classes: Names of what its heads tell apart, empty without heads.
+        budgets: Sides of the compressed grid that the encoder was trained for.
+        pixels: Preprocessing, a `PixelConfig` as a dict.
+        classes: Names of the classes of its heads; empty without heads.
     """
 
     model_type = "vlcap-encoder"
@@ -66,7 +67,9 @@ class Encoder(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
-        """Nothing: timm's model has initialised itself."""
+        """Only what no weight file holds, such as Swin's indices: timm has initialised its model itself."""
+        if hasattr(module, "init_non_persistent_buffers"):
+            module.init_non_persistent_buffers()
 
     @classmethod
     def create(
@@ -80,15 +83,16 @@ class Encoder(PreTrainedModel):
         """A new encoder.
 
         Args:
-            architecture: Name of a timm model with `forward_tokens`.
-            classes: What its heads will tell apart; None for no heads.
-            pixels: Preprocessing; None for what the architecture's `pretrained_cfg` says, at model_args' `img_size`.
-            pretrained: timm's weights for the architecture in place of random ones, downloaded where they aren't kept
-                yet; heads for other classes start afresh.
+            architecture: Registered name of the encoder, as for `encoders.create_encoder`.
+            classes: Names of the classes of its heads; None for no heads.
+            pixels: Preprocessing; None for that of the architecture's `pretrained_cfg`, at model_args' `img_size`.
+            pretrained: Whether to use timm's weights instead of random ones, downloaded if they are not cached.
+                Heads for other classes are new.
             model_args: Further arguments of the architecture.
 
         Raises:
-            EncoderError, RuntimeError: As `encoders.create_encoder` does.
+            EncoderError: The architecture is not an encoder (encoders/interface.py).
+            RuntimeError: timm knows no such model, or has no weights for it.
         """
         model_args["num_classes"] = len(classes or [])
         model = create_encoder(architecture, pretrained=pretrained, **model_args)
@@ -109,10 +113,10 @@ class Encoder(PreTrainedModel):
 
     @classmethod
     def load(cls, folder: str | Path) -> "Encoder":
-        """A trained encoder out of a folder, which is checked before memory is taken (model_folder.py).
+        """Loads a trained encoder from a folder, which is checked before memory is taken (folder.py).
 
         Raises:
-            ModelFolderError: There is none, or its files don't fit together.
+            ModelFolderError: There is no encoder in the folder, or its files do not fit together.
         """
         folder = Path(folder)
         try:
@@ -128,18 +132,51 @@ class Encoder(PreTrainedModel):
     def pixels(self) -> PixelConfig:
         return PixelConfig.from_dict(self.config.pixels)
 
+    # The contract of encoders/interface.py, at the size of its photos.
+
     @property
     def has_choice(self) -> bool:
-        """Whether it can be asked for another budget than its own."""
+        """Whether another budget than its own can be asked for."""
         return self.model.has_choice
 
+    @property
+    def budget(self) -> int:
+        """Side of the compressed grid that is used when none is asked for."""
+        return self.model.budget
+
+    @property
+    def gathers(self) -> bool:
+        """Whether `forward_maps` gives gather attention."""
+        return self.model.gathers
+
+    @property
+    def any_size(self) -> bool:
+        """Whether it serves photos of any size without `set_image_size`."""
+        return self.model.any_size
+
+    @property
+    def trunk(self) -> torch.nn.Module | None:
+        """The convolutional trunk that it stands on, if any."""
+        return self.model.trunk if self.model.has_trunk else None
+
+    def grid_side(self, size: int | None = None) -> int:
+        """Lookup tokens or patches on a side of a photo: the largest budget."""
+        return self.model.grid_side(size or self.pixels.size)
+
     def token_count(self, budget: int) -> int:
-        """How many tokens a decoder reads at a budget, class and register tokens of a ViT included."""
+        """Number of tokens that a decoder reads at a budget, including class and register tokens."""
         return self.model.token_count(budget, self.pixels.size)
 
+    def gflops(self, budget: int | None = None) -> float:
+        """GFLOPs (2 x MACs) per photo at a budget."""
+        return count_gflops(self.model, budget, self.pixels.size)
+
+    def forward_maps(self, pixels: torch.Tensor, budget: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compressed tokens (B, M, D) and every block's gather attention (B, L, K, M, N)."""
+        return self.model.forward_maps(pixels, budget)
+
     def set_image_size(self, size: int) -> "Encoder":
-        """The same weights for photos of another size, the positional embedding resampled: as ViTs are taken to a
-        higher resolution."""
+        """Takes the encoder to photos of another size; positional embeddings are resampled, as usual for ViTs."""
         self.model.set_input_size(img_size=size)
         self.config.model_args = {**self.config.model_args, "img_size": size}
         self.config.pixels = {**self.config.pixels, "size": size}
@@ -147,14 +184,14 @@ class Encoder(PreTrainedModel):
         return self
 
     def set_budgets(self, budgets: list[int]) -> "Encoder":
-        """Declares what it is trained for; the middle one becomes the default.
+        """Declares the budgets that it is trained for; the middle one becomes the default.
 
         Raises:
-            EncoderError: It has no choice, and this isn't its own.
+            EncoderError: The encoder has no choice, and these are not its own.
         """
         if not self.has_choice:
             if list(budgets) != list(self.model.budgets):
-                raise EncoderError(f"{self.config.architecture} has no choice of budget: it is {self.model.budget}")
+                raise EncoderError(f"{self.config.architecture} has no choice of budget: it is {self.budget}")
             return self
         middle = budgets[len(budgets) // 2]
         self.model.budgets, self.model.budget = tuple(budgets), middle
@@ -163,14 +200,14 @@ class Encoder(PreTrainedModel):
         return self
 
     def check_settings(self) -> None:
-        """Whether the config's sizes, budgets and preprocessing are the model's.
+        """Checks that sizes, budgets and preprocessing in the config are the model's.
 
         Raises:
-            EncoderError: They aren't, and which.
+            EncoderError: One of them is not; the message names it.
         """
         size, settings = self.pixels.size, self.config
         self.pixels.eval_transform()
-        grid = self.model.grid_side(size)
+        grid = self.grid_side()
         if not 1 <= grid <= MAX_GRID:
             raise EncoderError(f"pictures of {size} x {size} pixels")
         if settings.hidden_size != self.model.num_features:
@@ -180,14 +217,14 @@ class Encoder(PreTrainedModel):
             raise EncoderError(f"budgets {settings.budgets}, {self.model.budget}")
 
     def without_heads(self) -> "Encoder":
-        """The same encoder, its classification heads dropped: what a captioner needs."""
+        """Drops the classification heads, which a captioner does not need."""
         self.model.reset_classifier(0)
         self.config.model_args = {**self.config.model_args, "num_classes": 0}
         self.config.classes = []
         return self
 
     def freeze(self) -> "Encoder":
-        """No gradient, and eval mode that a parent's `.train()` doesn't end (LiT: locked)."""
+        """Stops gradients and keeps eval mode, even after a parent's `.train()` (LiT: locked)."""
         self.requires_grad_(False)
         self.frozen = True
         return self.eval()
@@ -196,16 +233,16 @@ class Encoder(PreTrainedModel):
         return super().train(mode and not self.frozen)
 
     def forward(self, pixel_values: torch.Tensor, budget: int | None = None, **unused: Any) -> BaseModelOutput:
-        # `unused`: VisionEncoderDecoderModel passes what only other encoders know.
+        # `unused`: VisionEncoderDecoderModel passes arguments that only other encoders know.
         tokens = self.model.forward_tokens(pixel_values, budget=budget)
         return BaseModelOutput(last_hidden_state=tokens.contiguous())  # GPT-2's Conv1D takes a view of it
 
 
 def encoder_config(values: Any) -> EncoderConfig:
-    """An encoder's config out of JSON: what is known here of it, if it is sound.
+    """An encoder's config from JSON; only known settings are read.
 
     Raises:
-        ModelFolderError: It is no encoder's, or its values don't fit.
+        ModelFolderError: The config is not an encoder's, or its values do not fit.
     """
     if not isinstance(values, dict) or values.get("model_type") != EncoderConfig.model_type:
         kind = values.get("model_type") if isinstance(values, dict) else values
@@ -220,10 +257,10 @@ def encoder_config(values: Any) -> EncoderConfig:
 
 
 def describe(kind: type[PreTrainedModel], config: Any) -> Any:
-    """A model on the meta device, without memory, when all of its settings fit together.
+    """The model on the meta device, without memory, if all of its settings fit together.
 
     Raises:
-        ModelFolderError: They don't.
+        ModelFolderError: They do not.
     """
     try:
         with torch.device("meta"):
@@ -231,13 +268,13 @@ def describe(kind: type[PreTrainedModel], config: Any) -> Any:
             encoder = model if isinstance(model, Encoder) else model.encoder
             encoder.check_settings()
         return model
-    except Exception as error:  # whatever settings that don't fit make timm, Hugging Face and torch raise
+    except Exception as error:  # settings that do not fit make timm, Hugging Face and torch raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelFolderError(f"config.json describes no model that works: {reason:.300}") from error
 
 
 def digest_weights(model: torch.nn.Module) -> str:
-    """SHA-256 of a model's weights, names and bytes: part of the key under which what it computed is kept."""
+    """SHA-256 of a model's weights, names and bytes: part of the key of caches that it fills."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
