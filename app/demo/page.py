@@ -1,4 +1,4 @@
-"""The page: its layout, and which answer of answers.py goes where."""
+"""The page: its layout, and which results of answers.py go where."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,36 +17,36 @@ from .example_photos import draw_examples
 from .parts import Budget, Choice, Given, Photo, Photos, refusal
 from .pictures import budgets_table, figure, notice, rows_table
 
-MAX_WAITING = 16  # who comes later is told that the queue is full
-KEPT = 3600  # seconds that a file of a visitor's is kept
+MAX_WAITING = 16  # further requests get "Queue is full"
+KEPT = 3600  # seconds that a visitor's file is kept
 SESSION = 3600  # seconds that a session's maps are kept
 
 INTRODUCTION = """\
 # Photo captions from few tokens
-Drop a photo. A [LookupViT](https://arxiv.org/abs/2407.12753) encoder squeezes its patches into a few tokens, and a
-decoder writes the caption from these alone. How few are enough?
+Drop a photo. A [LookupViT](https://arxiv.org/abs/2407.12753) encoder compresses its patches into a few tokens, and a
+decoder writes the caption from these tokens alone. How few are enough?
 """
 
-# The model is one and the machine is small: whoever asks it waits in one line, which is bounded.
+# One model on a small machine: all requests for captions share one bounded queue.
 LINE = {"concurrency_id": "model", "concurrency_limit": 1}
 PRIVATE = {"api_visibility": "private"}
-AT_ONCE = {"queue": False, **PRIVATE}  # what asks no model waits in no line
-WHOLE = -1  # among a caption's words: none of them, the photo itself
+AT_ONCE = {"queue": False, **PRIVATE}  # requests that need no model skip the queue
+WHOLE = -1  # chosen in place of a word: the photo itself
 
 
 def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
-    """The page and its API, not yet served, for one captioner or for several to choose from."""
+    """Builds the page and its API, without serving them, for one captioner or several to choose from."""
     authors = by_name([captioners] if isinstance(captioners, Captioner) else captioners)
     first = next(iter(authors.values()))
     longest = max(author.longest for author in authors.values())
     drawn = draw_examples()
-    # Analytics are off by argument, so that the environment stays the user's.
+    # Analytics are turned off by argument, to leave the user's environment alone.
     with gr.Blocks(title="vlcap", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT)) as page:
         gr.Markdown(INTRODUCTION)
         with gr.Row(equal_height=False):
             with gr.Column(elem_id="photo_and_caption"):
-                # The caption stands right below its photo: on a phone, too, both are seen at once.
-                with gr.Column(elem_id="stage"):  # a word's map covers the photo
+                # The caption is right below its photo, so that a phone shows both at once.
+                with gr.Column(elem_id="stage"):  # a word's map lies over the photo
                     photo = Photo(
                         label="Photo",
                         height=320,
@@ -62,7 +62,7 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
                 word = Choice(
                     choices=[],
                     label="Where did it look?",
-                    info="Choose a word to see what lay behind it.",
+                    info="Click a word to see which part of the photo it came from.",
                     visible=False,
                     elem_id="words",
                 )
@@ -80,17 +80,17 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
                 with gr.Accordion("Advanced", open=False):
                     beams = gr.Slider(1, 8, value=_own(first, "num_beams", 1), step=1, label="Beams")
                     length = gr.Slider(1, longest, value=first.longest, step=1, label="Longest caption, in pieces")
-                    sampling = gr.Checkbox(label="Sample: another caption each time, without beams")
-                    temperature = gr.Slider(0.1, 2, value=0.8, step=0.1, label="Temperature of sampling")
-                    top_p = gr.Slider(0.05, 1, value=0.95, step=0.05, label="Top p of sampling")
+                    sampling = gr.Checkbox(label="Sampling: a different caption each time, without beams")
+                    temperature = gr.Slider(0.1, 2, value=0.8, step=0.1, label="Sampling temperature")
+                    top_p = gr.Slider(0.05, 1, value=0.95, step=0.05, label="Sampling top p")
                     again = gr.Button("Caption again", size="sm")
         with gr.Tab("All budgets"):
             compare = gr.Button("Compare all budgets", variant="primary")
             table = gr.HTML(label="Budgets")
         with gr.Tab("What it looked at"):
             gr.Markdown(
-                "The encoder gathers from the photo's patches into its few tokens, block after block: bright is where "
-                "most was gathered. A map says where numbers came from, not why."
+                "In each block, the encoder gathers from the photo's patches into its few tokens. Bright areas "
+                "contributed most. A map shows where information came from, not why."
             )
             blocks = gr.Gallery(
                 label="What each block gathered from",
@@ -103,7 +103,7 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
             )
         with gr.Tab("Many photos"):
             files = Photos(
-                label=f"Photos, or zip archives of them; {MAX_PHOTOS} at a time",
+                label=f"Photos or zip archives; at most {MAX_PHOTOS} photos",
                 file_count="multiple",
                 file_types=["image", ".zip"],
                 elem_id="files",
@@ -125,7 +125,7 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
         api_budget = Choice(choices=[], value=first.default_budget, label="Side of the grid of tokens", visible=False)
 
         def grow(given: Given, budget: int | None, model: str, *advanced: Any) -> Iterator[tuple]:
-            if given.photo is None:  # a file that can't be read isn't shown: it would be a broken picture
+            if given.photo is None:  # an unreadable file would show as a broken picture
                 yield None, notice(given.problem), "", None, None, None, None
                 return
             author = authors[model]
@@ -161,7 +161,7 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
                 return HIDDEN
             if not 0 <= word < len(seen.looks.words):
                 raise refusal("The caption has no such word.")
-            name = f"What lay behind the word: {seen.looks.words[word]}"
+            name = f"Where this word came from: {seen.looks.words[word]}"
             return gr.update(value=figure(overlay(seen.photo, seen.looks.maps[word]), name), visible=True)
 
         def batch(
@@ -169,7 +169,7 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
             budget: int | None,
             model: str,
             *advanced: Any,
-            progress: gr.Progress = gr.Progress(),  # noqa: B008  (Gradio finds it by this default)
+            progress: gr.Progress = gr.Progress(),  # noqa: B008  (Gradio recognizes it by this default)
         ) -> tuple:
             if not files:
                 raise refusal("Choose photos or a zip archive first.")
@@ -182,7 +182,7 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
                 path = Path(folder, "captions.csv")
                 with open(path, "w", newline="", encoding="utf-8-sig") as file:
                     write_csv(rows, file)
-                # Into Gradio's own folder, from which it is deleted in time.
+                # Copied to Gradio's own folder, which is cleaned up.
                 kept = download.serve_static_file(path)["path"]
             return rows_table(rows), pictures, gr.update(value=kept, interactive=True)
 
@@ -195,10 +195,10 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
         seen_outputs = [kept_seen, blocks, word, word_map]
 
         def captioned_after(events: gr.events.Dependency | list) -> None:
-            """The caption grows after these events, then comes what lay behind it."""
+            """After these events, the caption grows; then its maps follow."""
             arguments = {"fn": grow, "inputs": [photo, budget, model, *advanced], "outputs": live, **LINE, **PRIVATE}
             arguments |= {"show_progress": "minimal", "show_progress_on": text}
-            if isinstance(events, list):  # always_last: else a choice made while a caption is under way would be lost
+            if isinstance(events, list):  # always_last: a choice made while a caption is being written is not lost
                 grown = gr.on(triggers=events, trigger_mode="always_last", **arguments)
             else:
                 grown = events.then(**arguments)
@@ -210,7 +210,7 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
                 **LINE,
                 **PRIVATE,
             )
-            # What stands beside a photo that can't be captioned must not be the last one's.
+            # Next to a photo that can't be captioned, the previous photo's results must not stay.
             grown.failure(fn=None, js=f"() => {BLANK}", outputs=[text, tokens, cost, ms, table])
 
         captioned_after([photo.input, budget.input, again.click, sampling.input, beams.release, length.release])
@@ -233,7 +233,7 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
             **LINE,
             **PRIVATE,
         )
-        # Programs ask here, and get one answer instead of a growing one.
+        # For programs: one final answer instead of a growing caption.
         gr.Button(visible=False).click(
             ask, inputs=[photo, api_budget, model], outputs=[text, tokens, cost, ms], api_name="caption", **LINE
         )
@@ -246,7 +246,7 @@ HIDDEN = gr.update(value="", visible=False)
 
 
 def _scroll_to(name: str) -> str:
-    """On a phone what changes may be above or below what is seen; where it is seen, nothing moves."""
+    """JavaScript that scrolls an element into view, which a phone needs; if it is in view, nothing moves."""
     return f"() => document.querySelector('#{name}').scrollIntoView({{block: 'nearest'}})"
 
 
@@ -255,7 +255,7 @@ def _shown(author: Author, caption: Caption) -> tuple[str, int, float, int]:
 
 
 def _budgets(author: Author, side: int | None = None) -> dict[str, Any]:
-    """What `Budget` shows for a model, at a side if that is one of its own."""
+    """The value of `Budget` for a model: at `side` if the model has that budget, else at its default."""
     chosen = side if side in author.budgets else author.default_budget
     return {"side": chosen, "sides": author.budgets, "patches": author.patches}
 
@@ -270,5 +270,5 @@ def _example(name: str, image: Image.Image) -> gr.Button:
     with tempfile.TemporaryDirectory() as folder:
         icon.save(path := Path(folder, "example.png"))
         button = gr.Button(name, icon=path, size="sm")  # Gradio copies it
-    button.keep_in_cache.add(button.icon["path"])  # or it would be deleted like a visitor's
+    button.keep_in_cache.add(button.icon["path"])  # otherwise it is deleted like a visitor's file
     return button

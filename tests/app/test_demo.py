@@ -152,7 +152,7 @@ def test_large_files_and_addresses_are_refused(client, tmp_path):
         file.truncate(21 * 1024**2)
     with pytest.raises(ValueError, match="exceeds the maximum file size"):
         client.predict(handle_file(tmp_path / "large.jpg"), 3, api_name="/caption")
-    assert "not as an address" in refused(client, "http://example.com/photo.jpg")
+    assert "not as a URL" in refused(client, "http://example.com/photo.jpg")
 
 
 def test_for_this_machine_only(page):

@@ -147,7 +147,7 @@ def test_photo_and_budget(open_page, expect, captioner, photo_path):
     expect(caption).to_have_value(many)
 
     tab.get_by_role("button", name="Advanced").click()
-    for setting in ("Beams", "Longest caption, in pieces", "Temperature of sampling", "Top p of sampling"):
+    for setting in ("Beams", "Longest caption, in pieces", "Sampling temperature", "Sampling top p"):
         expect(tab.get_by_label(f"number input for {setting}")).to_be_visible()
     length = tab.get_by_label("number input for Longest caption")
     length.fill("2")
@@ -321,7 +321,7 @@ def test_what_it_looked_at(open_page, expect, captioner, photo_path):
     picture = tab.locator("#word_map img")
     expect(picture).to_have_count(0)
     tab.locator("#words label").nth(1).click()
-    expect(picture).to_have_attribute("alt", f"What lay behind the word: {text.split()[0]}")
+    expect(picture).to_have_attribute("alt", f"Where this word came from: {text.split()[0]}")
     pictures = [picture.get_attribute("src")]
     tab.keyboard.press("Tab")
     tab.keyboard.press("Space")

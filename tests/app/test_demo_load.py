@@ -111,7 +111,7 @@ def test_good_and_bad_requests_for_long(server, photos, folder, capfd):
             return "known photo"
         (path, said), side = bad[turn // 4 % len(bad)], 3
         if turn % 4 == 3:
-            path, said, side = good[0][0][0], "budget has to be one of", 77
+            path, said, side = good[0][0][0], "budget must be one of", 77
         with pytest.raises(AppError, match=said):
             client.predict(handle_file(path), side, api_name="/caption")
         return "refused"

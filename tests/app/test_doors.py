@@ -98,18 +98,21 @@ def test_all_streams_closed_and_results_in_a_file(captioner_folder, tmp_path):
 
 
 def test_a_folder_with_an_equals_sign_is_a_folder(captioner_folder, tmp_path, monkeypatch):
-    import app.cli
+    from app import loading
 
-    monkeypatch.setattr(app.cli, "_load", lambda source: source)
+    monkeypatch.setattr(loading, "load", lambda source: source)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "runs" / "lr=0.001" / "captioner"
     folder.mkdir(parents=True)
     (tmp_path / "wd=0").mkdir()
-    assert app.cli._named(str(folder)) == ("lr=0.001", str(folder))
-    assert app.cli._named("wd=0") == ("wd=0", "wd=0")
-    assert app.cli._named(f"small={folder}") == ("small", str(folder))
-    assert app.cli._named("runs/lr=0.1/captioner") == ("lr=0.1", "runs/lr=0.1/captioner")  # the error names all of it
-    assert app.cli._named("a\udcff=x") == ("'a\\udcff'", "x")  # a name that the page can be written with
+    assert loading.load_named(str(folder)) == ("lr=0.001", str(folder))
+    assert loading.load_named("wd=0") == ("wd=0", "wd=0")
+    assert loading.load_named(f"small={folder}") == ("small", str(folder))
+    assert loading.load_named("runs/lr=0.1/captioner") == (
+        "lr=0.1",
+        "runs/lr=0.1/captioner",
+    )  # the error names all of it
+    assert loading.load_named("a\udcff=x") == ("'a\\udcff'", "x")  # a name that the page can be written with
 
 
 def test_baselines_without_a_train_split(captioned_folder, tmp_path, monkeypatch, capsys):
