@@ -277,6 +277,9 @@ print(all(tokens.read("budget2", [row], view).abs().sum() > 0 for row in range(1
     assert sum("to encode" in said for _, said in answers) == 1
 
 
+pytestmark = pytest.mark.slow
+
+
 def test_clock_going_back(class_folder, tmp_path, monkeypatch):
     """Which checkpoint is the newest, and what comes after what, doesn't hang on what the clock says."""
     settings = [

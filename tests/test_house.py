@@ -38,6 +38,7 @@ def test_encoders_know_no_text():
     assert not {"transformers", "datasets"} & set().union(*map(imported, (REPOSITORY / "encoders").glob("*.py")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ROOMS)
 def test_importing_reaches_no_network(package):
     program = f"""

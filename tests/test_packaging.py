@@ -11,6 +11,8 @@ import pytest
 
 from tests.support import drawings
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[1]
 ROOMS = ("encoders", "vlcap", "train", "app")
 

@@ -168,6 +168,7 @@ def test_taken_port_is_an_error(page, captioner):
         start(captioner, port=page.server_port)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("end", "usual"),  # what a job in the background is born deaf to is set as usual first
     [(signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)],
@@ -201,6 +202,7 @@ def test_ends_cleanly(captioner, tmp_path, monkeypatch, capsys, end, usual):
     assert "GRADIO_TEMP_DIR" not in os.environ
 
 
+@pytest.mark.slow
 def test_the_command(captioner_folder, tmp_path):
     """Two models, a host, and an end by SIGTERM that leaves nothing behind."""
     other = shutil.copytree(captioner_folder, tmp_path / "other")
@@ -262,6 +264,7 @@ def test_visitors_files_are_deleted_and_the_pages_own_kept(client, page, tmp_pat
     assert len(icons) >= 4 and all(map(os.path.exists, icons))
 
 
+@pytest.mark.slow
 def test_a_model_without_maps_or_choice(tmp_path):
     """A plain ViT: one budget, nothing gathered."""
     words = train_tokenizer(drawings.captions(60), vocab_size=60)

@@ -19,6 +19,8 @@ from app.demo import start
 from tests.support.demo_captioner import photo, talking_captioner
 from tests.support.demo_visitors import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 LAPTOP, PHONE = {"width": 1280, "height": 768}, {"width": 390, "height": 844}
 SCREENSHOTS = REPOSITORY / "test-artifacts"
 FLAGS = [

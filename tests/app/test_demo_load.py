@@ -25,7 +25,7 @@ LOAD, SOAK = (float(os.environ.get(f"VLCAP_{name}_SECONDS", seconds)) for name, 
 CLIENTS, STRANGERS = 30, 4
 LEVEL = 50  # MB that the memory may rise by after the warm-up: of some 950, whatever the length of the test
 
-pytestmark = pytest.mark.timeout(LOAD + SOAK + 300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(LOAD + SOAK + 300)]
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,7 @@ def test_json_is_json_in_every_alphabet(monkeypatch, encoding):
     assert last == ('{"\\u00e9": 1}' if encoding == "ascii" else '{"é": 1}')
 
 
+@pytest.mark.slow
 def test_captions_as_json_on_a_terminal_of_ascii(captioner_folder, tmp_path):
     """Also the name that is no text: it comes back as the bytes that it is."""
     names = ["é 犬 \U0001f986.png".encode(), b"no \xff text.png"]
@@ -86,6 +87,7 @@ def test_standard_output_closed(tmp_path):
     assert done.stderr.splitlines() == [b"vlcap: standard output is closed: there is nowhere to print to"]
 
 
+@pytest.mark.slow
 def test_all_streams_closed_and_results_in_a_file(captioner_folder, tmp_path):
     """No file that is opened takes a stream's place, to be written into."""
     drawings.draw(0).save(tmp_path / "a.png")
