@@ -92,10 +92,12 @@ def load_recipe(kind: Any, name: str | None, overrides: list[str], **options: An
 def _prepare(kind: Any, name: str | None, overrides: list[str], data: list[str], out: Path, small: bool) -> tuple:
     """The arguments of a trainer: recipe, data and run folder, those of a smoke run if it is to be `small`."""
     from train.smoke import smoke
+    from vlcap.processes import connect
 
     hide_loading_bars()
     recipe = load_recipe(kind, name, overrides)
     if small:
         recipe, out = smoke(recipe, out)
-        say(f"smoke run in {out.parent}, which may be deleted afterwards")
+        if connect():  # of several processes, one speaks
+            say(f"smoke run in {out.parent}, which may be deleted afterwards")
     return recipe, data, out
