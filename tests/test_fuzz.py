@@ -1,4 +1,4 @@
-"""The readers under hostile inputs, a few of each; `python -m tests.fuzz` is the long form."""
+"""The readers with a few hostile inputs each; `python -m tests.fuzz` is the long form."""
 
 import subprocess
 import sys
@@ -34,7 +34,7 @@ def test_no_input_does_harm(readers):
 
 
 def test_the_fuzzer_sees_harm():
-    """Of each kind: another exception, a message without the file, a process that ends, too much memory."""
+    """The fuzzer finds each kind of defect: another exception, no file name, an ended process, too much memory."""
     from tests.fuzz import Reader, fuzz
 
     def make(rng, folder):

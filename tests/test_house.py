@@ -1,4 +1,4 @@
-"""The house: which package may import which, what its files may be called."""
+"""Structure of the code: which package may import which, and names of files."""
 
 import ast
 import subprocess
@@ -13,7 +13,7 @@ FILES = [path for room in ROOMS for path in (REPOSITORY / room).rglob("*.py")]
 
 
 def imported(path: Path) -> set[str]:
-    """First names of all that a file imports, at its top or anywhere inside."""
+    """Top-level names of all packages that a file imports, at its top or inside functions."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""The `vlcap` command as people run it: real processes, real files, exit statuses."""
+"""The `vlcap` command as people run it: real processes, real files, exit status."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from tests.support.command import vlcap
 
 @pytest.fixture(scope="module")
 def album(tmp_path_factory, real_data):
-    """100 photos of every kind that people have, two of them broken."""
+    """100 photos in many formats, two of them broken."""
     folder = tmp_path_factory.mktemp("album")
     if real_data is None:
         photos = [drawings.draw(number, size=(160, 120)) for number in range(98)]
@@ -96,7 +96,7 @@ def test_what_a_folder_holds_besides_is_said_at_the_end(captioner_folder, tmp_pa
     assert done.stderr.splitlines()[-1] == (
         f"vlcap: skipped 1 file that is not an image of a known format: 1 .txt (first: {tmp_path / 'notes.txt'})"
     )
-    (tmp_path / "c.jxl").write_bytes(b"\xff\x0a")  # a picture that is left out: not all went well
+    (tmp_path / "c.jxl").write_bytes(b"\xff\x0a")  # a skipped picture makes the exit status 1
     done = vlcap("caption", tmp_path, "--model", captioner_folder)
     assert done.returncode == 1 and len(done.stdout.splitlines()) == 2
     assert "skipped 2 files that are not images of a known format: 1 .jxl, 1 .txt" in done.stderr.splitlines()[-1]
@@ -239,7 +239,7 @@ def test_encoders():
 
 
 def test_help_is_quick_and_light():
-    """Nothing heavy may be imported for help; its time is printed, not asserted: the machine is noisy."""
+    """Help imports nothing heavy. Its time is printed, not asserted, because the machine is noisy."""
     start = time.perf_counter()
     program = "import sys, app.cli; print(*sorted({'torch', 'transformers', 'timm', 'numpy'} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.split()
