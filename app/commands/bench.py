@@ -50,7 +50,9 @@ for part, what in {
 def train(
     recipe: Annotated[
         list[str] | None,
-        typer.Option(help="Name of a recipe, or path of a .yaml file; repeat for several. Default: the small recipes."),
+        typer.Option(
+            help="Name or .yaml file of a recipe; repeat for several. Default: tiny-imagenet, captioner-mini."
+        ),
     ] = None,
     processes: Annotated[
         list[int] | None, typer.Option(min=1, help="Number of processes; repeat for several. Default: 1 and 2.")

@@ -13,7 +13,7 @@ from .train import load_recipe
 
 
 def table3(
-    data_classes: Annotated[str, typer.Option(help="Labelled photos, as `vlcap train classifier` takes them.")],
+    data_classes: Annotated[str, typer.Option(help="Labeled photos, as `vlcap train classifier` takes them.")],
     data_captions: Annotated[
         list[str],
         typer.Option(help="Folder of captioned photos; repeat to join several. The first is the one compared on."),
