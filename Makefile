@@ -1,14 +1,16 @@
 # Two commands for a fresh machine with Python 3.11 or newer:
-#   make caption PHOTOS="photo.jpg folder"    sets everything up and captions photos with the bundled model
-#   make test                                 sets everything up and runs the tests
+#   make caption PHOTOS="photo.jpg folder"    installs everything and captions photos with the bundled model
+#   make test                                 installs everything and runs the tests
+# While editing:
+#   make quick                                lint, and the tests that are not slow
 PYTHON ?= python3
 VENV ?= .venv
 
-# Without PHOTOS: sample pictures that come with gradio, one of our dependencies.
+# Without PHOTOS: sample pictures that come with gradio, one of the dependencies.
 SAMPLES = $(addprefix $(shell $(VENV)/bin/python -c 'import importlib.util as u, pathlib as p; \
 	print(p.Path(u.find_spec("gradio").origin).parent / "media_assets" / "images")')/,cheetah.jpg lion.jpg tower.jpg)
 
-.PHONY: caption demo test test-spawn test-ascii
+.PHONY: caption demo quick test test-spawn test-ascii
 
 caption: $(VENV)/installed
 	$(VENV)/bin/vlcap caption $(or $(PHOTOS),$(SAMPLES))
@@ -16,17 +18,21 @@ caption: $(VENV)/installed
 demo: $(VENV)/installed
 	$(VENV)/bin/vlcap demo
 
+quick: $(VENV)/installed-test  # while editing: lint, and the tests that are not slow
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
+
 test: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	rm -f app/demo/*.pyi  # gradio's, of components as they once were: mypy would believe them
+	rm -f app/demo/*.pyi  # written by gradio for older versions of the components: mypy would read them instead
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 test-spawn: $(VENV)/installed-test  # processes start as on macOS and Windows
 	VLCAP_START_METHOD=spawn $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
-test-ascii: $(VENV)/installed-test  # no language set, and a standard output that has only ASCII
+test-ascii: $(VENV)/installed-test  # no language set, and an ASCII-only standard output
 	LC_ALL=C PYTHONIOENCODING=ascii $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 $(VENV)/installed: pyproject.toml

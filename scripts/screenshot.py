@@ -1,6 +1,8 @@
-"""Makes docs/demo.png: the real page with the bundled captioner, a photo of yours and a word of its caption chosen.
+"""Makes docs/demo.png: the page with the bundled captioner, your photo, and one word of its caption selected.
 
-python scripts/screenshot.py PHOTO [NUMBER OF THE WORD]
+    python scripts/screenshot.py PHOTO [NUMBER]
+
+NUMBER is the place of the word in the caption, from 1.
 """
 
 import shutil
@@ -20,13 +22,14 @@ def main(photo: str, word: str = "2") -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": 1120, "height": 1000})
+        tab.set_default_timeout(120_000)  # the machine may be busy
         tab.goto(page.local_url)
         tab.set_input_files("#photo input[type=file]", photo)
         tab.locator("#words label").nth(int(word)).click()
         tab.locator("#word_map img").wait_for()
         tab.get_by_role("button", name="Compare all budgets").click()
         tab.locator("table.budgets tbody tr .bar").nth(2).wait_for()
-        tab.wait_for_timeout(1000)  # what fades in or out
+        tab.wait_for_timeout(1000)  # wait for what fades in or out
         tab.screenshot(path=OUT, animations="disabled", full_page=True)
         browser.close()
     page.close(verbose=False)

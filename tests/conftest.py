@@ -1,4 +1,4 @@
-"""What the tests share: where the real photos are, drawn ones where they aren't, a small captioner."""
+"""Fixtures that all tests share: real photos if there are any, drawn photos, and a small captioner."""
 
 import multiprocessing
 import os
@@ -8,13 +8,13 @@ import pytest
 
 from tests.support import drawings
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches a network; the hub's client says so at once instead
-if "PYTEST_XDIST_WORKER" in os.environ:  # two of them, each with threads for all cores, would wait for one another
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test uses the network; the hub's client fails at once
+if "PYTEST_XDIST_WORKER" in os.environ:  # two workers with threads for all cores would slow each other down
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import torch  # reads the number of threads
+import torch  # reads the number of threads, so it is imported here
 
-if method := os.environ.get("VLCAP_START_METHOD"):  # of processes that load photos: make test-spawn
+if method := os.environ.get("VLCAP_START_METHOD"):  # how data loading processes start: make test-spawn
     multiprocessing.set_start_method(method)
 
 REPOSITORY = Path(__file__).parents[1]
@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session")
 def real_data() -> Path | None:
-    """Folder of the real data sets: $VLCAP_DATA, or shared/data beside the checkout; None where there are none."""
+    """Folder of the real data sets: $VLCAP_DATA, or ../shared/data; None if it does not exist."""
     folder = Path(os.environ.get("VLCAP_DATA", REPOSITORY.parent / "shared" / "data"))
     return folder if folder.is_dir() else None
 
@@ -35,13 +35,13 @@ def captioned_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def class_folder(tmp_path_factory) -> Path:
-    """Drawn photos in a folder per colour: 60 x 4 train, 6 x 4 val."""
+    """Drawn photos in one folder per color: 60 x 4 train, 6 x 4 val."""
     return drawings.write_class_folders(tmp_path_factory.mktemp("classes"), {"train": 240, "val": 24})
 
 
 @pytest.fixture(scope="session")
 def captioner_folder(tmp_path_factory) -> Path:
-    """A captioner folder with random weights: it says nonsense, always the same for the same photo."""
+    """A captioner folder with random weights: its captions are nonsense, but the same for the same photo."""
     from vlcap.captioner import Captioner, build_model
     from vlcap.model.encoder import Encoder
     from vlcap.model.tokenizer import train_tokenizer
@@ -50,7 +50,7 @@ def captioner_folder(tmp_path_factory) -> Path:
     tokenizer = train_tokenizer(drawings.captions(60), vocab_size=60)
     encoder = Encoder.create("lookupvit_test_patch8_48")
     model = build_model(encoder, vocab_size=len(tokenizer), width=48, layers=2, heads=2, max_length=12)
-    for name, weight in model.decoder.named_parameters():  # fresh ones say the same of every photo
+    for name, weight in model.decoder.named_parameters():  # with initial weights, all photos would get the same caption
         weight.data.mul_(30 if "crossattention" in name else 3)
     folder = tmp_path_factory.mktemp("captioner") / "small"
     Captioner(model, tokenizer).save_pretrained(folder)

@@ -77,7 +77,7 @@ def soak(folder: Path, minutes: float, strangers: int) -> list[str]:
                 path, said = bad[turn // 4 % len(bad)]
                 return refused(client, path, 3, said)
             case _:
-                return refused(client, good[0][0][0], 77, "budget has to be one of")
+                return refused(client, good[0][0][0], 77, "budget must be one of")
 
     with served(folder / "model", folder) as server:
         threads = server.process.num_threads()

@@ -1,6 +1,6 @@
-"""Faults that really happen: nothing that was there before is lost, and one line says what to do.
+"""Faults that happen in practice: no earlier result is lost, and one line says what to do.
 
-Two more have tests of their own: killed in the middle, and two runs writing one folder, in test_survival.py.
+test_survival.py tests two more: a run that is killed, and two runs that write to one folder.
 """
 
 import json
@@ -23,14 +23,14 @@ CLI = "import app.cli; app.cli.main()"
 
 
 def python(program: str, *arguments: object, before: str = "", unshare: str = "", **variables: str):
-    """Runs a program in a process of its own.
+    """Runs a program in a separate process.
 
     Args:
-        program: Python.
-        arguments: In its sys.argv.
-        before: Shell commands that change its world first; they know the arguments as $1, $2, ...
-        unshare: Flags of unshare(1): Linux namespaces of its own, which need no rights where users may have them.
-        variables: Of its environment.
+        program: Python source.
+        arguments: Arguments in its sys.argv.
+        before: Shell commands to run first; the arguments are $1, $2, ...
+        unshare: Flags of unshare(1), for separate Linux namespaces. Many systems allow them to users.
+        variables: Environment variables.
     """
     command = ["/bin/sh", "-ec", f'{before}\nexec "$0" -c "$PROGRAM" "$@"', sys.executable, *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PROGRAM": program, "PYTHONPATH": str(REPOSITORY), **variables}
@@ -47,7 +47,7 @@ def python(program: str, *arguments: object, before: str = "", unshare: str = ""
 @pytest.fixture(scope="module")
 def namespaces() -> None:
     if subprocess.run(["unshare", "-rmn", "true"], capture_output=True).returncode:
-        pytest.skip("this system lets nobody have namespaces of their own (unshare -rmn)")
+        pytest.skip("this system does not let users create namespaces (unshare -rmn)")
 
 
 SMALL_DISK = 'mount -t tmpfs -o size=3m tmpfs "$1"'
@@ -55,7 +55,7 @@ SMALL_DISK = 'mount -t tmpfs -o size=3m tmpfs "$1"'
 
 @pytest.fixture
 def disk(tmp_path, namespaces) -> Path:
-    """Where a disk of 3 MB will be mounted."""
+    """Folder on which a disk of 3 MB will be mounted."""
     (tmp_path / "disk").mkdir()
     return tmp_path / "disk"
 
@@ -83,7 +83,7 @@ print(sorted(path.suffix for path in folder.iterdir()))
 
 
 def test_disk_full_in_the_middle_of_a_run(disk, class_folder):
-    """The command says so in one line, and with more room goes on from the last checkpoint."""
+    """The command says so in one line. With more space, it resumes from the last checkpoint."""
     program = """
 import subprocess, sys
 from pathlib import Path
@@ -116,7 +116,7 @@ old = TokenCache(disk, Encoder.create("lookupvit_test_patch8_48"), read_captions
 before = old.read("budget2", [0, 23], view=0)
 (disk / "ballast").write_bytes(bytes(2_900_000))
 new = TokenCache(disk, Encoder.create("lookupvit_test_patch8_48"), read_captions(sys.argv[2], "train"), [2, 3])
-for check in (True, False):  # found out beforehand, or by the write itself
+for check in (True, False):  # detected before writing, or by the write itself
     if not check:
         new._check_disk = lambda: None
     try:
@@ -177,7 +177,7 @@ def test_no_java(scored, tmp_path):
 
 @pytest.mark.parametrize("metric", ["CIDEr", "METEOR", "SPICE"])
 def test_java_hanging(metric, tmp_path, scored):
-    """A Java that answers to its name, and then sleeps: for CIDEr in the tokenizer, else in the metric itself."""
+    """A Java that tells its version and then hangs: for CIDEr in the tokenizer, otherwise in the metric."""
     java = tmp_path / "bin" / "java"
     java.parent.mkdir()
     java.write_text(f"""#!/bin/sh
@@ -204,7 +204,7 @@ app.cli.main()
 
 
 def test_no_network(namespaces, tmp_path, captioner_folder):
-    """A captioner by its hub id: one line; one in a folder: a caption."""
+    """A captioner named by its hub id gives one line of error; one in a folder captions."""
     drawings.draw(0).save(tmp_path / "photo.png")
     world = {"unshare": "-rn", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hub")}
     done = python(CLI, "caption", tmp_path / "photo.png", "--model", "someone/captioner", **world)
@@ -216,7 +216,7 @@ def test_no_network(namespaces, tmp_path, captioner_folder):
 
 
 def test_read_only_installation(namespaces, tmp_path, captioner_folder, scored):
-    """Packages, home and caches can't be written to; /tmp can. Captions and scores are had all the same."""
+    """Captions and scores work although packages, home and caches are read-only; the temporary folder is writable."""
     site = Path(torch.__file__).parents[1]
     before = "".join(
         f"mount --bind '{folder}' '{folder}'; mount -o remount,bind,ro '{folder}'\n"
@@ -251,7 +251,7 @@ for arguments in (sys.argv[1:5], ["score", *sys.argv[5:]]):
 
 
 def test_two_runs_fill_one_cache(captioned_folder, tmp_path):
-    """Runs side by side share their tokens: the second waits for the first, and then finds them all."""
+    """Two runs at the same time share their tokens: the second waits for the first, and then finds all of them."""
     program = """
 import sys, torch
 from pathlib import Path
@@ -277,8 +277,11 @@ print(all(tokens.read("budget2", [row], view).abs().sum() > 0 for row in range(1
     assert sum("to encode" in said for _, said in answers) == 1
 
 
+pytestmark = pytest.mark.slow
+
+
 def test_clock_going_back(class_folder, tmp_path, monkeypatch):
-    """Which checkpoint is the newest, and what comes after what, doesn't hang on what the clock says."""
+    """The order of checkpoints and log lines does not depend on the clock."""
     settings = [
         "encoder=lookupvit_test_patch8_48",
         "workers=0",
@@ -298,7 +301,7 @@ def test_clock_going_back(class_folder, tmp_path, monkeypatch):
 
         def pull_the_plug(folder, step, state):
             path = saved(folder, step, state)
-            os.utime(path, (2**31 + 10**6 - step,) * 2)  # 2038, the older the later
+            os.utime(path, (2**31 + 10**6 - step,) * 2)  # in 2038; older checkpoints have later times
             if step == 4:
                 raise RuntimeError("the plug is pulled")
             return path
@@ -315,7 +318,7 @@ def test_clock_going_back(class_folder, tmp_path, monkeypatch):
 
 
 def test_a_damaged_photo_in_training_is_one_line(class_folder, tmp_path):
-    """Also out of a process that loads photos, which says it with a traceback."""
+    """Even if it comes from a data loading process, whose message has a traceback."""
     data = tmp_path / "classes"
     for split in ("train", "val"):
         for name in ("red", "blue"):

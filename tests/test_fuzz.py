@@ -1,4 +1,4 @@
-"""A few hostile inputs for every reader; `python -m tests.fuzz` runs thousands."""
+"""The readers with a few hostile inputs each; `python -m tests.fuzz` is the long form."""
 
 import subprocess
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -33,7 +34,7 @@ def test_no_input_does_harm(readers):
 
 
 def test_the_fuzzer_sees_harm():
-    """Every kind of defect: another exception, a message without the file, a process that ends, too much memory."""
+    """The fuzzer finds each kind of defect: another exception, no file name, an ended process, too much memory."""
     from tests.fuzz import Reader, fuzz
 
     def make(rng, folder):

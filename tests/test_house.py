@@ -1,4 +1,4 @@
-"""The house: which package may import which, what its files may be called."""
+"""Structure of the code: which package may import which, and names of files."""
 
 import ast
 import re
@@ -17,12 +17,12 @@ ENCODER_CLASSES = {
     node.name
     for path in (REPOSITORY / "encoders").glob("*.py")
     for node in ast.parse(path.read_text(encoding="utf-8")).body
-    if isinstance(node, ast.ClassDef)
+    if isinstance(node, ast.ClassDef) and not node.name.endswith("Error")
 }
 
 
 def imported(path: Path) -> set[str]:
-    """First names of all that a file imports, at its top or anywhere inside."""
+    """Top-level names of all packages that a file imports, at its top or inside functions."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -114,6 +114,7 @@ def test_nobody_reaches_through_the_encoder(path):
     assert any(path.is_relative_to(each) for each in inside) or not re.search(r"\bencoder\.model\b", text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ROOMS)
 def test_importing_reaches_no_network(package):
     program = f"""

@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that it works where the repository isn't."""
+"""The wheel: its contents, and that it works outside the repository."""
 
 import os
 import shutil
@@ -11,6 +11,8 @@ import pytest
 
 from tests.support import drawings
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[1]
 ROOMS = ("encoders", "vlcap", "train", "app")
 
@@ -18,7 +20,7 @@ ROOMS = ("encoders", "vlcap", "train", "app")
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"  # a build leaves things behind
+    source = folder / "source"  # a copy, because a build leaves files behind
     source.mkdir()
     for name in ROOMS:
         shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyi"))
@@ -34,7 +36,7 @@ def wheel(tmp_path_factory) -> Path:
 
 
 def test_the_wheel_holds_what_it_should(wheel):
-    """All of the packages' files, and nothing besides."""
+    """All files of the packages, and no others."""
     there = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     meant = {
         str(path.relative_to(REPOSITORY))
@@ -49,7 +51,7 @@ def test_the_wheel_holds_what_it_should(wheel):
 
 
 def test_installed_from_the_wheel_it_captions(wheel, tmp_path):
-    """Outside the repository, dependencies given: the bundled captioner, the recipes, the command's entry point."""
+    """Outside the repository: the bundled captioner, the recipes, and the command's entry point."""
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", tmp_path / "site", wheel],
         check=True,

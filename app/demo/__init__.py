@@ -2,9 +2,10 @@
 
     vlcap demo --model FOLDER --model ANOTHER
 
-A page of Gradio's, on this machine only unless asked otherwise: nothing is sent elsewhere, and photos are deleted when
-the demo ends. server.py serves it, page.py lays it out, answers.py asks the rooms behind, parts.py are its form fields,
-pictures.py what it shows, example_photos.py draws what a first click captions.
+A Gradio page, served to this machine only unless --host or --share is given. Nothing is sent elsewhere, and photos are
+deleted when the demo ends. server.py serves the page, which page.py builds: layout.py has its fields, handlers.py
+what happens on an event. answers.py runs the captioners, batch.py captions many photos. parts.py has form fields of our
+own, pictures.py HTML and CSS, example_photos.py the examples.
 """
 
 from .page import build

@@ -1,4 +1,4 @@
-"""What stands behind the page: the captioners it may ask, and the settings that a visitor may choose."""
+"""What the page asks: the captioners it offers, and the settings that a visitor can choose."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,21 +18,21 @@ from .parts import refusal
 
 @dataclass(frozen=True)
 class Seen:
-    """What one session's caption came from, kept while its words are clicked: the photo as seen, and the maps."""
+    """What one session's caption came from, kept for clicks on words: the photo as the encoder saw it, and its maps."""
 
     photo: Image.Image
     looks: Looks
 
 
 class Author:
-    """A captioner with all that the page says of it."""
+    """A captioner with everything that the page says about it."""
 
     def __init__(self, captioner: Captioner):
         self.captioner = captioner
         encoder = captioner.model.encoder
         self.budgets = sorted({*captioner.budgets, captioner.default_budget})
         self.gflops = {side: float(f"{encoder.gflops(side):.3g}") for side in self.budgets}
-        self.patches = encoder.grid_side()  # on a side of the photo
+        self.patches = encoder.grid_side()  # per side of the photo
         self.has_maps = has_maps(captioner)
 
     @property
@@ -41,12 +41,12 @@ class Author:
 
     @cached_property
     def longest(self) -> int:
-        """Pieces that its decoder can write."""
+        """Maximum number of pieces that its decoder can write."""
         return self.captioner.model.decoder.config.max_position_embeddings - 1
 
     @cached_property
     def description(self) -> str:
-        """Markdown: what it is and what it was trained on."""
+        """Description in Markdown: what it is and what it was trained on."""
         captioner = self.captioner
         config = captioner.model.encoder.config
         size = captioner.pixels.size
@@ -59,22 +59,22 @@ class Author:
         return (
             f"**{plain(captioner.name)}**: {plain(config.architecture)}, photos of {size} x {size} pixels, "
             f"{parameters:.3g} M parameters; {plain(trained)}. **Its captions can be wrong.**"
-            f"{'' if self.has_maps else ' Its encoder does not gather: there are no maps of what it looked at.'}"
+            f"{'' if self.has_maps else ' Its encoder does not gather, so there are no maps of what it looked at.'}"
         )
 
     def side(self, budget: int | None) -> int:
-        """The budget to use.
+        """The budget to use; None means the model's default.
 
         Raises:
-            gr.Error: It is none of the model's.
+            gr.Error: The model does not have this budget.
         """
         budget = budget or self.default_budget
         if budget not in self.budgets:
-            raise refusal(f"The budget has to be one of {self.budgets} for {self.captioner.name}, not {budget}.")
+            raise refusal(f"The budget must be one of {self.budgets} for {self.captioner.name}, not {budget}.")
         return budget
 
     def settings(self, beams: int, length: int, sampling: bool, temperature: float, top_p: float) -> dict[str, Any]:
-        """The page's advanced settings in Hugging Face's words. A slider's range is checked by Gradio, its step not."""
+        """The page's advanced settings under Hugging Face's names. Gradio checks a slider's range, but not its step."""
         settings: dict[str, Any] = {
             "max_new_tokens": min(int(length), self.longest),
             "num_beams": int(beams),
@@ -107,12 +107,12 @@ class Author:
 
 
 def plain(text: str) -> str:
-    """Text that Markdown shows as it is: names of models come from folders, and what they say from their files."""
+    """Text escaped for Markdown: model names and descriptions come from folders and files, which can hold anything."""
     return "".join(f"&#{ord(letter)};" if letter in "\\`*_{}[]()#!|<>&~$:" else letter for letter in text)
 
 
 def by_name(captioners: Sequence[Captioner]) -> dict[str, Author]:
-    """Authors by names that are all different."""
+    """Authors by name. A name that occurs twice gets a number."""
     authors = {}
     for captioner in captioners:
         name, number = captioner.name, 1

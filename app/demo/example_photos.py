@@ -1,4 +1,4 @@
-"""Photos for a first click: scenes drawn here, so that none has to be shipped."""
+"""Example photos: scenes drawn here, so that no files have to be shipped."""
 
 from collections.abc import Callable
 
@@ -6,11 +6,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 SIZE = (480, 360)
-SCALE = 2  # drawn larger and reduced: smooth edges
+SCALE = 2  # drawn larger and reduced, for smooth edges
 
 
 def draw_examples() -> dict[str, Image.Image]:
-    """RGB pictures by what they show."""
+    """RGB pictures by name."""
     return {
         name: _finished(scene)
         for name, scene in {"Beach": _beach, "Sailing boat": _boat, "Red car": _car, "Skier": _skier}.items()
@@ -26,7 +26,7 @@ def _finished(scene: Callable[[Image.Image, "_Pen"], None]) -> Image.Image:
 
 
 class _Pen:
-    """Draws in pixels of the finished picture."""
+    """Draws in coordinates of the finished picture."""
 
     def __init__(self, canvas: Image.Image):
         self.pen = ImageDraw.Draw(canvas)

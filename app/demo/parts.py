@@ -1,4 +1,4 @@
-"""Form fields of the page that Gradio's own would do less safely."""
+"""Form fields of the page, where Gradio's own fields are less safe."""
 
 import html
 from dataclasses import dataclass
@@ -11,32 +11,32 @@ from PIL import Image
 
 from vlcap.data.images import ImageError, load_image
 
-UNSHOWN = ("TIFF", "PPM", "JPEG2000", "HEIF")  # formats that are read here, but that not every browser shows
+UNSHOWN = ("TIFF", "PPM", "JPEG2000", "HEIF")  # readable here, but not shown by every browser
 
 
 def refusal(message: str) -> gr.Error:
-    """What the page, or a client of its API, is told of something that can't be taken."""
-    # The browser takes the message for HTML, and a file's name in it comes from outside.
+    """The error shown on the page, or sent to a client of the API, for input that is refused."""
+    # The browser renders the message as HTML, and it may hold the name of an uploaded file.
     return gr.Error(html.escape(message, quote=False), print_exception=False)
 
 
 class FilesOnly:
-    """Refuses addresses: Gradio would fetch them itself, whatever their size, from wherever they lead."""
+    """Refuses URLs: Gradio would download them itself, at any size and from anywhere."""
 
     async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
         if str(url_or_file_path).lower().startswith(("http:", "https:")):
-            raise refusal("The photo has to come as a file, not as an address.")
+            raise refusal("Upload the photo as a file, not as a URL.")
         return await super().async_move_resource_to_block_cache(url_or_file_path)  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a visitor gave: a photo, or why it can't be taken, or neither.
+    """What a visitor uploaded: a photo, the reason why it can't be used, or nothing.
 
     Attributes:
-        photo: RGB.
-        problem: One line.
-        shown: Whether a browser shows the file itself.
+        photo: RGB image.
+        problem: Reason in one line, "" without a problem.
+        shown: Whether every browser can show the file itself.
     """
 
     photo: Image.Image | None = None
@@ -47,7 +47,7 @@ class Given:
         """The photo.
 
         Raises:
-            gr.Error: There is none.
+            gr.Error: There is no photo.
         """
         if self.photo is None:
             raise refusal(self.problem or "A photo is needed: choose one first.")
@@ -55,7 +55,7 @@ class Given:
 
 
 class Photo(FilesOnly, gr.Image):
-    """An image input that reads files as every command does: `load_image`, with its limits and its messages."""
+    """An image input that reads files with `load_image`, as every command does, with its limits and messages."""
 
     def get_block_name(self) -> str:
         return "image"  # the component that the browser shows
@@ -64,23 +64,23 @@ class Photo(FilesOnly, gr.Image):
         if payload is None:
             return Given()
         if payload.path is None:
-            raise refusal("The photo has to come as a file.")
+            raise refusal("Upload the photo as a file.")
         try:
             name = payload.orig_name or "photo"
             if not Path(payload.path).exists():  # a page that was left open
-                return Given(problem=f"{name}: deleted in the meantime, photos are not kept: choose it again")
+                return Given(problem=f"{name}: deleted in the meantime, because photos are not kept: choose it again")
             photo = load_image(payload.path, name=name)
             with Image.open(payload.path) as file:
                 return Given(photo, shown=file.format not in UNSHOWN)
         except ImageError as error:
             return Given(problem=str(error))
 
-    def example_payload(self) -> dict[str, Any]:  # in the page's help on its API; Gradio's own is an address
+    def example_payload(self) -> dict[str, Any]:  # for the page's API help; Gradio's own example is a URL
         return {"path": "photo.jpg", "url": "photo.jpg", "meta": {"_type": "gradio.FileData"}}
 
 
 class Photos(FilesOnly, gr.File):
-    """Several files, each with the name that it had on the visitor's machine."""
+    """A file input: several files, each with its name on the visitor's machine."""
 
     def get_block_name(self) -> str:
         return "file"
@@ -89,7 +89,7 @@ class Photos(FilesOnly, gr.File):
         files = [payload] if isinstance(payload, FileData) else payload or []
         for file in files:
             if file.path is None:
-                raise refusal("The photos have to come as files.")
+                raise refusal("Upload the photos as files.")
         return [(Path(file.orig_name or file.path).name, Path(file.path)) for file in files]
 
     def example_payload(self) -> list[dict[str, Any]]:
@@ -97,9 +97,9 @@ class Photos(FilesOnly, gr.File):
 
 
 class Choice(gr.Radio):
-    """A choice of whole numbers, judged by who reads it: what can be chosen changes with the model and the caption.
+    """A choice of integers. Its reader checks the value, because the choices change with the model and the caption.
 
-    Gradio's own tells the API's clients to send the number as text, and then refuses it.
+    Gradio's own Radio tells API clients to send the number as text, and then refuses it.
     """
 
     def get_block_name(self) -> str:
@@ -108,16 +108,16 @@ class Choice(gr.Radio):
     def preprocess(self, payload: int | None) -> int | None:
         if payload is None or (isinstance(payload, int) and not isinstance(payload, bool)):
             return payload
-        raise refusal(f"{self.label} has to be a whole number.")
+        raise refusal(f"{self.label} must be an integer.")
 
     def api_info(self) -> dict[str, Any]:
         return {"type": "integer", "description": str(self.info or self.label)}
 
 
 class Budget(gr.HTML):
-    """A slider over a model's own budgets, which are no even row, and what they mean: the patches and the tokens.
+    """A slider over a model's budgets, which are not evenly spaced, with a drawing of the patches and the tokens.
 
-    Its value is the side of the compressed grid. A template sees nothing but numbers: it is run as a program.
+    Its value is the side of the compressed grid. The template is run as JavaScript, so it only gets numbers.
     """
 
     TEMPLATE = """
@@ -158,7 +158,7 @@ element.addEventListener('input', event => {
         side = payload.get("side") if isinstance(payload, dict) else payload
         if side is None or type(side) is int:
             return side
-        raise refusal("The budget has to be a whole number.")
+        raise refusal("The budget must be an integer.")
 
     def postprocess(self, value: dict[str, Any]) -> dict[str, Any]:
         return value

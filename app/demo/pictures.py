@@ -1,6 +1,6 @@
-"""What the page shows beside its form fields: tables in HTML, and the page's style.
+"""HTML and CSS of the page: tables, notices, figures.
 
-All that came from outside is escaped here: names of files, and captions too.
+Everything that comes from outside is escaped here: file names, and captions too.
 """
 
 import base64
@@ -19,7 +19,7 @@ CSS = """
 .gradio-container { max-width: 1080px !important; margin: 0 auto !important }
 footer .divider:last-of-type { display: none }
 :focus-visible { outline: 3px solid var(--color-accent) !important; outline-offset: 2px }
-.wrap > span.error, .wrap > .clear-status { display: none } /* bare words: the message itself comes as a notice */
+.wrap > span.error, .wrap > .clear-status { display: none } /* Gradio's bare "Error": the message comes as a notice */
 #stage { position: relative }
 #word_map { position: absolute; inset: 0 0 auto; z-index: 2; pointer-events: none } /* photos can still be dropped */
 #word_map, #word_map .html-container { padding: 0 !important }
@@ -98,12 +98,12 @@ table.results .bars { width: 28% }
 
 
 def notice(problem: str) -> str:
-    """HTML: what was wrong with a photo, said to screen readers too; "" for nothing."""
+    """HTML: the problem with a photo, announced to screen readers too; "" without a problem."""
     return f'<p class="problem" role="alert">{escape(problem)}</p>' if problem else ""
 
 
 def figure(image: Image.Image, name: str) -> str:
-    """HTML: an image under its name, the file within."""
+    """HTML: an image with its name, the file embedded."""
     file = io.BytesIO()
     image.save(file, "WEBP")
     data = base64.b64encode(file.getvalue()).decode()
@@ -114,7 +114,7 @@ def figure(image: Image.Image, name: str) -> str:
 
 
 def budgets_table(captions: Sequence[Caption], gflops: dict[int, float], pending: int = 0) -> str:
-    """HTML: a row per budget with its caption, cost and a bar of that cost; `pending` rows are still to come."""
+    """HTML: one row per budget with caption, cost and time; `pending` rows are still to come."""
     most = max(gflops.values())
     rows = []
     for caption in captions:
@@ -129,16 +129,16 @@ def budgets_table(captions: Sequence[Caption], gflops: dict[int, float], pending
         )
     rows += ['<tr><td colspan="4">...</td></tr>'] * pending
     return (
-        '<table class="results budgets"><caption>The same photo, fewer tokens first. The bar is the cost of the '
-        'encoder.</caption><thead><tr><th scope="col">Read</th><th scope="col">Caption</th>'
+        '<table class="results budgets"><caption>The same photo at each budget. The bar shows the '
+        'cost of the encoder.</caption><thead><tr><th scope="col">Tokens</th><th scope="col">Caption</th>'
         f'<th scope="col">Cost</th><th scope="col">Time</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
     )
 
 
 def rows_table(rows: Sequence[Row]) -> str:
-    """HTML: a batch's photos with captions, or with what was wrong with them."""
+    """HTML: one row per photo of a batch, with its caption or its problem."""
     failed = sum(bool(row.problem) for row in rows)
-    said = f"{len(rows) - failed} captioned" + (f", {failed} not: see why below" if failed else "")
+    said = f"{len(rows) - failed} captioned" + (f", {failed} not: the reasons are below" if failed else "")
     lines = [
         f'<tr><th scope="row">{escape(row.name)}</th>'
         f"<td{' class=problem' if row.problem else ''}>{escape(row.problem or row.caption)}</td></tr>"
@@ -146,5 +146,5 @@ def rows_table(rows: Sequence[Row]) -> str:
     ]
     return (
         f'<table class="results"><caption>{said}</caption><thead><tr><th scope="col">Photo</th>'
-        f'<th scope="col">Caption, or problem</th></tr></thead><tbody>{"".join(lines)}</tbody></table>'
+        f'<th scope="col">Caption or problem</th></tr></thead><tbody>{"".join(lines)}</tbody></table>'
     )

@@ -1,4 +1,4 @@
-"""Serving the page: bound to this machine, its temporary files its own, ended cleanly."""
+"""Serves the page: on this machine only by default, with its own temporary folder, and with a clean shutdown."""
 
 import os
 import shutil
@@ -18,9 +18,9 @@ from .pictures import CSS
 
 MAX_FILE_SIZE = "20mb"
 HERE = "127.0.0.1"
-# A closed terminal, too, must leave no visitor's photo behind; Windows has no SIGHUP.
+# SIGHUP, so that a closed terminal leaves no visitor's photo behind either; Windows has no SIGHUP.
 ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-# Gradio's own notes are too pale to be read by everyone, and so is white on its orange.
+# The contrast of Gradio's own notes, and of white on its orange, is too low for WCAG.
 NOTES = {"light": "*neutral_600", "dark": "*neutral_300"}
 THEME = gr.themes.Default().set(
     block_info_text_color=NOTES["light"],
@@ -40,19 +40,19 @@ def start(
     host: str = HERE,
     share: bool = False,
 ) -> gr.Blocks:
-    """Serves the page in the background; `close()` of what it returns ends that, `local_url` is where it is.
+    """Serves the page in the background. Its address is `local_url` of the result; `close()` stops it.
 
     Args:
-        captioners: Who writes the captions; the first is chosen at first.
-        port: None for the first free one from 7860.
-        host: Address to listen at; another one than this machine's own opens the page to others.
-        share: Whether to open it to everyone by a public link of Gradio's.
+        captioners: Captioners to offer; the first is selected at the start.
+        port: Port; None for the first free one from 7860.
+        host: Address to listen on. Any other than this machine's own exposes the page to others.
+        share: Whether to create a public link, through a server run by Gradio.
 
     Raises:
         OSError: The port is taken.
     """
     page = build(captioners)
-    # What is said explicitly here can't be changed by Gradio's environment variables.
+    # Explicit arguments override Gradio's environment variables.
     page.launch(
         server_name=host,
         server_port=port,
@@ -61,13 +61,13 @@ def start(
         mcp_server=False,
         prevent_thread_lock=True,
         quiet=True,
-        show_error=True,  # an error that nobody foresaw is said too
+        show_error=True,  # unexpected errors are shown too
         max_file_size=MAX_FILE_SIZE,
-        run_history=False,  # it would keep the photos in the browser
+        run_history=False,  # it would keep photos in the browser
         enable_monitoring=False,
         state_session_capacity=200,  # a session keeps a small photo and its maps
         footer_links=["api", "gradio"],
-        i18n=gr.I18n(en={"common.upload": "Upload"}),  # Gradio forgot what a screen reader says of this one
+        i18n=gr.I18n(en={"common.upload": "Upload"}),  # a text for screen readers that Gradio lacks
         theme=THEME,
         css=CSS,
     )
@@ -80,20 +80,20 @@ def serve(
     host: str = HERE,
     share: bool = False,
 ) -> None:
-    """Serves the page until Ctrl-C, SIGTERM or SIGHUP, after printing its address; arguments as for `start`."""
+    """Prints the page's address and serves it until Ctrl-C, SIGTERM or SIGHUP. Arguments as for `start`."""
     if host not in (HERE, "localhost"):
-        _warn(f"--host {host}: everyone who reaches this machine over the network can use the page")
+        _warn(f"--host {host}: everyone who can reach this machine over the network can use the page")
     if share:
-        _warn("--share: a public link through a server of Gradio's; everyone who has it can use the page")
+        _warn("--share: the page gets a public link, through a server run by Gradio; anyone with the link can use it")
     before = os.environ.get("GRADIO_TEMP_DIR")
-    # All that visitors upload and the page makes lies in one folder, which nothing outlives.
+    # All uploads and results lie in one folder, which is deleted at the end.
     folder = os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="vlcap-demo-")
-    # What is ignored stays so: nohup's.
+    # An ignored signal stays ignored, as under nohup.
     handlers = {end: signal.signal(end, _interrupt) for end in ENDS if signal.getsignal(end) != signal.SIG_IGN}
     page = None
     try:
         page = start(captioners, port, host, share)
-        print(f"The demo is at {page.share_url or page.local_url} - Ctrl-C ends it.", flush=True)
+        print(f"The demo is at {page.share_url or page.local_url} (press Ctrl-C to stop it).", flush=True)
         while page.is_running:
             time.sleep(0.2)
     except KeyboardInterrupt:
@@ -102,7 +102,7 @@ def serve(
         for end, handler in handlers.items():
             signal.signal(end, handler)
         if page is not None:
-            page.close(verbose=False)  # ends open tabs' connections too
+            page.close(verbose=False)  # also closes connections of open tabs
         shutil.rmtree(folder, ignore_errors=True)
         os.environ.pop("GRADIO_TEMP_DIR") if before is None else os.environ.update(GRADIO_TEMP_DIR=before)
 

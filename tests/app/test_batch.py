@@ -1,4 +1,4 @@
-"""Many photos at once: what a stranger's files and archives may hold."""
+"""The demo's batches of photos: files and archives from strangers."""
 
 import csv
 import io
@@ -94,7 +94,7 @@ def test_only_so_many(captioner, tmp_path, monkeypatch):
 
 
 def test_what_is_no_photo_is_counted_once(captioner, tmp_path, monkeypatch):
-    """Photos with their texts, as data sets are packed, and what Windows adds: none of it counts towards the limit."""
+    """Text files of data sets, and files that Windows adds, do not count towards the limit of photos."""
     monkeypatch.setattr(archives, "MAX_PHOTOS", 3)
     entries = {
         f"{number}.{kind}": png(number) if kind == "png" else b"text" for number in range(3) for kind in ("png", "txt")
@@ -119,7 +119,7 @@ def test_what_is_no_photo_is_counted_once(captioner, tmp_path, monkeypatch):
 def test_damaged_archives(captioner, tmp_path, damage):
     path = archive(tmp_path / "a.zip", {} if damage == "empty" else {"a.png": png(0)})
     data = bytearray(path.read_bytes())
-    if damage == "locked":  # the flag alone, in both headers
+    if damage == "locked":  # only the flag, in both headers
         for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
             at = data.index(signature) + offset
             data[at : at + 2] = struct.pack("<H", 1)
@@ -139,7 +139,7 @@ def test_unusual_packing_is_refused(captioner, tmp_path, packing):
 
 
 def test_sizes_are_not_believed(captioner, tmp_path, monkeypatch):
-    """An archive that says its photos have ten bytes."""
+    """An archive that claims that its photos have ten bytes."""
     monkeypatch.setattr(archives, "MAX_BYTES", 10_000)
     path = archive(tmp_path / "a.zip", {"a.png": bytes(1_000_000)}, compression=zipfile.ZIP_DEFLATED)
     data = bytearray(path.read_bytes())

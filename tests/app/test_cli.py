@@ -1,4 +1,4 @@
-"""The `vlcap` command as people run it: real processes, real files, exit statuses."""
+"""The `vlcap` command as people run it: real processes, real files, exit status."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from tests.support.command import vlcap
 
 @pytest.fixture(scope="module")
 def album(tmp_path_factory, real_data):
-    """100 photos of every kind that people have, two of them broken."""
+    """100 photos in many formats, two of them broken."""
     folder = tmp_path_factory.mktemp("album")
     if real_data is None:
         photos = [drawings.draw(number, size=(160, 120)) for number in range(98)]
@@ -52,6 +52,7 @@ def album(tmp_path_factory, real_data):
     return folder
 
 
+@pytest.mark.slow
 def test_album(album, captioner_folder):
     done = vlcap("caption", album, "--model", captioner_folder)
     assert done.returncode == 1
@@ -75,6 +76,7 @@ def test_json_lines(album, captioner_folder):
     assert all(record["budget"] == 2 and record["ms"] > 0 for record in records)
 
 
+@pytest.mark.slow
 def test_missing_photo_and_unusual_budget(album, captioner_folder):
     photo = sorted(album.iterdir())[0]
     done = vlcap("caption", "no-such.jpg", photo, "--model", captioner_folder, "--budget", 4)
@@ -84,6 +86,7 @@ def test_missing_photo_and_unusual_budget(album, captioner_folder):
     assert "trained for budgets 2, 3, not 4" in done.stderr
 
 
+@pytest.mark.slow
 def test_what_a_folder_holds_besides_is_said_at_the_end(captioner_folder, tmp_path):
     drawings.draw(0).save(tmp_path / "a.jpg", "MPO")
     drawings.draw(1).save(tmp_path / "b.j2k")
@@ -93,12 +96,13 @@ def test_what_a_folder_holds_besides_is_said_at_the_end(captioner_folder, tmp_pa
     assert done.stderr.splitlines()[-1] == (
         f"vlcap: skipped 1 file that is not an image of a known format: 1 .txt (first: {tmp_path / 'notes.txt'})"
     )
-    (tmp_path / "c.jxl").write_bytes(b"\xff\x0a")  # a picture that is left out: not all went well
+    (tmp_path / "c.jxl").write_bytes(b"\xff\x0a")  # a skipped picture makes the exit status 1
     done = vlcap("caption", tmp_path, "--model", captioner_folder)
     assert done.returncode == 1 and len(done.stdout.splitlines()) == 2
     assert "skipped 2 files that are not images of a known format: 1 .jxl, 1 .txt" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_no_such_model(album):
     done = vlcap("caption", sorted(album.iterdir())[0], "--model", "./no/such/model")
     assert done.returncode == 1
@@ -106,11 +110,13 @@ def test_no_such_model(album):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_usage_is_status_2():
     assert vlcap("caption").returncode == 2
     assert vlcap("train", "classifier", "--data", "x", "--out", "y", "--set", "foo=1").returncode == 2
 
 
+@pytest.mark.slow
 def test_debug_shows_the_traceback(tmp_path):
     done = vlcap("--debug", "score", tmp_path / "a.json", tmp_path / "b.json")
     assert done.returncode == 1
@@ -135,6 +141,7 @@ def scored(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_score(scored):
     done = vlcap("score", scored / "predictions.json", scored / "references.json")
     assert done.returncode == 0, done.stderr
@@ -154,6 +161,7 @@ def test_score_refuses_a_partial_file(scored):
     assert "3 of 8 images have no prediction (first: 5, 6, 7)" in done.stderr
 
 
+@pytest.mark.slow
 def test_score_agrees_with_the_published_human_level(real_data, tmp_path):
     """COCO val2017's first caption against its other four: CIDEr 0.886518 (5,000 images)."""
     if real_data is None:
@@ -173,6 +181,7 @@ def test_score_agrees_with_the_published_human_level(real_data, tmp_path):
     assert json.loads(done.stdout) == {"CIDEr": pytest.approx(0.886518, abs=1e-6), "N": 5000}
 
 
+@pytest.mark.slow
 def test_evaluate_writes_what_it_depends_on(captioned_folder, captioner_folder, tmp_path):
     done = vlcap(
         "evaluate",
@@ -205,12 +214,14 @@ def test_evaluate_writes_what_it_depends_on(captioned_folder, captioner_folder, 
     assert json.loads(again.stdout)["CIDEr"] == pytest.approx(report["CIDEr"])
 
 
+@pytest.mark.slow
 def test_evaluate_names_the_splits_there_are(captioned_folder, captioner_folder):
     done = vlcap("evaluate", "--model", captioner_folder, "--data", captioned_folder, "--split", "test")
     assert done.returncode == 1
     assert "no split 'test'" in done.stderr and "val2014" in done.stderr
 
 
+@pytest.mark.slow
 def test_encoders():
     [base] = json.loads(vlcap("encoders", "lookupvit_base*", "--json").stdout)
     assert base["budgets"] == [3, 5, 7, 10]
@@ -228,7 +239,7 @@ def test_encoders():
 
 
 def test_help_is_quick_and_light():
-    """Nothing heavy may be imported for help; its time is printed, not asserted: the machine is noisy."""
+    """Help imports nothing heavy. Its time is printed, not asserted, because the machine is noisy."""
     start = time.perf_counter()
     program = "import sys, app.cli; print(*sorted({'torch', 'transformers', 'timm', 'numpy'} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.split()
@@ -238,6 +249,7 @@ def test_help_is_quick_and_light():
     assert all(command in shown for command in ("caption", "score", "evaluate", "train", "encoders", "demo"))
 
 
+@pytest.mark.slow
 def test_train_from_the_shell(class_folder, tmp_path):
     done = vlcap(
         "train",

@@ -1,4 +1,4 @@
-"""The web demo, served with a tiny captioner of random weights: through its API. In a browser: test_demo_browser.py."""
+"""The web demo through its API, with a tiny captioner of random weights. test_demo_browser.py uses a browser."""
 
 import os
 import re
@@ -34,7 +34,7 @@ def captioner() -> Captioner:
 
 @pytest.fixture(scope="module")
 def hosts():
-    """All that Python in this process has looked up or connected to while the module's tests ran."""
+    """All hosts that Python in this process looked up or connected to while the module's tests ran."""
     asked = set()
     look_up, connect = socket.getaddrinfo, socket.socket.connect
 
@@ -56,7 +56,7 @@ def hosts():
 @pytest.fixture(scope="module")
 def page(captioner, hosts):
     with pytest.MonkeyPatch.context() as patch:
-        # As a user starts it; and what the user's environment says must not open it to others.
+        # As a user starts it. Variables of the user's environment must not expose it to others.
         patch.delenv("GRADIO_ANALYTICS_ENABLED", raising=False)
         patch.setenv("GRADIO_SHARE", "True")
         patch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
@@ -68,7 +68,7 @@ def page(captioner, hosts):
 @pytest.fixture(scope="module")
 def client(page):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")  # the client's own; its argument doesn't stop them
+        patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")  # the client's analytics, which its argument doesn't stop
         client = Client(page.local_url, verbose=False)
     yield client
     client.close()
@@ -152,14 +152,14 @@ def test_large_files_and_addresses_are_refused(client, tmp_path):
         file.truncate(21 * 1024**2)
     with pytest.raises(ValueError, match="exceeds the maximum file size"):
         client.predict(handle_file(tmp_path / "large.jpg"), 3, api_name="/caption")
-    assert "not as an address" in refused(client, "http://example.com/photo.jpg")
+    assert "not as a URL" in refused(client, "http://example.com/photo.jpg")
 
 
 def test_for_this_machine_only(page):
     assert page.local_url.startswith("http://127.0.0.1:")
     assert page.share is False and page.share_url is None
     socket.create_connection(("127.0.0.1", page.server_port), timeout=5).close()
-    with pytest.raises(OSError):  # an address that a server on all interfaces would answer at
+    with pytest.raises(OSError):  # a server on all interfaces would answer here
         socket.create_connection(("127.0.0.2", page.server_port), timeout=5)
 
 
@@ -168,8 +168,9 @@ def test_taken_port_is_an_error(page, captioner):
         start(captioner, port=page.server_port)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("end", "usual"),  # what a job in the background is born deaf to is set as usual first
+    ("end", "usual"),  # a background job starts with signals ignored, so the usual handler is set first
     [(signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)],
 )
 def test_ends_cleanly(captioner, tmp_path, monkeypatch, capsys, end, usual):
@@ -201,8 +202,9 @@ def test_ends_cleanly(captioner, tmp_path, monkeypatch, capsys, end, usual):
     assert "GRADIO_TEMP_DIR" not in os.environ
 
 
+@pytest.mark.slow
 def test_the_command(captioner_folder, tmp_path):
-    """Two models, a host, and an end by SIGTERM that leaves nothing behind."""
+    """Two models and a host; SIGTERM ends it and leaves no file behind."""
     other = shutil.copytree(captioner_folder, tmp_path / "other")
     (other / "README.md").write_text("---\ndatasets: drawn shapes\n---\n")
     temporary = tmp_path / "temporary"
@@ -256,14 +258,15 @@ def test_visitors_files_are_deleted_and_the_pages_own_kept(client, page, tmp_pat
     client.predict(handle_file(tmp_path / "photo.png"), 3, api_name="/caption")
     uploaded = set(page.upload_file_set)
     assert any(map(os.path.exists, uploaded))
-    delete_files_created_by_app(page, age=0)  # what Gradio calls every quarter of an hour
+    delete_files_created_by_app(page, age=0)  # Gradio calls this every quarter of an hour
     assert not any(map(os.path.exists, uploaded))
     icons = [block.icon["path"] for block in page.blocks.values() if getattr(block, "icon", None)]
     assert len(icons) >= 4 and all(map(os.path.exists, icons))
 
 
+@pytest.mark.slow
 def test_a_model_without_maps_or_choice(tmp_path):
-    """A plain ViT: one budget, nothing gathered."""
+    """A plain ViT has one budget and does not gather."""
     words = train_tokenizer(drawings.captions(60), vocab_size=60)
     encoder = Encoder.create("vit_tiny_patch16_224")
     captioner = Captioner(build_model(encoder, vocab_size=60, width=32, layers=1, heads=2, max_length=8), words)
@@ -280,6 +283,6 @@ def test_a_model_without_maps_or_choice(tmp_path):
 
 
 def test_nobody_else_is_asked(client, hosts):
-    """Last, after everything that the others did."""
+    """Must run last: it checks what all other tests of the module did."""
     assert "127.0.0.1" in hosts
     assert hosts <= {"127.0.0.1", "127.0.0.2", "localhost"}

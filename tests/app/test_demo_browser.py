@@ -1,4 +1,4 @@
-"""The demo in a real headless Chromium, driven as a person would; what it looked like lies in test-artifacts/."""
+"""The demo in headless Chromium, used as a person would. Screenshots are left in test-artifacts/."""
 
 import base64
 import csv
@@ -18,6 +18,8 @@ from PIL import Image
 from app.demo import start
 from tests.support.demo_captioner import photo, talking_captioner
 from tests.support.demo_visitors import REPOSITORY
+
+pytestmark = pytest.mark.slow
 
 LAPTOP, PHONE = {"width": 1280, "height": 768}, {"width": 390, "height": 844}
 SCREENSHOTS = REPOSITORY / "test-artifacts"
@@ -66,7 +68,7 @@ def browser(request):
 
 @pytest.fixture
 def open_page(browser, page):
-    """Opens the page in tabs of its own kind; none of them may fail, or ask anyone else."""
+    """Opens the page in new tabs. No tab may have an error or send a request to another host."""
     tabs, requests, problems = [], [], []
 
     def open_page(**options):
@@ -147,7 +149,7 @@ def test_photo_and_budget(open_page, expect, captioner, photo_path):
     expect(caption).to_have_value(many)
 
     tab.get_by_role("button", name="Advanced").click()
-    for setting in ("Beams", "Longest caption, in pieces", "Temperature of sampling", "Top p of sampling"):
+    for setting in ("Beams", "Longest caption, in pieces", "Sampling temperature", "Sampling top p"):
         expect(tab.get_by_label(f"number input for {setting}")).to_be_visible()
     length = tab.get_by_label("number input for Longest caption")
     length.fill("2")
@@ -157,7 +159,7 @@ def test_photo_and_budget(open_page, expect, captioner, photo_path):
 
 
 def test_a_caption_grows_as_it_is_decoded(open_page, expect, captioner, photo_path, monkeypatch):
-    """What a slow decoder has so far is on the page before the rest."""
+    """The page shows the beginning of a caption before a slow decoder has finished."""
     whole = captioner.caption([photo_path])[0]
     seen, text = threading.Event(), captioner.text
 
@@ -177,7 +179,7 @@ def test_a_caption_grows_as_it_is_decoded(open_page, expect, captioner, photo_pa
 
 
 def test_a_full_queue_is_said(browser, expect, captioner, monkeypatch):
-    """One is served, one waits, and the third is told; who waited is served in the end."""
+    """One request is served, one waits, and the third gets "Queue is full". The waiting one is served in the end."""
     go, text = threading.Event(), captioner.text
     monkeypatch.setattr("app.demo.page.MAX_WAITING", 1)
     monkeypatch.setattr(captioner, "text", lambda ids: text(ids) if go.wait(60) else "")
@@ -204,7 +206,7 @@ def test_a_full_queue_is_said(browser, expect, captioner, monkeypatch):
 
 @pytest.mark.parametrize("how", ["drag", "clipboard", "webcam"])
 def test_other_ways_in(open_page, expect, captioner, photo_path, how):
-    """A file is uploaded in all the other tests."""
+    """Ways to give a photo other than the file upload of the other tests."""
     tab = open_page(permissions=["camera", "clipboard-read", "clipboard-write"])
     data = base64.b64encode(photo_path.read_bytes()).decode()
     tab.evaluate(
@@ -220,7 +222,7 @@ def test_other_ways_in(open_page, expect, captioner, photo_path, how):
     elif how == "clipboard":
         tab.evaluate("() => navigator.clipboard.write([new ClipboardItem({'image/png': window.photo})])")
         tab.get_by_label("Paste from clipboard").click()
-        tab.wait_for_timeout(1500)  # now and then Gradio loses what is pasted while it opens its pane: then once more
+        tab.wait_for_timeout(1500)  # Gradio sometimes loses what is pasted while it opens its pane: paste again
         if not tab.locator("#photo img").count():
             tab.get_by_text("Paste from Clipboard").click()
         expect(caption_of(tab)).to_have_value(captioner.caption([photo_path])[0])
@@ -229,7 +231,7 @@ def test_other_ways_in(open_page, expect, captioner, photo_path, how):
         tab.get_by_text("Click to Access Webcam").click()
         tab.wait_for_function("() => document.querySelector('#photo video')?.videoWidth > 0")
         tab.get_by_role("button", name="capture photo").click()
-        expect(caption_of(tab)).not_to_have_value("")  # of Chromium's own moving picture
+        expect(caption_of(tab)).not_to_have_value("")  # the fake camera shows Chromium's test picture
 
 
 def turned(path: Path) -> None:
@@ -244,7 +246,7 @@ def cut(path: Path) -> None:
     path.write_bytes(file.getvalue()[:900])
 
 
-# How each file is made, and what the page says of it, "" where it has a caption.
+# For each file: how it is made, and the problem that the page reports; "" if it has a caption.
 STRANGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "turned.jpg": (turned, ""),
     "cmyk.jpg": (lambda path: photo().convert("CMYK").save(path, quality=95), ""),
@@ -261,7 +263,7 @@ STRANGE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 def test_every_file_gives_a_caption_or_a_reason(open_page, expect, captioner, tmp_path):
-    """One after the other, as a stranger would try them; nothing of the one before may stay."""
+    """One file after another. Nothing of the previous file may stay on the page."""
     tab = open_page()
     caption, alert, picture = caption_of(tab), tab.get_by_role("alert"), tab.locator("#photo img")
     for name, (make, problem) in STRANGE.items():
@@ -274,7 +276,7 @@ def test_every_file_gives_a_caption_or_a_reason(open_page, expect, captioner, tm
         upload(tab, path)
         if problem:
             expect(alert).to_contain_text(problem)
-            expect(picture).to_have_count(0)  # not the browser's sign for a broken one
+            expect(picture).to_have_count(0)  # no icon of a broken picture
             expect(caption).to_have_value("")
         else:
             expect(caption).to_have_value(captioner.caption([path])[0])
@@ -308,7 +310,7 @@ def test_all_budgets_side_by_side(open_page, expect, captioner):
     assert 0 < widths[0] < widths[1]
     shot(tab, "budgets", full_page=True)
     tab.get_by_role("button", name="Beach").click()
-    expect(rows).to_have_count(0)  # they were of another photo
+    expect(rows).to_have_count(0)  # they belonged to another photo
 
 
 def test_what_it_looked_at(open_page, expect, captioner, photo_path):
@@ -321,7 +323,7 @@ def test_what_it_looked_at(open_page, expect, captioner, photo_path):
     picture = tab.locator("#word_map img")
     expect(picture).to_have_count(0)
     tab.locator("#words label").nth(1).click()
-    expect(picture).to_have_attribute("alt", f"What lay behind the word: {text.split()[0]}")
+    expect(picture).to_have_attribute("alt", f"Where this word came from: {text.split()[0]}")
     pictures = [picture.get_attribute("src")]
     tab.keyboard.press("Tab")
     tab.keyboard.press("Space")
@@ -339,7 +341,7 @@ def test_what_it_looked_at(open_page, expect, captioner, photo_path):
     tab.locator("#words label").nth(1).click()
     expect(picture).to_be_visible()
     slider_of(tab).press("ArrowLeft")
-    expect(picture).to_have_count(0)  # it was of another caption
+    expect(picture).to_have_count(0)  # it belonged to another caption
 
 
 def test_many_photos(open_page, expect, captioner, photo_path, tmp_path):
@@ -457,7 +459,7 @@ def test_by_keyboard_alone(open_page, expect):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_accessible(open_page, expect, photo_path, scheme):
-    """By the rules of WCAG that a program can judge: names of controls, contrast, roles."""
+    """Those rules of WCAG that a program can check: names of controls, contrast, roles."""
     from axe_playwright_python.sync_playwright import Axe
 
     tab = open_page(color_scheme=scheme)
@@ -487,5 +489,5 @@ def test_accessible(open_page, expect, photo_path, scheme):
     expect(tab.get_by_text("1 captioned")).to_be_visible()
     judge("batch")
     assert found == []
-    unnamed = re.compile(r"^$|^\w+\.\w+$")  # no name, or the name of a text that is missing
+    unnamed = re.compile(r"^$|^\w+\.\w+$")  # no name, or the key of a missing text
     assert [button for button in tab.get_by_role("button", name=unnamed).all() if button.is_visible()] == []

@@ -1,8 +1,8 @@
-"""Many visitors at once, and strange ones, against the demo in a process of its own.
+"""Many visitors at once, some with bad requests, against the demo in a separate process.
 
     VLCAP_LOAD_SECONDS=60 VLCAP_SOAK_SECONDS=600 python -m pytest -s tests/app/test_demo_load.py
 
-is the long form: a minute of 30 clients, then ten minutes of good and bad requests. Left out, it is 8 and 6 seconds.
+is the long form: one minute with 30 clients, then ten minutes of good and bad requests. Default: 8 and 6 seconds.
 """
 
 import contextlib
@@ -23,9 +23,9 @@ from tests.support.demo_visitors import Server, Visit, served, visit
 
 LOAD, SOAK = (float(os.environ.get(f"VLCAP_{name}_SECONDS", seconds)) for name, seconds in (("LOAD", 8), ("SOAK", 6)))
 CLIENTS, STRANGERS = 30, 4
-LEVEL = 50  # MB that the memory may rise by after the warm-up: of some 950, whatever the length of the test
+LEVEL = 50  # MB by which memory may grow after the warm-up, of about 950, whatever the length of the test
 
-pytestmark = pytest.mark.timeout(LOAD + SOAK + 300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(LOAD + SOAK + 300)]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def captioner(folder):
 @pytest.fixture(scope="module")
 def server(captioner, folder):
     with pytest.MonkeyPatch.context() as patch, served(folder / "model", folder) as server:
-        patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")  # the clients' own
+        patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")  # the clients' analytics
         yield server
 
 
@@ -81,7 +81,7 @@ def test_thirty_at_once(server, photos, capfd):
 
 
 def strange_files(folder: Path) -> dict[Path, str]:
-    """Files that are no usable photo, and what has to be said of each."""
+    """Files that are not usable photos, and the message for each."""
     whole, (cut, text, huge, archive) = (
         folder / "0.png",
         (folder / name for name in ("cut.png", "text.jpg", "huge.png", "archive.zip")),
@@ -100,7 +100,7 @@ def test_good_and_bad_requests_for_long(server, photos, folder, capfd):
     threads = server.process.num_threads()
 
     def ask(client: Client, number: int, turn: int) -> str:
-        if turn % 4 == 0:  # a photo that nobody has sent before
+        if turn % 4 == 0:  # a new photo
             path = folder / f"new{number}.jpg"
             Image.fromarray(noise.integers(0, 256, (600, 800, 3), dtype=np.uint8)).save(path)
             assert client.predict(handle_file(path), 3, api_name="/caption")[0]
@@ -111,7 +111,7 @@ def test_good_and_bad_requests_for_long(server, photos, folder, capfd):
             return "known photo"
         (path, said), side = bad[turn // 4 % len(bad)], 3
         if turn % 4 == 3:
-            path, said, side = good[0][0][0], "budget has to be one of", 77
+            path, said, side = good[0][0][0], "budget must be one of", 77
         with pytest.raises(AppError, match=said):
             client.predict(handle_file(path), side, api_name="/caption")
         return "refused"
@@ -125,11 +125,11 @@ def test_good_and_bad_requests_for_long(server, photos, folder, capfd):
 
 
 def test_ends_cleanly_and_leaves_nothing(server, captioner):
-    """Last: while someone still asks."""
+    """Must run last. The server ends while a client still sends requests."""
     client = Client(server.url, verbose=False)
 
     def ask_until_the_end() -> None:
-        with contextlib.suppress(Exception):  # whatever a client says of a server that has gone
+        with contextlib.suppress(Exception):  # any error of a client whose server has gone
             while True:
                 client.predict(handle_file(server.log.parent / "0.png"), 3, api_name="/caption")
 

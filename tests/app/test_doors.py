@@ -1,4 +1,4 @@
-"""The command's doors: empty names, closed streams, terminals of other alphabets, misleading names."""
+"""The command line at its edges: empty names, closed streams, other encodings, misleading names."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from tests.support import drawings
 
 
 def vlcap(*arguments, before: str = "", **variables) -> subprocess.CompletedProcess:
-    """The command in a process, its streams and environment changed by shell commands and variables."""
+    """Runs the command in a process, after shell commands that change its streams, and with other variables."""
     command = ["/bin/sh", "-c", f'{before} exec "$0" -m app.cli "$@"', sys.executable, *map(os.fspath, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     return subprocess.run(command, capture_output=True, timeout=200, env=environment)
@@ -33,8 +33,9 @@ def test_json_is_json_in_every_alphabet(monkeypatch, encoding):
     assert last == ('{"\\u00e9": 1}' if encoding == "ascii" else '{"é": 1}')
 
 
+@pytest.mark.slow
 def test_captions_as_json_on_a_terminal_of_ascii(captioner_folder, tmp_path):
-    """Also the name that is no text: it comes back as the bytes that it is."""
+    """A name that is not valid text comes back as the same bytes."""
     names = ["é 犬 \U0001f986.png".encode(), b"no \xff text.png"]
     for name in names:
         drawings.draw(0).save(tmp_path / "x.png")
@@ -86,30 +87,31 @@ def test_standard_output_closed(tmp_path):
     assert done.stderr.splitlines() == [b"vlcap: standard output is closed: there is nowhere to print to"]
 
 
+@pytest.mark.slow
 def test_all_streams_closed_and_results_in_a_file(captioner_folder, tmp_path):
-    """No file that is opened takes a stream's place, to be written into."""
+    """A file that is opened must not get the descriptor of a closed stream, and be written to."""
     drawings.draw(0).save(tmp_path / "a.png")
     arguments = ["attention", tmp_path / "a.png", "-o", tmp_path / "maps.svg", "--model", captioner_folder]
     done = vlcap(*arguments, before="exec <&- >&- 2>&-;")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert (tmp_path / "maps.svg").read_bytes().startswith(b"<?xml")
     done = vlcap("caption", "", before="exec 2>&-;")
-    assert (done.returncode, done.stdout) == (2, b"")  # what is said of an error is no result
+    assert (done.returncode, done.stdout) == (2, b"")  # an error message is not a result
 
 
 def test_a_folder_with_an_equals_sign_is_a_folder(captioner_folder, tmp_path, monkeypatch):
-    import app.cli
+    from app import loading
 
-    monkeypatch.setattr(app.cli, "_load", lambda source: source)
+    monkeypatch.setattr(loading, "load", lambda source: source)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "runs" / "lr=0.001" / "captioner"
     folder.mkdir(parents=True)
     (tmp_path / "wd=0").mkdir()
-    assert app.cli._named(str(folder)) == ("lr=0.001", str(folder))
-    assert app.cli._named("wd=0") == ("wd=0", "wd=0")
-    assert app.cli._named(f"small={folder}") == ("small", str(folder))
-    assert app.cli._named("runs/lr=0.1/captioner") == ("lr=0.1", "runs/lr=0.1/captioner")  # the error names all of it
-    assert app.cli._named("a\udcff=x") == ("'a\\udcff'", "x")  # a name that the page can be written with
+    assert loading.load_named(str(folder)) == ("lr=0.001", str(folder))
+    assert loading.load_named("wd=0") == ("wd=0", "wd=0")
+    assert loading.load_named(f"small={folder}") == ("small", str(folder))
+    assert loading.load_named("runs/lr=0.1/captioner") == ("lr=0.1", "runs/lr=0.1/captioner")
+    assert loading.load_named("a\udcff=x") == ("'a\\udcff'", "x")  # a name that the page's encoding can hold
 
 
 def test_baselines_without_a_train_split(captioned_folder, tmp_path, monkeypatch, capsys):

@@ -26,6 +26,7 @@ from urllib.parse import quote
 from PIL import Image
 
 import app.cli
+import app.loading
 import vlcap.evaluation.metrics
 from train.labels import read_labelled
 from vlcap.captioner import Captioner
@@ -110,7 +111,7 @@ def captioner() -> Captioner:
         "ptb_tokenize": lambda texts: [" ".join(re.findall(r"\w+", text.lower())) for text in texts],
     }.items():
         setattr(vlcap.evaluation.metrics, name, value)
-    app.cli._load = lambda *unused, **also: loaded
+    app.loading.load = lambda *unused, **also: loaded
     return loaded
 
 

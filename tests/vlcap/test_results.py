@@ -129,7 +129,7 @@ def test_every_command_looks_at_its_output_before_it_works(command, captioned_fo
         raise AssertionError("the work has begun")
 
     for place in (
-        "app.cli._load",
+        "app.loading.load",
         "vlcap.bench.benchmark.run",
         "train.benchmark.bench_training",
         "train.table3.train_table3",

@@ -1,4 +1,4 @@
-"""`vlcap bench`: speed side by side, as tables on standard output and as JSON and a plot in a folder."""
+"""`vlcap bench`: speed against peers, as tables on standard output and as JSON and a plot in a folder."""
 
 import json
 from collections.abc import Callable
@@ -7,16 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from .printing import print_json
+from app.options import AsJson
+from app.printing import print_json
 
 bench = typer.Typer(
     invoke_without_command=True,
-    help="Measure speed against peers, side by side; without a name, all but training and ONNX Runtime.",
+    help="Measure speed against peers in one process. Without a name: everything except training and ONNX Runtime.",
 )
 
-Quick = Annotated[bool, typer.Option("--quick", help="Fewer rounds and cases: a look, no figure to quote.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Quick run: fewer rounds and cases, not for figures to quote.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for bench.json and sizes.png.")]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 
 
 @bench.callback()
@@ -24,7 +24,7 @@ def everything(context: typer.Context, quick: Quick = False, out: Out = None, as
     if context.invoked_subcommand is None:
         from vlcap.bench.benchmark import PARTS
 
-        _measure([part for part in PARTS if part != "onnx"], quick, out, as_json)  # which needs packages of its own
+        _measure([part for part in PARTS if part != "onnx"], quick, out, as_json)  # onnx needs extra packages
 
 
 def _command(part: str) -> Callable[..., None]:
@@ -35,13 +35,13 @@ def _command(part: str) -> Callable[..., None]:
 
 
 for part, what in {
-    "startup": "From the shell to a caption, against importing the libraries.",
+    "startup": "Time from the shell to a caption, against importing the libraries.",
     "encoder": "Encoders against ViT-B/16, float32 and int8.",
-    "decoder": "Decoding against Hugging Face's generate, and the limit that memory sets.",
+    "decoder": "Decoding against Hugging Face's generate, and against the limit of memory bandwidth.",
     "caption": "Whole captions against ViT-B/16 with GPT-2.",
-    "folder": "A folder of photos in batches, read ahead, against one by one.",
+    "folder": "A folder of photos in batches that are read ahead, against one by one.",
     "sizes": "Time and memory as images grow, against ViT-B/16.",
-    "onnx": "Encoder, decoding and caption by ONNX Runtime, against PyTorch.",
+    "onnx": "Encoder, decoding and captions with ONNX Runtime, against PyTorch.",
 }.items():
     bench.command(part, help=what)(_command(part))
 
@@ -50,17 +50,19 @@ for part, what in {
 def train(
     recipe: Annotated[
         list[str] | None,
-        typer.Option(help="A recipe's name, or a .yaml file; may be repeated. The bundled model's if left out."),
+        typer.Option(
+            help="Name or .yaml file of a recipe; repeat for several. Default: tiny-imagenet, captioner-mini."
+        ),
     ] = None,
     processes: Annotated[
-        list[int] | None, typer.Option(min=1, help="How many processes; may be repeated. 1 and 2 if left out.")
+        list[int] | None, typer.Option(min=1, help="Number of processes; repeat for several. Default: 1 and 2.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Over all processes, in place of the recipe's.")] = None,
-    steps: Annotated[int, typer.Option(min=21, help="Of each run; the first 20 aren't counted.")] = 60,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Batch size over all processes.")] = None,
+    steps: Annotated[int, typer.Option(min=21, help="Steps per run; the first 20 are not counted.")] = 60,
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Both trainers on 1 and more processes, and the token cache against memory."""
+    """Both trainers with one and more processes, and the token cache against memory."""
     from train.benchmark import RECIPES, bench_cache, bench_training
     from vlcap.bench.machine import machine
     from vlcap.files.results import results

@@ -1,0 +1,60 @@
+"""`vlcap export` and `vlcap encoders`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app import loading
+from app.options import AsJson, Budget, Int8, Model
+from app.printing import print_json, say, track
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(help="Folder for encoder.onnx, decoder.onnx and the files they need.")],
+    model: Model = None,
+    budget: Budget = None,
+    int8: Int8 = False,
+) -> None:
+    """Export a captioner to ONNX for machines without PyTorch. vlcap/export/onnx_captioner.py runs it."""
+    from vlcap.export.onnx_export import WRITTEN, check_packages, export_onnx
+    from vlcap.files.results import results
+
+    check_packages()
+    with results(folder, WRITTEN):
+        captioner = loading.load(model)
+        export_onnx(captioner, folder, loading.check_budget(captioner, budget), int8)
+    say(f"written to {folder}; caption with it: python -m vlcap.export.onnx_captioner {folder} PHOTO")
+
+
+def encoders(
+    pattern: Annotated[str, typer.Argument(help="Names to list, with wildcards: 'lookupvit_*'.")] = "*",
+    as_json: AsJson = False,
+) -> None:
+    """List the encoders: token budgets, parameters, and GFLOPs (2 x MACs) per photo at each budget."""
+    from encoders.registry import describe_encoders
+
+    rows = list(track(describe_encoders(pattern), total=None, what="counting"))
+    if as_json:
+        print_json(rows, indent=2)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    title = (
+        "GFLOPs = 2 x MACs per photo. A budget of 5 is a grid of 5 x 5 = 25 tokens. "
+        "In parentheses: GFLOPs with the products in the paper's order."
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("encoder", no_wrap=True)
+    table.add_column("pixels", justify="right")
+    table.add_column("parameters", justify="right")
+    table.add_column("budget: GFLOPs")
+    for row in sorted(rows, key=lambda row: row["params"]):
+        paper = row.get("gflops_paper_order", {})
+        costs = "   ".join(
+            f"{budget}: {gflops:.3g}" + (f" ({paper[budget]:.3g})" if budget in paper else "")
+            for budget, gflops in row["gflops"].items()
+        )
+        table.add_row(row["name"], str(row["image_size"]), f"{row['params'] / 1e6:.1f} M", costs)
+    Console().print(table)

@@ -1,0 +1,68 @@
+"""Loading what the options name: captioners, budgets and search settings."""
+
+import atexit
+import gc
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from .printing import say
+
+
+def load(model: str | None, int8: bool = False, fastest: bool = False) -> Any:
+    """Loads a captioner.
+
+    Args:
+        model: Folder or hub id; None for the bundled captioner.
+        int8: Whether the weights are made 8-bit.
+        fastest: Whether to use the device's fastest number type. Scores need float32, to be the same everywhere.
+    """
+    gc.disable()  # imports make a million objects and no garbage: looking for it would take a seventh of the time
+    try:
+        from torch import float32
+
+        from vlcap.captioner import Captioner
+
+        hide_loading_bars()
+        return Captioner.from_pretrained(model, int8=int8, dtype=None if fastest else float32)
+    finally:
+        gc.freeze()
+        gc.enable()
+        atexit.register(gc.unfreeze)  # otherwise libraries complain at exit about objects left in reference cycles
+
+
+def load_named(model: str) -> tuple[str, Any]:
+    """Loads the captioner of NAME=FOLDER or FOLDER. Default name: the folder's, or RUN for RUN/captioner.
+
+    A path that exists is a folder, whatever its name holds. So is anything with a slash before the equals sign.
+    """
+    from vlcap.data.images import one_line
+
+    name, equals, source = model.partition("=")
+    if equals and not source:
+        raise typer.BadParameter(f"--model {model}: an empty name: is a shell's variable unset?")
+    if not equals or "/" in name or Path(model).exists():
+        path = Path(model)
+        name, source = (path.resolve().parent.name if path.name == "captioner" else path.name), model
+    return one_line(name), load(source)
+
+
+def hide_loading_bars() -> None:
+    """Hides transformers' progress bars: the weights are read in an instant."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def check_budget(captioner: Any, budget: int | None) -> int | None:
+    """Returns the budget, with a warning if the captioner was not trained for it."""
+    if budget is not None and budget not in captioner.budgets:
+        trained = ", ".join(map(str, captioner.budgets))
+        say(f"warning: {captioner.name} was trained for budgets {trained}, not {budget}: its captions will be worse")
+    return budget
+
+
+def search_settings(beams: int | None) -> dict[str, int]:
+    """Generation settings for --beams; without it, the captioner's own apply."""
+    return {} if beams is None else {"num_beams": beams}

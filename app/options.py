@@ -1,0 +1,42 @@
+"""Command-line options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str | None, typer.Option("--model", help="Captioner folder or hub id. Default: the bundled one.")]
+Data = Annotated[
+    str, typer.Option("--data", help="Folder of captioned photos: COCO, Karpathy's dataset_coco.json or parquet.")
+]
+Split = Annotated[str, typer.Option("--split", help="Split of the data set: train, val or test.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=2, help="Use only the first photos of the split.")]
+Budget = Annotated[
+    int | None,
+    typer.Option("--budget", min=1, help="Side of the compressed grid: 5 means 25 tokens. Default: the model's own."),
+]
+Beams = Annotated[int | None, typer.Option("--beams", min=1, help="Number of beams; 1 is greedy search.")]
+Int8 = Annotated[bool, typer.Option("--int8", help="Use 8-bit weights: faster on a CPU, slightly less exact.")]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric",
+        help="CIDEr, BLEU, ROUGE_L, METEOR or SPICE; repeat to compute several. Default: the first three.",
+    ),
+]
+PagePhotos = Annotated[
+    int, typer.Option("--photos", min=0, help="Number of photos to show in the page, with every caption.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+TrainData = Annotated[list[str], typer.Option("--data", help="Folder of the data; repeat to join several.")]
+RunFolder = Annotated[Path, typer.Option("--out", help="Folder of the run. The same command again resumes it.")]
+RecipeName = Annotated[str | None, typer.Option("--recipe", help="Name of a recipe, or path of a .yaml file.")]
+Override = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value, overrides the recipe; repeat to set several keys.")
+]
+Smoke = Annotated[
+    bool,
+    typer.Option(
+        "--smoke", help="Shrink the recipe to seconds, in a new folder OUT/smoke-N, to check that the command works."
+    ),
+]
