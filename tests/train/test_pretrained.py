@@ -10,6 +10,7 @@ from train.pretrained import PretrainedError, fill_in_order, load_classifier
 from vlcap.data.images import PixelConfig
 
 
+@pytest.mark.slow
 def test_a_package_knows_imagenet(real_data):
     """EfficientNet-Lite2 from its package; its published accuracy on ImageNet is 77.6 %."""
     model = load_classifier("package:tf_efficientnet_lite2")

@@ -55,6 +55,7 @@ def expected(runs, class_folder, captioned_folder, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # each process imports everything anew, which is slow on a busy machine
 @pytest.mark.parametrize("method", METHODS)
 def test_trainers(method, runs, expected, class_folder, captioned_folder, tmp_path):
@@ -72,6 +73,7 @@ def test_trainers(method, runs, expected, class_folder, captioned_folder, tmp_pa
         assert len(torch.cat([weight.flatten() for weight in ours.values()]).unique()) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_a_stream(method, tmp_path):
     """Parquet read by two processes: the same places and batches for every start method."""

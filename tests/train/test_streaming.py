@@ -131,6 +131,7 @@ def test_started_anywhere_it_goes_on_the_same(parquet_folder, workers, start):
     assert numbers(stream, workers=workers, start=start, stop=20, reached=reached)[0] == whole[start:]
 
 
+@pytest.mark.slow
 def test_run_interrupted_and_resumed(webdataset_folder, tmp_path, monkeypatch):
     recipe = ClassifierRecipe.load(
         None,

@@ -17,6 +17,8 @@ from train.classifier import ClassifierRecipe, train_classifier
 from train.loop import TrainingError
 from vlcap.model.encoder import Encoder
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {
     "classifier": [
         "encoder=lookupvit_test_patch8_48",

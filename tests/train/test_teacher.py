@@ -104,6 +104,7 @@ def test_the_teacher_sees_what_it_is_used_to(tmp_path):
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_student_learns_from_the_teacher(class_folder, tmp_path):
     name, _ = vit_folder(tmp_path / "vit")
     recipe = ClassifierRecipe.load(
@@ -134,6 +135,7 @@ def test_the_student_learns_from_the_teacher(class_folder, tmp_path):
     assert after < before / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache_views", [0, 2])
 def test_other_classes_get_a_head_of_their_own(class_folder, tmp_path, cache_views):
     """The teacher has seven classes, the photos four: both are learned, live and from the cache."""
