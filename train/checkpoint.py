@@ -1,7 +1,7 @@
-"""Checkpoints of a run: written whole or not at all, the newest two kept, a damaged one passed over.
+"""Checkpoints of a run: written atomically, the newest two kept, damaged ones skipped.
 
-A checkpoint's name holds its step and the first digits of its SHA-256, as timm's and torch hub's weight files do, so
-that the file and what vouches for it appear in one rename.
+A checkpoint's name holds its step and the first digits of its SHA-256, as in timm's and torch hub's weight files, so
+that the file and its digest appear in one rename.
 """
 
 import hashlib
@@ -23,26 +23,26 @@ UNFINISHED = re.compile(r"step-\d{8,}\.tmp")
 
 
 class CheckpointError(VlcapError, RuntimeError):
-    """A checkpoint that can't be written: where, why, and what is left."""
+    """A checkpoint that can't be written or continued from: where, why, and what remains."""
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Writes `folder/step-XXXXXXXX-DIGEST.pt` through a temporary file, then drops all but the newest two."""
+    """Writes `folder/step-XXXXXXXX-DIGEST.pt` through a temporary file, then deletes all but the newest two."""
     folder.mkdir(parents=True, exist_ok=True)
-    delete(folder.iterdir(), UNFINISHED)  # of a process killed while it wrote
+    delete(folder.iterdir(), UNFINISHED)  # left by a process that was killed while writing
     temporary = folder / f"step-{step:08d}.tmp"
-    try:  # every step of it may find the disk full
+    try:  # each of these may fail on a full disk
         with open(temporary, "wb") as file:
             torch.save({"step": step, **state}, file)
             file.flush()
             os.fsync(file.fileno())
         path = folder / f"step-{step:08d}-{_digest(temporary)}.pt"
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # RuntimeError: torch's own writer, of a write that failed
+    except (OSError, RuntimeError) as error:  # RuntimeError: raised by torch's writer for a failed write
         reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointError(
-            f"{folder}: the checkpoint of step {step} can't be written ({reason}); those before it are still there. "
-            "Make room: the same command goes on from them"
+            f"{folder}: the checkpoint of step {step} can't be written ({reason}); earlier ones are still there. "
+            "Make room: the same command resumes from them"
         ) from error
     finally:
         delete([temporary], UNFINISHED)
@@ -51,14 +51,14 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that is whole, on the CPU, with its step as `step`; None if there is none.
+    """Loads the newest undamaged checkpoint onto the CPU; None if there is none.
 
-    Only tensors and plain values are unpickled.
+    Unpickles tensors and plain values only.
     """
     for path in _checkpoints(folder):
         if _digest(path) == path.stem.split("-")[-1]:
             return torch.load(path, map_location="cpu", weights_only=True)
-        warnings.warn(f"checkpoint {path} is damaged, its SHA-256 is another: using the one before", stacklevel=2)
+        warnings.warn(f"checkpoint {path} is damaged (wrong SHA-256): using the one before it", stacklevel=2)
     return None
 
 
@@ -68,6 +68,6 @@ def _digest(path: Path) -> str:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Those of the run, the newest first; a file that a person has put there has another name."""
+    """The run's checkpoints, newest first; files that a person put there have other names."""
     found = [path for path in folder.glob("step-*.pt") if CHECKPOINT.fullmatch(path.name)]
     return sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True)

@@ -1,8 +1,8 @@
-"""CIDEr-D with document frequencies of one's own: a reward for training; `vlcap.evaluation.metrics` is the measure.
+"""CIDEr-D with given document frequencies: a reward for training. For evaluation use `vlcap.evaluation.metrics`.
 
 R. Vedantam et al., "CIDEr: Consensus-based image description evaluation", CVPR 2015, arXiv 1411.5726. pycocoevalcap
-takes document frequencies from the set it scores; a reward needs them from the training captions, once. Given the same
-frequencies the two agree. Tokens are anything hashable: words, or the ids of pieces, end of sentence included.
+takes document frequencies from the set it scores; a reward takes them from the training captions, once. With the same
+frequencies the two agree. Tokens are any hashable values: words, or ids of pieces, including the end of sentence.
 """
 
 import math
@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 N = 4  # n-grams of 1 to 4 tokens
-SIGMA = 6.0  # of the length penalty
+SIGMA = 6.0  # width of the length penalty
 
 Tokens = Sequence[Hashable]
 
@@ -28,7 +28,7 @@ class CiderD:
     """Scores captions of the images of one corpus.
 
     Args:
-        corpus: Per image its reference captions, each a sequence of tokens.
+        corpus: Reference captions of each image, each a sequence of tokens.
     """
 
     def __init__(self, corpus: Sequence[Sequence[Tokens]]):

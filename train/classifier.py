@@ -1,10 +1,10 @@
-"""The classification trainer: an encoder learns from labelled photos, or from the words of captioned ones.
+"""The classification trainer: an encoder learns from labelled photos, or from the words of captioned photos.
 
     vlcap train classifier --recipe tiny-imagenet --data DIR --out RUN
 
-A LookupViT's two streams are pooled and classified, the two losses averaged (section 3.4); augmentation, mixing and
-schedule are AugReg's (arXiv 2106.10270) out of timm's parts. It may start from a plain ViT's weights, and learn from
-one. RUN/encoder is what the captioning trainer takes.
+A LookupViT's two streams are pooled and classified, and their losses averaged (section 3.4). Augmentation, mixing and
+schedule are AugReg's (arXiv 2106.10270), built from timm's parts. The encoder may start from a plain ViT's weights and
+learn from a teacher. The captioning trainer takes RUN/encoder.
 """
 
 import copy
@@ -17,12 +17,12 @@ import torch.nn as nn
 import torch.nn.functional as F
 from pydantic import Field
 from timm.data import Mixup
-from torch.utils.data import DataLoader, Subset
 
 from vlcap.files.writing import written_whole
 from vlcap.model.encoder import Encoder
 from vlcap.processes import join, share
 
+from .batches import validation_batches
 from .cache import FrozenCache
 from .frozen import LOGITS, POOLED, Frozen
 from .labels import (
@@ -39,9 +39,8 @@ from .loop import Evaluation, Loss, TrainingError, fit
 from .pretrained import PretrainedError, load_classifier
 from .recipe import Recipe
 from .run_folder import Data
-from .sampling import in_worker, read
 from .streaming import LabelledStream, StreamedPhotos, read_stream
-from .teacher import Answers, Pupil, distillation_loss, feature_loss, start_from
+from .teacher import Outputs, Student, distillation_loss, feature_loss, start_from
 
 
 class ClassifierRecipe(Recipe):
@@ -49,52 +48,52 @@ class ClassifierRecipe(Recipe):
 
     writes: ClassVar = ("encoder",)
 
-    encoder: str = Field("lookupvit_mini_patch8_96", description="architecture, or the folder of a trained encoder")
+    encoder: str = Field("lookupvit_mini_patch8_96", description="architecture, or folder of a trained encoder")
     model_args: dict[str, Any] = Field({}, description="further arguments of a new encoder, such as Table 5's switches")
     pretrained: bool = Field(False, description="start a new encoder from timm's weights, which may be downloaded")
     init_from: str | None = Field(
         None,
-        description="a pretrained classifier (train/pretrained.py): a ViT, whose weights a LookupViT's ViT parts "
-        "start from, or the one that a hybrid's trunk belongs to",
+        description="pretrained classifier to take weights from (train/pretrained.py): a ViT for a LookupViT, or the "
+        "classifier of a hybrid's trunk",
     )
-    freeze_trunk: bool = Field(True, description="a hybrid's trunk keeps its weights")
-    teacher: str | None = Field(None, description="a pretrained classifier to learn from too (train/pretrained.py)")
+    freeze_trunk: bool = Field(True, description="keep the weights of a hybrid's trunk")
+    teacher: str | None = Field(None, description="pretrained classifier to distil from (train/pretrained.py)")
     teacher_head: Literal["shared", "own"] = Field(
-        "shared", description="shared: the teacher knows the photos' classes, own: its classes get a head of their own"
+        "shared", description="shared: the teacher has the photos' classes; own: its classes get a separate head"
     )
-    teacher_weight: float = Field(0.5, gt=0, le=1, description="share of its answers in the loss")
-    feature_weight: float = Field(0.0, ge=0, description="weight of the distance from its pooled features")
-    teacher_size: int | None = Field(None, gt=0, description="side in pixels of what it sees; None: its own")
-    temperature: float = Field(2.0, gt=0, description="of the teacher's and the pupil's distributions")
+    teacher_weight: float = Field(0.5, gt=0, le=1, description="share of the distillation loss in the total")
+    feature_weight: float = Field(0.0, ge=0, description="weight of the distance from the teacher's pooled features")
+    teacher_size: int | None = Field(None, gt=0, description="side of the teacher's input in pixels; None: its default")
+    temperature: float = Field(2.0, gt=0, description="temperature of the teacher's and the student's distributions")
     cache_views: int = Field(
         0,
         ge=0,
-        description="views per photo for which a frozen trunk's features and the "
-        "teacher's answers are computed once and kept; 0: computed live, anew each time",
+        description="views per photo whose trunk features and teacher's logits are computed once and cached; "
+        "0: computed anew at each step",
     )
-    stream: bool = Field(False, description="read the training photos as a stream; takes steps in place of epochs")
-    shuffle_buffer: int = Field(10_000, gt=0, description="photos of a stream that are shuffled at a time")
-    classes: int | None = Field(None, gt=0, description="their number, for a stream that doesn't name them")
+    stream: bool = Field(False, description="read the training photos as a stream; set steps unless its size is known")
+    shuffle_buffer: int = Field(10_000, gt=0, description="size of a stream's shuffle buffer in photos")
+    classes: int | None = Field(None, gt=0, description="number of classes, for a stream that doesn't name them")
     criterion: Literal["softmax", "sigmoid"] = Field(
-        "softmax", description="of labels; sigmoid is AugReg's for ImageNet-21k, one decision per class"
+        "softmax", description="loss on labels; sigmoid decides each class separately (AugReg on ImageNet-21k)"
     )
-    image_size: int | None = Field(None, gt=0, description="side in pixels; None: the encoder's own")
-    target: Literal["label", "words"] = Field("label", description="words: those of the photos' captions")
-    words: int = Field(1000, gt=0, description="size of the vocabulary for target: words")
-    scale: tuple[float, float] = Field((0.08, 1.0), description="area of the random crop (Inception)")
-    hflip: float = 0.5
-    auto_augment: str | None = Field(None, description="timm's notation; AugReg's (2, 10) is rand-n2-m10")
+    image_size: int | None = Field(None, gt=0, description="side of the photos in pixels; None: the encoder's own")
+    target: Literal["label", "words"] = Field("label", description="words: those of the photo's captions")
+    words: int = Field(1000, gt=0, description="size of the vocabulary, if target is words")
+    scale: tuple[float, float] = Field((0.08, 1.0), description="area of the random crop, as a share of the photo")
+    hflip: float = Field(0.5, description="probability of a horizontal flip")
+    auto_augment: str | None = Field(None, description="policy in timm's notation; AugReg's (2, 10) is rand-n2-m10")
     color_jitter: float | None = None
-    mixup: float = Field(0.0, ge=0, description="alpha")
-    cutmix: float = Field(0.0, ge=0, description="alpha")
-    smoothing: float = Field(0.0, ge=0, lt=1)
+    mixup: float = Field(0.0, ge=0, description="alpha of mixup; 0: none")
+    cutmix: float = Field(0.0, ge=0, description="alpha of cutmix; 0: none")
+    smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing")
     dropout: float = Field(0.0, ge=0, lt=1)
-    drop_path: float = Field(0.0, ge=0, lt=1)
-    val_limit: int | None = Field(None, gt=0, description="no more validation images than this")
+    drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth")
+    val_limit: int | None = Field(None, gt=0, description="maximum number of validation images")
 
 
 class Batch(NamedTuple):
-    """uint8 pixels (B, 3, S, S), or nothing where the caches have all; class numbers (B,) or weights per class (B, C);
+    """uint8 pixels (B, 3, S, S), empty if the caches hold everything; class numbers (B,) or weights per class (B, C);
     places in the caches (B, 3), if there are any."""
 
     photos: torch.Tensor
@@ -103,11 +102,11 @@ class Batch(NamedTuple):
 
 
 class Classification:
-    """The `Task` of the loop. Targets are class numbers (cross-entropy) or weights per class (binary cross-entropy)."""
+    """A `Task` for the loop. Targets are class numbers (cross-entropy) or weights per class (binary cross-entropy)."""
 
     def __init__(self, recipe: ClassifierRecipe, data: list[str], out: Path):
         self.recipe = recipe
-        self.cache_folder = out.parent / "features"  # runs side by side share it
+        self.cache_folder = out.parent / "features"  # shared with the runs next to this one
         train, val = self._read(data)
         name = ", ".join(Path(each).name for each in data)
         self.data = [
@@ -152,14 +151,14 @@ class Classification:
         heads = self.model.get_classifier()
         if isinstance(heads, tuple):
             self.model.set_joint_training()
-        if self.binary and fresh:  # AugReg's head bias: most classes are absent from most photos
+        if self.binary and fresh:  # AugReg's initial bias of the head: most classes are absent from most photos
             prior = torch.full((len(train.classes),), 1 / len(train.classes))
             if isinstance(train, LabelledSet) and train.multi_label:
                 prior = train.targets.mean(dim=0)
             for head in heads if isinstance(heads, tuple) else (heads,):
                 head.bias.data.copy_(prior.clamp(1e-4, 1 - 1e-4).logit())
         if self.frozen.teacher is not None:
-            self.model = self._pupil(len(train.classes))
+            self.model = self._student(len(train.classes))
 
     def _read(self, data: list[str]) -> tuple[LabelledSet | LabelledStream, LabelledSet]:
         recipe = self.recipe
@@ -169,14 +168,14 @@ class Classification:
             return train, take(read_words(data, "val", recipe.words, train.classes, recipe.limit), val_limit)
         if recipe.stream:
             if len(data) != 1:
-                raise LabelError(f"stream takes one --data, not {len(data)}")
+                raise LabelError(f"stream=true takes one --data, not {len(data)}")
             stream = read_stream(data[0], "train", recipe.classes)
             return stream, join_labelled([take(read_labelled(data[0], "val"), val_limit)], stream.classes)
         train = join_labelled([take(read_labelled(each, "train"), recipe.limit) for each in data])
         return train, join_labelled([take(read_labelled(each, "val"), val_limit) for each in data], train.classes)
 
     def _frozen(self) -> Frozen:
-        """What answers without learning, if anything: a hybrid's trunk where its features are cached, a teacher."""
+        """The networks that don't learn: a hybrid's trunk if its features are cached, and a teacher."""
         recipe, model = self.recipe, self.encoder.model
         trunk = None
         if model.has_trunk and recipe.freeze_trunk:
@@ -186,8 +185,8 @@ class Classification:
             raise TrainingError("mixup and cutmix need each step's own pixels: set them to 0, or cache_views to 0")
         if recipe.cache_views and trunk is None and not recipe.teacher:
             raise TrainingError(
-                "cache_views keeps a teacher's answers or a frozen trunk's features; this run has "
-                "neither: set cache_views to 0"
+                "cache_views caches a teacher's logits or a frozen trunk's features; this run has neither: "
+                "set cache_views to 0"
             )
         teacher = load_classifier(recipe.teacher) if recipe.teacher else None
         return Frozen(self.pixels, trunk, teacher, recipe.teacher_size, recipe.feature_weight > 0)
@@ -209,18 +208,18 @@ class Classification:
         }
         return CachedPhotos(labelled, caches, pixels=self.frozen.trunk is None)
 
-    def _pupil(self, classes: int) -> Pupil:
+    def _student(self, classes: int) -> Student:
         shapes = self.frozen.shapes()
         taught, own = shapes[LOGITS][0], self.recipe.teacher_head == "own"
         if not own and taught != classes:
             raise PretrainedError(
-                f"teacher {self.recipe.teacher} tells {taught} classes apart, the photos have "
-                f"{classes}: teacher_head=own gives its classes a head of their own"
+                f"teacher {self.recipe.teacher} has {taught} classes, the photos have {classes}: "
+                "teacher_head=own gives the teacher's classes a separate head"
             )
-        return Pupil(self.encoder.model, taught if own else 0, shapes.get(POOLED, (0,))[0])
+        return Student(self.encoder.model, taught if own else 0, shapes.get(POOLED, (0,))[0])
 
     def _encoder(self, classes: list[str]) -> tuple[Encoder, bool]:
-        """The encoder to train, and whether its heads are new."""
+        """Makes the encoder to train; also returns whether its heads are new."""
         model_args: dict[str, Any] = {"proj_drop_rate": self.recipe.dropout, "drop_path_rate": self.recipe.drop_path}
         fresh = True
         if Path(self.recipe.encoder).is_dir():
@@ -244,26 +243,26 @@ class Classification:
             start_from(encoder, self.recipe.init_from)
         return (encoder.set_budgets(self.recipe.budgets) if self.recipe.budgets else encoder), fresh
 
-    @staticmethod  # a process that loads photos gets this function and not the model
+    @staticmethod  # a data loading process gets this function without the model
     def collate(items: list[tuple[torch.Tensor, ...]]) -> Batch:
         return Batch(*(torch.stack(each) for each in zip(*items, strict=True)))
 
     def criterion(self, logits: torch.Tensor, target: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
         """Mean loss of a batch; targets are class numbers (B,) or weights per class (B, C)."""
-        if self.binary:  # summed over the classes: a photo counts once, however many there are
+        if self.binary:  # summed over the classes: a photo counts once for any number of classes
             if target.ndim == 1:
                 target = F.one_hot(target, logits.shape[1]).to(logits)
             return F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(dim=-1).mean()
         return F.cross_entropy(logits, target, label_smoothing=0.0 if target.ndim == 2 else smoothing)
 
     def seen(self, batch: Batch, dataset: Any, device: torch.device) -> torch.Tensor | list[torch.Tensor]:
-        """What the encoder takes of a batch: normalised pixels, or the trunk's features out of the cache."""
+        """The encoder's input: normalized pixels, or the trunk's features from the cache."""
         if isinstance(dataset, CachedPhotos) and not dataset.pixels:
             return [each.to(device) for each in dataset.read(batch.places, self.frozen.maps)]
         return self.pixels.normalize(batch.photos.to(device, non_blocking=True))
 
-    def lessons(self, batch: Batch, dataset: Any, device: torch.device) -> list[torch.Tensor]:
-        """The teacher's arrays for a batch, out of the cache or computed."""
+    def teacher_outputs(self, batch: Batch, dataset: Any, device: torch.device) -> list[torch.Tensor]:
+        """The teacher's logits, and features if wanted, for a batch: from the cache or computed."""
         names = self.frozen.names[len(self.frozen.maps) :]
         if isinstance(dataset, CachedPhotos):
             given = dataset.read(batch.places, names)
@@ -276,15 +275,15 @@ class Classification:
         seen, target = self.seen(batch, self.train_set, device), batch.targets.to(device, non_blocking=True)
         if self.mix:
             seen, target = self.mix(seen, target)
-            frozen = self.frozen.to(device)  # the teacher sees what its pupil sees
+            frozen = self.frozen.to(device)  # the teacher sees the same mixed photos as the student
             batch = batch._replace(photos=(seen * frozen.std + frozen.mean) * 255)
-        answers = model(seen, budget=budget)
-        if not isinstance(answers, Answers):
-            answers = Answers(list(answers) if isinstance(answers, tuple) else [answers], [], [])
-        own, taught, features = ([each.float() for each in streams] for streams in answers)
+        outputs = model(seen, budget=budget)
+        if not isinstance(outputs, Outputs):
+            outputs = Outputs(list(outputs) if isinstance(outputs, tuple) else [outputs], [], [])
+        own, taught, features = ([each.float() for each in streams] for streams in outputs)
         loss = torch.stack([self.criterion(each, target, recipe.smoothing) for each in own]).mean()
         if taught:
-            logits, *pooled = self.lessons(batch, self.train_set, device)
+            logits, *pooled = self.teacher_outputs(batch, self.train_set, device)
             loss = torch.lerp(loss, distillation_loss(taught, logits, recipe.temperature), recipe.teacher_weight)
             if features:
                 loss = loss + recipe.feature_weight * feature_loss(features, pooled[0])
@@ -294,39 +293,33 @@ class Classification:
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Loss, and top-1 accuracy or (words) mean average precision, at each of the encoder's budgets."""
         device = next(model.parameters()).device
-        loader = DataLoader(
-            Subset(self.val_set, share(len(self.val_set))),
-            batch_size=self.recipe.batch_size,
-            collate_fn=self.collate,
-            num_workers=self.recipe.workers,
-            worker_init_fn=in_worker,
-        )
         budgets = self.encoder.config.budgets
         losses: dict[int, list[float]] = {budget: [] for budget in budgets}
-        answers: dict[int, list[torch.Tensor]] = {budget: [] for budget in budgets}  # right or not; or all the scores
+        results: dict[int, list[torch.Tensor]] = {budget: [] for budget in budgets}  # correct or not; words: scores
         targets = []
-        for batch in read(loader):
+        mine = share(len(self.val_set))
+        for batch in validation_batches(self.val_set, mine, self.collate, self.recipe):
             seen, target = self.seen(batch, self.val_set, device), batch.targets
             targets += target
             for budget in budgets:
                 logits = model(seen, budget=budget).float().cpu()
                 losses[budget].append(self.criterion(logits, target).item() * len(target))
-                answers[budget] += logits if self.multi_label else (logits.argmax(dim=1) == target).float()
+                results[budget] += logits if self.multi_label else (logits.argmax(dim=1) == target).float()
         if self.multi_label:
             positive = torch.stack(join(targets)) > 0
         figures = {}
         for budget in budgets:
             figures[f"val_loss@{budget}"] = sum(join(losses[budget])) / len(self.val_set)
-            everyones = torch.stack(join(answers[budget]))
+            scores = torch.stack(join(results[budget]))
             if self.multi_label:
-                figures[f"mAP@{budget}"] = mean_average_precision(everyones, positive)
+                figures[f"mAP@{budget}"] = mean_average_precision(scores, positive)
             else:
-                figures[f"top1@{budget}"] = everyones.mean().item()
+                figures[f"top1@{budget}"] = scores.mean().item()
         return Evaluation(figures)
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        encoder = copy.deepcopy(self.encoder)  # its own model is the one in training, `model` perhaps an average of it
-        encoder.model.load_state_dict((model.encoder if isinstance(model, Pupil) else model).state_dict())
+        encoder = copy.deepcopy(self.encoder)  # self.encoder holds the raw weights, `model` may be their average
+        encoder.model.load_state_dict((model.encoder if isinstance(model, Student) else model).state_dict())
         encoder.config.pixels = self.pixels.to_dict()
         with written_whole(folder / "encoder") as new:
             encoder.save_pretrained(new)
@@ -336,8 +329,8 @@ def mean_average_precision(scores: torch.Tensor, positive: torch.Tensor) -> floa
     """Area under the precision-recall curve of each class, averaged over the classes that occur.
 
     Args:
-        scores: (n, C), higher is likelier.
-        positive: (n, C), bool.
+        scores: Score of each class for each photo (n, C); higher is likelier.
+        positive: Whether the class is present (n, C), bool.
     """
     order = scores.argsort(dim=0, descending=True)
     hits = positive.gather(0, order).float()

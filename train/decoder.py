@@ -3,9 +3,9 @@
     vlcap train decoder --recipe caption-text --data captions.json.gz --data COCO --hold-out COCO --out runs/decoder
     vlcap train captioner --set decoder=runs/decoder/decoder --encoder RUN/encoder --data COCO --out RUN2
 
-Captions without photos are easier to come by than captioned photos. Where a captioner's decoder reads a photo's
-compressed tokens, this one reads a single learned token that says: no photo. RUN/decoder is a Hugging Face GPT-2 folder
-with its tokenizer.
+Captions without photos are easier to find than captioned photos. A captioner's decoder reads a photo's compressed
+tokens; here it reads a single learned token that means "no photo". RUN/decoder is a Hugging Face GPT-2 folder with its
+tokenizer.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from pydantic import Field
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from vlcap.captioner import decoder_settings
@@ -29,30 +29,30 @@ from vlcap.files.writing import written_whole
 from vlcap.model.tokenizer import PAD, START, load_tokenizer, normalise_caption, train_tokenizer
 from vlcap.processes import join, share
 
+from .batches import validation_batches
 from .loop import Evaluation, Loss, TrainingError, fit
 from .recipe import Recipe
 from .run_folder import Data, knows_data
-from .sampling import in_worker, read
 
-IGNORE = -100  # cross-entropy's word for "no target here"
-SAMPLES = 3  # captions made up at an evaluation, to be looked at
+IGNORE = -100  # target that cross-entropy ignores
+SAMPLES = 3  # captions that an evaluation samples and shows
 
 
 class DecoderRecipe(Recipe):
-    """A run on captions alone."""
+    """A run on captions without photos."""
 
     writes: ClassVar = ("decoder", "tokenizer")
 
     batch_size: int = Field(1, gt=0, description="groups per step, over all processes")
-    group: int = Field(64, gt=0, description="captions of like length that are drawn together: little padding")
+    group: int = Field(64, gt=0, description="captions of similar length drawn together, to limit padding")
     hold_out: list[str] = Field(
         [],
-        description="folders of captioned photos: sentences of their val and test splits "
-        "are not learned, those of val judge the run",
+        description="folders of captioned photos: the captions of their val and test splits are excluded from "
+        "training, and those of val evaluate the run",
     )
-    vocab_size: int = Field(4000, gt=0, description="SentencePiece pieces, at most")
-    lowercase: bool = Field(True, description="captions in lower case")
-    max_length: int = Field(32, gt=1, description="pieces of a caption, start and end included")
+    vocab_size: int = Field(4000, gt=0, description="maximum number of SentencePiece pieces")
+    lowercase: bool = Field(True, description="convert captions to lower case")
+    max_length: int = Field(32, gt=1, description="maximum length of a caption in pieces, with start and end")
     width: int = Field(384, gt=0)
     layers: int = Field(2, gt=0)
     heads: int = Field(6, gt=0)
@@ -61,14 +61,14 @@ class DecoderRecipe(Recipe):
 
 
 class Texts(NamedTuple):
-    """Pieces read and pieces to be told, (B, L) each."""
+    """Input pieces and target pieces, (B, L) each."""
 
     inputs: torch.Tensor
     targets: torch.Tensor
 
 
 def shift(captions: Sequence[Sequence[int]]) -> Texts:
-    """Captions' pieces, each with its end, as a padded batch: what a decoder reads, and what it has to say next."""
+    """Captions' pieces, each with its end, as a padded batch of inputs and targets shifted by one."""
     length = max(map(len, captions))
     inputs = torch.full((len(captions), length), PAD)
     targets = torch.full((len(captions), length), IGNORE)
@@ -79,7 +79,7 @@ def shift(captions: Sequence[Sequence[int]]) -> Texts:
 
 
 class TextGroups(Dataset):
-    """Captions in groups of like length: an item is a group's pieces."""
+    """Captions in groups of similar length: an item is a group's pieces."""
 
     def __init__(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, group: int):
         pieces = tokenizer(list(texts), truncation=True, max_length=max_length - 1)["input_ids"]
@@ -94,7 +94,7 @@ class TextGroups(Dataset):
 
 
 class TextModel(nn.Module):
-    """A decoder that reads one learned token in a photo's place."""
+    """A decoder that reads one learned token instead of a photo's tokens."""
 
     def __init__(self, decoder: GPT2LMHeadModel):
         super().__init__()
@@ -104,14 +104,14 @@ class TextModel(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Pieces (B, L) -> logits (B, L, V)."""
         photo = self.no_photo.expand(len(inputs), -1, -1)
-        # All ones: causal attention doesn't see the padding behind a caption.
+        # All ones: causal attention never sees the padding after a caption.
         return self.decoder(
             input_ids=inputs, attention_mask=torch.ones_like(inputs), encoder_hidden_states=photo
         ).logits
 
 
 class TextTask:
-    """The `Task` of the loop."""
+    """A `Task` for the loop."""
 
     def __init__(self, recipe: DecoderRecipe, data: list[str], out: Path):
         self.recipe = recipe
@@ -121,7 +121,7 @@ class TextTask:
             with contextlib.suppress(MissingSplit):
                 held_out["test"] += read_texts(folder, "test")
         if not held_out["val"]:
-            raise TrainingError("nothing judges this run: --hold-out FOLDER names captioned photos with a val split")
+            raise TrainingError("no data to evaluate on: --hold-out FOLDER names captioned photos with a val split")
         known = {_key(text) for texts in held_out.values() for text in texts}
         texts = [text for source in data for text in read_texts(source, "train")]
         texts = sorted({normalise_caption(text, recipe.lowercase) for text in texts if _key(text) not in known})
@@ -145,7 +145,7 @@ class TextTask:
             )
         )
 
-    @staticmethod  # a process that loads captions gets this function and not the model
+    @staticmethod  # a data loading process gets this function without the model
     def collate(items: list[list[list[int]]]) -> Texts:
         return shift([pieces for group in items for pieces in group])
 
@@ -161,27 +161,21 @@ class TextTask:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> Evaluation:
-        """Cross-entropy of the held-out captions, and a few that the decoder makes up."""
-        loader = DataLoader(
-            Subset(self.val_set, share(len(self.val_set))),
-            batch_size=self.recipe.batch_size,
-            collate_fn=self.collate,
-            num_workers=self.recipe.workers,
-            worker_init_fn=in_worker,
-        )
+        """Cross-entropy of the held-out captions, and a few captions sampled from the decoder."""
         total, pieces = 0.0, 0
-        for batch in read(loader):
+        mine = share(len(self.val_set))
+        for batch in validation_batches(self.val_set, mine, self.collate, self.recipe):
             loss, count = self._cross_entropy(model, batch, smoothing=0.0)
             total, pieces = total + loss.item() * count, pieces + count
-        made_up = (self.tokenizer.decode(ids, skip_special_tokens=True) for ids in self._sample(model))
-        return Evaluation({"val_loss": sum(join([total])) / sum(join([pieces]))}, list(made_up))
+        sampled = (self.tokenizer.decode(ids, skip_special_tokens=True) for ids in self._sample(model))
+        return Evaluation({"val_loss": sum(join([total])) / sum(join([pieces]))}, list(sampled))
 
     def _sample(self, model: nn.Module) -> list[list[int]]:
         ids = torch.full((SAMPLES, 1), START, device=next(model.parameters()).device)
         for _ in range(self.recipe.max_length - 1):
             ids = torch.cat([ids, model(ids)[:, -1].float().softmax(dim=-1).multinomial(1)], dim=1)
         rows = ids[:, 1:].tolist()
-        return [row[: row.index(START)] if START in row else row for row in rows]  # a caption's end is START again
+        return [row[: row.index(START)] if START in row else row for row in rows]  # START also ends a caption
 
     def save(self, model: nn.Module, folder: Path) -> None:
         with written_whole(folder / "decoder") as new:
@@ -190,15 +184,15 @@ class TextTask:
 
 
 def read_texts(source: str, split: str) -> list[str]:
-    """Captions, their photos left aside.
+    """Reads captions without their photos.
 
     Args:
-        source: A COCO caption file (.json), a text of one caption per line (.txt), either also with .gz, or a folder of
+        source: COCO caption file (.json), text file of one caption per line (.txt), either also with .gz, or folder of
             captioned photos in any layout of `vlcap.data.captions`.
-        split: Of a folder; a file is taken whole.
+        split: Split of a folder; files are read whole.
 
     Raises:
-        CaptionDataError: It is none of these, or damaged.
+        CaptionDataError: The source is none of these, or it is damaged.
     """
     path = Path(source)
     if path.is_dir():
@@ -216,7 +210,9 @@ def read_texts(source: str, split: str) -> list[str]:
         raise CaptionDataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (ValueError, KeyError, TypeError, EOFError) as error:
         raise CaptionDataError(f"{path}: no captions in it ({' '.join(str(error).split()):.200})") from None
-    raise CaptionDataError(f"{path}: expected a folder of captioned photos, or a file .json or .txt, also with .gz")
+    raise CaptionDataError(
+        f"{path}: expected a folder of captioned photos, or a .json or .txt file, which may end in .gz"
+    )
 
 
 def _data(split: str, name: str, texts: Sequence[str]) -> Data:
@@ -224,7 +220,7 @@ def _data(split: str, name: str, texts: Sequence[str]) -> Data:
 
 
 def _key(text: str) -> str:
-    """A sentence's words alone: two that differ by case and punctuation are one."""
+    """A sentence without case and punctuation, to find duplicates."""
     return "".join(each if each.isalnum() else " " for each in text.lower()).strip()
 
 

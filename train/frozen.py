@@ -1,7 +1,7 @@
-"""Networks that only answer: a hybrid's trunk and a teacher, frozen, over the same pixels.
+"""Frozen networks over the same pixels: a hybrid's trunk and a teacher.
 
-On a CPU, ONNX Runtime runs the convolutions of a mobile-size network several times as fast as PyTorch: it is taken
-where it is installed (pip install 'vlcap[onnx]').
+On a CPU, ONNX Runtime runs the convolutions of a mobile-size network several times faster than PyTorch. It is used if
+installed (pip install 'vlcap[onnx]').
 """
 
 import functools
@@ -27,11 +27,11 @@ class Frozen(nn.Module):
     """uint8 pixels (B, 3, S, S) -> the trunk's feature maps, then the teacher's logits and pooled features.
 
     Args:
-        pixels: The pupil's preprocessing.
-        trunk: A hybrid encoder's; None for no feature maps.
-        teacher: A timm classifier; None for no answers.
-        teacher_size: Side in pixels of what the teacher sees; None for its own.
-        features: Whether the teacher's pooled features are wanted.
+        pixels: Preprocessing of the student.
+        trunk: Trunk of a hybrid encoder; None: no feature maps.
+        teacher: timm classifier; None: no logits.
+        teacher_size: Side in pixels of the teacher's input; None: the teacher's default.
+        features: Whether to return the teacher's pooled features too.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Frozen(nn.Module):
         self.register_buffer("mean", torch.tensor(pixels.mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(pixels.std).view(1, -1, 1, 1))
         self.size = pixels.size
-        self.shared: list[int] | None = None  # the trunk's feature maps, where the teacher's own are the same
+        self.shared: list[int] | None = None  # indices of the feature maps, if the trunk is part of the teacher
         if teacher is not None:
             cfg = PixelConfig.from_pretrained_cfg(teacher.pretrained_cfg)
             self.register_buffer("teacher_mean", torch.tensor(cfg.mean).view(1, -1, 1, 1))
@@ -70,7 +70,7 @@ class Frozen(nn.Module):
 
     @property
     def names(self) -> list[str]:
-        """Names of all that is given, in order."""
+        """Names of all arrays, in the order of `forward`."""
         taught = [] if self.teacher is None else [LOGITS] + [POOLED] * self.features
         return self.maps + taught
 
@@ -79,7 +79,7 @@ class Frozen(nn.Module):
         return self.teacher is not None
 
     def keys(self) -> dict[str, str]:
-        """Digest of all that an array depends on besides the pixels, by name."""
+        """Digest of everything that an array depends on besides the pixels, by name."""
         keys: dict[str, str] = {}
         if self.trunk is not None:
             keys |= dict.fromkeys(self.maps, digest_weights(self.trunk))
@@ -115,7 +115,7 @@ class Frozen(nn.Module):
         return (photos - self.teacher_mean) / self.teacher_std
 
     def run(self, pixels: torch.Tensor) -> list[np.ndarray]:
-        """The same as `forward`, by the fastest engine there is, as float32 arrays."""
+        """The same as `forward`, as float32 arrays, computed by the fastest engine available."""
         return self._engine(pixels.numpy())
 
     @functools.cached_property
@@ -142,6 +142,6 @@ class Frozen(nn.Module):
 
 
 def _is_part(trunk: nn.Module, classifier: nn.Module) -> bool:
-    """Whether a classifier has all of a trunk's weights, under the same names."""
+    """Whether a classifier contains all of a trunk's weights under the same names."""
     whole = classifier.state_dict()
     return all(name in whole and torch.equal(weight, whole[name]) for name, weight in trunk.state_dict().items())

@@ -1,4 +1,4 @@
-"""What one sees of a run: a progress bar, log.jsonl, TensorBoard's files, curves.png."""
+"""Monitoring a run: a progress bar, log.jsonl, TensorBoard files, curves.png."""
 
 import json
 import math
@@ -15,17 +15,17 @@ from vlcap.files.writing import replacing
 
 
 class Log:
-    """A run's figures: log.jsonl for programs, TensorBoard for browsers, a bar and lines on standard error for people.
+    """Records a run's figures: log.jsonl for programs, TensorBoard for browsers, a bar and lines on standard error.
 
     Args:
         out: Folder of the run.
-        start: The step that the run goes on from; what an interrupted run noted after it will be noted anew.
-        steps: The run's length.
-        batch_size: Images per step, for the rate.
-        enabled: False for a process that stays silent.
+        start: Step that the run resumes from; later entries of the log are dropped, because these steps run again.
+        steps: Length of the run.
+        batch_size: Images per step, to compute the rate.
+        enabled: Whether this process writes and prints.
     """
 
-    EVERY = 20  # steps between notes of the loss
+    EVERY = 20  # steps between entries of the loss
 
     def __init__(self, out: Path, start: int, steps: int, batch_size: int, enabled: bool = True):
         self.out, self.batch_size, self.enabled = out, batch_size, enabled
@@ -44,7 +44,7 @@ class Log:
             disable=not enabled,
         )
         self.task = self.bar.add_task("loss -", total=steps, completed=start, rate="")
-        self.board: Any = None  # a SummaryWriter, where it is enabled
+        self.board: Any = None  # a SummaryWriter, if enabled
         if enabled:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -61,7 +61,7 @@ class Log:
             self.board.close()
 
     def advance(self, loss: torch.Tensor) -> None:
-        self.losses.append(loss.detach())  # read later: reading now would make a GPU wait
+        self.losses.append(loss.detach())  # read later: reading it now would stall a GPU
         self.bar.advance(self.task)
 
     def mean_loss(self) -> torch.Tensor:
@@ -73,7 +73,7 @@ class Log:
         return value
 
     def note(self, step: int, **figures: float) -> None:
-        """Figures of a step into the log and onto the board."""
+        """Writes a step's figures to the log and to TensorBoard."""
         if not self.enabled:
             return
         with open(self.path, "a", encoding="utf-8") as file:
@@ -88,7 +88,7 @@ class Log:
             self.console.print(message, style=style, highlight=False, markup=False, soft_wrap=True)
 
     def show(self, step: int, figures: dict[str, float], samples: list[str]) -> None:
-        """An evaluation, to everybody."""
+        """Writes and prints an evaluation."""
         self.note(step, **figures)
         self.say(f"step {step}: " + "  ".join(f"{name} {value:.4f}" for name, value in figures.items()))
         for sample in samples:
@@ -97,7 +97,7 @@ class Log:
             if samples:
                 self.board.add_text("samples", "\n\n".join(samples), step)
             draw_curves(self.path, self.out / "curves.png")
-        self.since = time.perf_counter()  # evaluating is not training
+        self.since = time.perf_counter()  # the rate leaves out the evaluation
 
     def _forget_after(self, start: int) -> None:
         if self.path.exists():
@@ -107,7 +107,7 @@ class Log:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The lines of a log.jsonl; a last one that was cut short is left out."""
+    """The entries of a log.jsonl; incomplete lines are skipped."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -118,7 +118,7 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 
 def read_evaluations(path: Path) -> dict[int, dict[str, float]]:
-    """The figures of each evaluation in a log.jsonl, by step; none where there is no log yet."""
+    """The figures of each evaluation in a log.jsonl, by step; empty if there is no log yet."""
     lines = read_log(path) if path.exists() else []
     return {
         int(line["step"]): {name: value for name, value in line.items() if name not in ("time", "step")}
@@ -128,7 +128,7 @@ def read_evaluations(path: Path) -> dict[int, dict[str, float]]:
 
 
 def draw_curves(log: Path, image: Path) -> None:
-    """A run's log as an image: losses on the left, scores (accuracy, CIDEr ...) on the right, against steps."""
+    """Plots a run's log over steps: losses on the left, scores (accuracy, CIDEr ...) on the right."""
     from matplotlib.figure import Figure
 
     series: dict[str, tuple[list, list]] = {}

@@ -1,4 +1,4 @@
-"""Recipes: everything a run depends on, in one checked object, from a YAML file and `--set key=value`."""
+"""Recipes: all settings of a run in one validated object, from a YAML file and `--set key=value`."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -12,43 +12,43 @@ from vlcap.errors import VlcapError
 
 
 class RecipeError(VlcapError, ValueError):
-    """A recipe that can't be used: which, what is wrong with it, what is allowed."""
+    """A recipe that can't be used: which one, what is wrong with it, what is allowed."""
 
 
 class Recipe(BaseModel):
-    """What both trainers share. Fields without a unit count steps or images."""
+    """Settings that all trainers share. Fields without a unit count steps or images."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-    writes: ClassVar[tuple[str, ...]] = ()  # folders of its run that are written as a whole
+    writes: ClassVar[tuple[str, ...]] = ()  # outputs that a run replaces as a whole
 
-    seed: int = 0
+    seed: int = Field(0, description="random seed of weights, order and augmentation")
     epochs: float = Field(10, gt=0, description="passes over the training images")
-    steps: int | None = Field(None, gt=0, description="length in steps, in place of epochs")
-    batch_size: int = Field(256, gt=0, description="global: over all processes")
-    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="of the learning rate after warmup")
-    lr: float = Field(1e-3, gt=0, description="peak of the schedule")
-    min_lr: float = Field(0.0, ge=0)
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps that warm up linearly")
-    opt: str = Field("adamw", description="any optimiser of timm's")
+    steps: int | None = Field(None, gt=0, description="length in steps, instead of epochs")
+    batch_size: int = Field(256, gt=0, description="images per step, over all processes")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="learning rate after the warm-up")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    min_lr: float = Field(0.0, ge=0, description="learning rate at the end of the schedule")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with a linear warm-up")
+    opt: str = Field("adamw", description="any of timm's optimizers")
     betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(0.1, ge=0, description="decoupled; matrices only")
-    layer_decay: float | None = Field(None, gt=0, le=1, description="learning rate's factor per block below the head")
-    clip_grad: float | None = Field(1.0, gt=0, description="global norm")
-    ema_decay: float = Field(0.0, ge=0, lt=1, description="0 for none; evaluated and saved in place of the raw weights")
-    budgets: list[int] | None = Field(None, description="sides to draw one of per step; None: the encoder's default")
+    weight_decay: float = Field(0.1, ge=0, description="decoupled; applies to matrices only")
+    layer_decay: float | None = Field(None, gt=0, le=1, description="learning rate factor per block below the head")
+    clip_grad: float | None = Field(1.0, gt=0, description="maximum norm of all gradients together")
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="decay of the weight average to evaluate and save; 0: none")
+    budgets: list[int] | None = Field(None, description="grid sides, one drawn per step; None: the encoder's default")
     precision: Literal["float32", "bfloat16"] = "float32"
-    compile: bool = Field(False, description="torch.compile, worth it on a GPU")
-    workers: int = Field(2, ge=0, description="data loading processes")
+    compile: bool = Field(False, description="use torch.compile, worth it on a GPU")
+    workers: int = Field(2, ge=0, description="number of data loading processes")
     evaluate_every: float = Field(1, gt=0, description="epochs between evaluations")
     save_every: int = Field(500, gt=0, description="steps between checkpoints")
-    limit: int | None = Field(None, gt=0, description="no more images than this, of each split")
+    limit: int | None = Field(None, gt=0, description="maximum number of images of each split")
 
     @classmethod
     def load(cls, name: str | None, overrides: Sequence[str] = ()) -> Self:
-        """A recipe by the name of a file in `train/recipes` or by path, with `key=value` overrides (YAML values).
+        """Loads a recipe by its name in `train/recipes` or by path, with `key=value` overrides (YAML values).
 
         Raises:
-            RecipeError: No such recipe, unknown key, or a value that doesn't fit.
+            RecipeError: The recipe or a key is unknown, or a value is invalid.
         """
         values = {} if name is None else cls._read(name)
         for override in overrides:
@@ -79,14 +79,14 @@ class Recipe(BaseModel):
             values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except OSError as error:
             raise RecipeError(f"recipe {name}: cannot be read ({error.strerror})") from None
-        except (yaml.YAMLError, ValueError, RecursionError) as error:  # not YAML, not UTF-8, brackets without end
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # not YAML, not UTF-8, endless nesting
             raise RecipeError(f"recipe {name}: not YAML: {' '.join(str(error).split()):.300}") from None
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
             raise RecipeError(f"recipe {name}: expected key: value lines")
         return values
 
     def total_steps(self, images: int | None) -> int:
-        """`images` may be None where `steps` says it all."""
+        """Length of the run in steps; `images` may be None if `steps` is set."""
         return self.steps or max(1, round(self.epochs * (images or 0) / self.batch_size))
 
     def to_yaml(self) -> str:

@@ -1,9 +1,8 @@
-"""A run's folder: whose it is, and what the run in it was begun with.
+"""A run's folder: who owns it, and what its run started with.
 
-OUT/run.json is the run's marker. A run takes recipe.yaml, log.jsonl, checkpoints/ and the rest for its own only beside
-it; where it is missing and one of them is there, the folder is somebody's and is refused. It holds what a recipe
-doesn't: which data the run reads and which weights it began from, both by content, so that either may be moved but not
-exchanged.
+OUT/run.json marks a run. Without it, a folder that holds recipe.yaml, log.jsonl, checkpoints/ or the like belongs to
+someone else and is refused. run.json records what the recipe doesn't: the data and the initial weights. Both are
+recorded by content, so that they may be moved but not replaced.
 """
 
 import hashlib
@@ -22,15 +21,15 @@ from vlcap.files.writing import check_replaceable, replacing
 from .recipe import Recipe
 
 MARKER = "run.json"
-FILES = ("recipe.yaml", "log.jsonl", "curves.png", "tensorboard", "checkpoints", "stage.json")  # of every run
-FREE = ("workers", "save_every", "evaluate_every")  # settings that don't change what is learned
-FOLDERS = ("encoder", "start_from", "decoder")  # settings that may name a folder, compared by what is in it
+FILES = ("recipe.yaml", "log.jsonl", "curves.png", "tensorboard", "checkpoints", "stage.json")  # of any run
+FREE = ("workers", "save_every", "evaluate_every")  # settings that don't change the result
+FOLDERS = ("encoder", "start_from", "decoder")  # settings that may name a folder, compared by its content
 LENGTH = ("steps", "epochs")
 FOLDER = "sha256:"
 
 
 class TrainingError(VlcapError, RuntimeError):
-    """A run that can't go on: why, and where what it has reached lies."""
+    """A run that can't start or continue: why, and where its last state is."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,10 @@ class Data:
     """Photos that a run reads.
 
     Args:
-        split: What for: train or val.
-        name: For messages; the same photos may be called otherwise tomorrow.
-        photos: How many.
-        sha256: Of their names, sizes, captions or labels.
+        split: train or val.
+        name: Name for messages; it may change as long as the photos don't.
+        photos: Number of photos; None if unknown.
+        sha256: Digest of their names, sizes, captions or labels.
     """
 
     split: str
@@ -54,11 +53,11 @@ class Data:
 
 
 def claim(out: Path, recipe: Recipe) -> FileLock:
-    """Makes `out` this run's folder, or finds that it is, and takes its lock.
+    """Makes `out` this run's folder, or checks that it is, and takes its lock.
 
     Raises:
-        TrainingError: It holds files that no run wrote, a run with other settings, or one that is going on.
-        NotOursError: A folder that the run would replace isn't a run's.
+        TrainingError: It holds files that no run wrote, a run with other settings, or a run in progress.
+        NotOursError: No run wrote a folder that this one would replace.
     """
     if out.exists() and not out.is_dir():
         raise TrainingError(f"{out} is a file, and a run needs a folder: choose another --out")
@@ -72,7 +71,7 @@ def claim(out: Path, recipe: Recipe) -> FileLock:
         own(out, _kind(recipe), (*FILES, *recipe.writes))
         if any((out / "checkpoints").glob("step-*.pt")):
             check_recipe(out, recipe)
-        else:  # nothing is trained yet: whoever mends a setting or --data that was refused begins anew
+        else:  # nothing is trained yet: after fixing a refused setting or --data, start anew
             _write(out, {"kind": _kind(recipe), "begun_from": _begun_from(recipe)})
             _write_recipe(out, recipe)
         for name in recipe.writes:
@@ -84,10 +83,10 @@ def claim(out: Path, recipe: Recipe) -> FileLock:
 
 
 def own(out: Path, kind: str, names: Sequence[str]) -> None:
-    """Makes a folder that of a run, or finds that it is, so that what is called by these names in it is the run's.
+    """Marks a folder as a run's, or checks that it is, so that the files of these names belong to the run.
 
     Raises:
-        TrainingError: It holds one of them and is no run's, or it is another kind of run's.
+        TrainingError: No run owns the folder and it holds one of these files, or another kind of run owns it.
     """
     known = _read(out)
     if known is None:
@@ -96,13 +95,13 @@ def own(out: Path, kind: str, names: Sequence[str]) -> None:
                 f"{out} holds {there[0]}, and no run of this version wrote it: "
                 "move it elsewhere, or choose another --out"
             )
-        _write(out, {"kind": kind})  # first of all, or what comes next would be nobody's
+        _write(out, {"kind": kind})  # before any other file, so that every file has an owner
     elif known["kind"] != kind:
         raise TrainingError(f"{out} holds a run of train {known['kind']}, not {kind}: choose another --out")
 
 
 def know_data(out: Path, data: Sequence[Data]) -> None:
-    """Notes what a new run reads.
+    """Records the data of a new run, or compares it with the recorded data.
 
     Raises:
         TrainingError: The run was begun with other photos, captions or labels.
@@ -119,7 +118,8 @@ def know_data(out: Path, data: Sequence[Data]) -> None:
         )
     for old, new in zip(before, data, strict=True):
         if (old.split, old.photos, old.sha256) != (new.split, new.photos, new.sha256):
-            other = "changed since: names, sizes, captions or labels" if str(old) == str(new) else f"now {new}"
+            changed = "which has changed since (names, sizes, captions or labels)"
+            other = changed if str(old) == str(new) else f"now {new}"
             raise TrainingError(
                 f"{out} was begun with other data: for {old.split} {old}, {other}. "
                 "Give the same --data, or choose another --out"
@@ -127,18 +127,18 @@ def know_data(out: Path, data: Sequence[Data]) -> None:
 
 
 def knows_data(out: Path) -> bool:
-    """Whether what was made of the data in this folder was made of data that is noted."""
+    """Whether the folder records its data, so that what is derived from the data may be reused."""
     return "data" in (_read(out) or {})
 
 
 def check_recipe(out: Path, recipe: Recipe) -> None:
-    """Compares with what the run was begun with; settings that may change are taken over.
+    """Compares a recipe with that of the folder's run, and records the settings that may change.
 
     Raises:
-        TrainingError: One that may not change has changed, or what the run began from is no longer the same.
+        TrainingError: Another setting has changed, or the initial weights are no longer the same.
     """
     path = out / "recipe.yaml"
-    if path.exists():  # by value: a setting that came with a newer version has its default in an older run
+    if path.exists():  # by value: in an older run, settings of newer versions have their defaults
         old, new = type(recipe).load(str(path)).model_dump(), recipe.model_dump()
         free = {*FREE, *FOLDERS, *(LENGTH if old["schedule"] == new["schedule"] == "constant" else ())}
         if new.get("stream"):
@@ -149,7 +149,7 @@ def check_recipe(out: Path, recipe: Recipe) -> None:
             if any(key in LENGTH for key in changed):
                 why = f"; schedule {new['schedule']} depends on the run's length, only a constant one can be prolonged"
             elif new.get("stream") and "workers" in changed:
-                why = "; the order of a stream depends on the workers"
+                why = "; a stream's order depends on the number of workers"
             raise TrainingError(
                 f"{out} holds a run with other settings (now {', '.join(refused)}){why}: choose another --out"
             )
@@ -157,7 +157,7 @@ def check_recipe(out: Path, recipe: Recipe) -> None:
             if (now := _begun_from(recipe)[key]) != began:
                 gone = began and began.startswith(FOLDER) and not (now and now.startswith(FOLDER))
                 raise TrainingError(
-                    f"{out} was begun from a folder of an {key}, and {now} is none: say where it is now"
+                    f"{out} was begun from the folder of an {key}, and {now} is none: give its current path"
                     if gone
                     else f"{out} was begun from another {key} than {getattr(recipe, key)}: choose another --out"
                 )
@@ -176,7 +176,7 @@ def _kind(recipe: Recipe) -> str:
 
 
 def _begun_from(recipe: Recipe) -> dict[str, str | None]:
-    """What the settings that may name a folder stand for: its content, or a name as it is."""
+    """The settings that may name a folder: its content's digest, or the name itself if it is no folder."""
     found: dict[str, str | None] = {}
     for key in FOLDERS:
         value = getattr(recipe, key, None)
@@ -193,7 +193,7 @@ def _begun_from(recipe: Recipe) -> dict[str, str | None]:
 
 
 def _occupied(path: Path) -> bool:
-    """Whether there is something to lose: an empty folder, or a link to one or to nowhere, has nothing."""
+    """Whether something could be lost here: not in an empty folder, nor behind a link to one or to nothing."""
     return path.exists() and not (path.is_dir() and not any(os.scandir(path)))
 
 

@@ -1,25 +1,17 @@
-"""Randomness as a function of (seed, step): what makes a resumed run the same as one never interrupted.
+"""Randomness as a function of (seed, step): a resumed run is the same as an uninterrupted one.
 
-Nothing random is carried from step to step. Which images a step sees, how each is augmented, which budget is drawn and
-every dropout mask follow from the seed and the step's number alone, so there is no generator state to save or lose.
+No random state is carried from step to step. The images of a step, their augmentation, the budget and every dropout
+mask depend on the seed and the step's number alone, so there is no generator state to save or lose.
 """
 
-import contextlib
-import multiprocessing
 import random
-import signal
 from collections.abc import Iterator
-from multiprocessing import resource_tracker
-from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from .recipe import RecipeError
-
-STOPS = {signal.SIGINT, signal.SIGTERM}
-MASKS = hasattr(signal, "pthread_sigmask")  # Windows has none
 
 
 def seed_all(*numbers: int) -> None:
@@ -28,7 +20,7 @@ def seed_all(*numbers: int) -> None:
     random.seed(int(low))
     np.random.seed(int(high))
     seed = int(low) << 32 | int(high)
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed also writes down, in half a millisecond, who asked
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed also records its caller, which takes half a ms
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
 
@@ -41,9 +33,9 @@ def draw_budget(budgets: list[int] | None, seed: int, step: int) -> int | None:
 
 
 class StepBatches:
-    """Batch sampler over endless shuffled epochs, started at any step.
+    """Batch sampler over endless shuffled epochs that can start at any step.
 
-    Yields lists of (draw, index): `draw` counts every image ever drawn and seeds its augmentation. Each process takes
+    Yields lists of (draw, index): `draw` counts all images drawn so far and seeds the augmentation. Each process takes
     its slice of the same global batch.
     """
 
@@ -71,7 +63,7 @@ class StepBatches:
 
 
 class SeededDataset(Dataset):
-    """A data set whose item (draw, index) is `dataset[index]` under a generator seeded by the draw."""
+    """A data set whose item (draw, index) is `dataset[index]`, computed with random generators seeded by the draw."""
 
     def __init__(self, dataset: Dataset, seed: int):
         self.dataset, self.seed = dataset, seed
@@ -80,44 +72,3 @@ class SeededDataset(Dataset):
         draw, index = key
         seed_all(self.seed, draw)
         return self.dataset[index]
-
-
-def in_worker(number: int) -> None:
-    """What a data loading process does first: to leave Ctrl-C and SIGTERM to the training process, which answers them.
-
-    Whoever stops a job sends them to all of its processes at once. A second SIGTERM is PyTorch's own and ends this one.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
-    if MASKS:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
-
-
-def read(loader: DataLoader) -> Iterator[Any]:
-    """A loader's batches; its processes end with the last one or the first error.
-
-    Else the error would keep them alive, and Python would wait for them at its end for ever. Until a process knows what
-    to do with a signal (`in_worker`), signals wait.
-    """
-    with _signals_waiting():
-        batches = iter(loader)
-    try:
-        yield from batches
-    finally:
-        if loader.num_workers:
-            batches._shutdown_workers()
-
-
-@contextlib.contextmanager
-def _signals_waiting() -> Iterator[None]:
-    """Until the end of this, Ctrl-C and SIGTERM wait; also for processes that are started meanwhile."""
-    if not MASKS:
-        yield
-        return
-    if (multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]) != "fork":
-        resource_tracker.ensure_running()  # now: starting it later would let the signals through
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,8 +1,8 @@
-"""Self-critical training: captions are sampled and those better than their siblings made likelier.
+"""Self-critical training: samples captions and raises the probability of those that score above the photo's others.
 
 S. Rennie et al., arXiv 1612.00563, with the leave-one-out baseline of arXiv 2003.09971: a sample's reward is compared
-with the mean of the photo's other samples. The reward is CIDEr-D over pieces, end of sentence scored too: without it
-captions learn to break off ("a man on a").
+with the mean of the photo's other samples. The reward is CIDEr-D over pieces, including the end of sentence: without
+it, the model learns to break captions off ("a man on a").
 """
 
 from collections.abc import Sequence
@@ -27,31 +27,31 @@ def self_critical_loss(
     samples: int,
     longest: int = 20,
 ) -> Loss:
-    """Policy gradient of the reward of sampled captions; its value says nothing, its gradient all.
+    """Policy-gradient loss for the reward of sampled captions. Only its gradient is meaningful, not its value.
 
     Args:
-        model: What is differentiated, perhaps wrapped for distribution.
-        sampler: The same, unwrapped.
+        model: The model to differentiate, possibly wrapped for distribution.
+        sampler: The same model, unwrapped.
         tokens: Encoder tokens (B, M, D).
-        images: The photos' numbers in the reward's corpus.
-        reward: CIDEr-D over pieces.
+        images: Number of each photo in the reward's corpus.
+        reward: Reward of a caption: CIDEr-D over pieces.
         samples: Captions per photo, at least 2.
-        longest: Pieces after which a sample is cut off, which costs it the reward of its end.
+        longest: Maximum length of a sample in pieces; a sample that is cut off gets no reward for its end.
     """
-    sampler.eval()  # sampled and differentiated without dropout: one policy, not two
+    sampler.eval()  # no dropout in sampling nor in the gradient: one policy, not two
     with torch.no_grad():
-        ids = sampler.generate(  # (B * samples, 1 + L), the start first
+        ids = sampler.generate(  # (B * samples, 1 + L), starting with START
             encoder_outputs=BaseModelOutput(last_hidden_state=tokens.clone()),
             do_sample=True,
             top_k=0,
             num_beams=1,
             num_return_sequences=samples,
-            repetition_penalty=1.0,  # whatever it is served with: the policy is what the logits say
+            repetition_penalty=1.0,  # whatever the captioner is served with: the policy is the plain logits
             max_new_tokens=min(longest, sampler.generation_config.max_new_tokens),
         )
     targets = ids[:, 1:]
     ended = (targets == EOS).cumsum(dim=1)
-    mask = ended - (targets == EOS).long() == 0  # up to and with the end
+    mask = ended - (targets == EOS).long() == 0  # up to and including the end
     rewards = torch.tensor(
         [
             reward.score(images[row // samples], caption[keep].tolist())

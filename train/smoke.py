@@ -1,7 +1,7 @@
-"""`--smoke`: any recipe in seconds, to see that its command goes through from beginning to end.
+"""`--smoke`: runs any recipe in seconds, to check that its command works from beginning to end.
 
-A smoke run of RUNS/NAME is a new folder RUNS/NAME/smoke-N: nothing that is there is touched. Where a recipe builds on
-RUNS/OTHER, the smoke run builds on the latest smoke run of that, if there is one.
+A smoke run of RUNS/NAME writes a new folder RUNS/NAME/smoke-N and changes nothing else. If the recipe builds on
+RUNS/OTHER, the smoke run builds on the latest smoke run of RUNS/OTHER, if there is one.
 """
 
 import json
@@ -35,36 +35,36 @@ SMALL = {
     "evaluate_every": 1,
     "compile": False,
 }
-RUN = "run"  # in a smoke run's folder; what it shares with runs beside it lies beside it
+RUN = "run"  # subfolder with the run itself; what it shares with other runs is next to it
 
 
 def smoke(recipe: Any, out: Path) -> tuple[Any, Path]:
-    """The same recipe, of any trainer, made small, and a new folder for it. Pretrained weights aren't fetched."""
+    """Shrinks a recipe of any trainer and makes a new folder for it. Downloads no pretrained weights."""
     folder = smoke_folder(out)
     small: dict[str, Any] = {key: value for key, value in SMALL.items() if key in type(recipe).model_fields}
     small["budgets"] = [2, 3] if recipe.budgets else None
     fields = type(recipe).model_fields
-    if "start_from" in fields:  # a captioner
+    if "start_from" in fields:  # a captioner recipe
         small["cache_views"] = min(recipe.cache_views, 2)
         small["decoder"] = _smoked(recipe.decoder)
         small["start_from"] = _smoked(recipe.start_from)
         small["encoder"] = None if small["start_from"] else _smoked(recipe.encoder) or str(folder / "untrained")
-    elif "encoder" in fields:  # a classifier
+    elif "encoder" in fields:  # a classifier recipe
         small["encoder"] = _smoked(recipe.encoder) or (HYBRID if "_hybrid_" in recipe.encoder else ARCHITECTURE)
         hybrid = "_hybrid_" in _architecture(small["encoder"])
         small["image_size"] = 64 if hybrid else 48
-        small["cache_views"] = min(recipe.cache_views, 2) if hybrid else 0  # without a teacher there is nothing to keep
+        small["cache_views"] = min(recipe.cache_views, 2) if hybrid else 0  # no teacher: nothing to cache
     return recipe.model_copy(update=small), folder / RUN
 
 
 def _architecture(encoder: str) -> str:
-    """An encoder's architecture by its folder, or that name itself."""
+    """An encoder's architecture, given its folder or the architecture itself."""
     config = Path(encoder) / "config.json"
     return json.loads(config.read_text(encoding="utf-8"))["architecture"] if config.is_file() else encoder
 
 
 def smoke_folder(out: Path) -> Path:
-    """A new folder for a smoke run, the same in all processes, with an encoder to begin with."""
+    """Makes a new folder for a smoke run, the same in all processes, with an untrained encoder."""
     made = [""]
     if connect():
         folder = fresh_folder(out, "smoke")
@@ -74,7 +74,7 @@ def smoke_folder(out: Path) -> Path:
 
 
 def _smoked(folder: str | None) -> str | None:
-    """The latest RUNS/NAME/smoke-N/run/encoder for RUNS/NAME/encoder, if there is one."""
+    """For RUNS/NAME/encoder, the latest RUNS/NAME/smoke-N/run/encoder, if there is one."""
     if folder is None:
         return None
     path = Path(folder)

@@ -1,43 +1,38 @@
-"""Labelled photos that don't fit on the disk, or aren't worth a copy: read in a stream, shard by shard.
+"""Labelled photos read as a stream, shard by shard: for data that doesn't fit on the disk or isn't worth copying.
 
     vlcap train classifier --set stream=true --set steps=100000 --data timm/imagenet-1k-wds --out RUN
 
-Hugging Face datasets opens, shards and shuffles (a buffer's worth at a time). What is ours is the bookkeeping: each
-batch comes with its place in its stream, a checkpoint keeps the places, and a resumed run reads on from there, exactly,
-by passing over what it has seen of the epoch without decoding it.
+Hugging Face datasets opens, shards and shuffles the data (a buffer at a time). `batches.py` keeps the position: each
+batch comes with its place in its stream, and a checkpoint holds the places. A resumed run continues exactly there: it
+skips what it has seen of the epoch without decoding it.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from vlcap.data.files import file_size
 from vlcap.data.images import load_image
 
-from .labels import LabelError, class_names, image_and_label, load_files, split_files
-from .sampling import in_worker, seed_all
-
-Places = dict[int, tuple[int, int]]  # stream -> (epoch, examples read of it)
+from .label_files import LabelError, class_names, image_and_label, load_labelled_files, split_files
 
 
 @dataclass(frozen=True)
 class LabelledStream:
-    """Photos with one label each, in no order that can be asked for.
+    """Photos with one label each, read in order, without random access.
 
     Args:
-        classes: Their names.
-        dataset: A streaming Hugging Face data set, images not decoded.
-        columns: Its image and its label column.
-        images: How many there are, if anybody has said.
-        files: What it is read from: a data set's name, or files.
+        classes: Names of the classes.
+        dataset: Streaming Hugging Face data set, images not decoded.
+        columns: Names of the image column and the label column.
+        images: Number of images; None if unknown.
+        files: Source of the stream: files, or a data set's name.
     """
 
     classes: list[str]
@@ -47,7 +42,7 @@ class LabelledStream:
     files: list[str]
 
     def identity(self) -> str:
-        """SHA-256 of the classes and of the files' names and sizes, in hex."""
+        """SHA-256 of the class names and of the files' names and sizes, in hex."""
         files = [(Path(file).name, file_size(file)) for file in self.files]
         return hashlib.sha256(json.dumps([self.classes, *files]).encode()).hexdigest()
 
@@ -55,21 +50,21 @@ class LabelledStream:
         image, label = (row[column] for column in self.columns)
         number = label["label"] if isinstance(label, dict) else label
         if not 0 <= number < len(self.classes):
-            raise LabelError(f"label {number} in a stream of {len(self.classes)} classes: set classes to their number")
+            raise LabelError(f"label {number} in a stream of {len(self.classes)} classes: correct the setting classes")
         return load_image(image["bytes"] or image["path"]), torch.tensor(number)
 
 
 def read_stream(data: str, split: str, classes: int | None = None) -> LabelledStream:
-    """A stream of labelled photos.
+    """Opens a stream of labelled photos.
 
     Args:
         data: A folder with {split}*.parquet (columns image, label) or {split}*.tar (webdataset: jpg or png, and cls or
             json with a label), or the name of a Hugging Face data set of either form.
-        split: Of the data set.
-        classes: Their number, where neither the data set's features nor a file classes.txt in the folder names them.
+        split: Name of the split.
+        classes: Number of classes, if neither the data set's features nor a file classes.txt in the folder name them.
 
     Raises:
-        LabelError: None of these, or nobody says which classes there are.
+        LabelError: The data is none of these, or its classes are unknown.
     """
     from datasets import load_dataset
 
@@ -78,19 +73,19 @@ def read_stream(data: str, split: str, classes: int | None = None) -> LabelledSt
         files = split_files(folder, split)
         if not files:
             raise LabelError(f"{folder} has no {split} split to stream: expected {split}*.parquet or {split}*.tar")
-        dataset = load_files(files, split, streaming=True)
+        dataset = load_labelled_files(files, split, streaming=True)
     else:
         files = [data]
         try:
             dataset = load_dataset(data, split=split, streaming=True)
-        except Exception as error:  # the hub's client has many; all mean the same here
-            raise LabelError(f"{data} is neither a folder here nor a data set that can be had: {error}") from None
-    if dataset.features is None:  # known only by looking, as for webdataset
+        except Exception as error:  # the hub's client raises many kinds, which all mean the same here
+            raise LabelError(f"{data} is neither a folder here nor a data set that could be loaded: {error}") from None
+    if dataset.features is None:  # webdataset: only its first examples tell
         dataset = dataset._resolve_features()
     columns = image_and_label(dataset.features, source=data)
     names = class_names(dataset.features[columns[1]], folder, classes)
     if names is None:
-        raise LabelError(f"{data} doesn't say which classes there are: a file classes.txt in it, or set classes=N")
+        raise LabelError(f"{data} doesn't name its classes: put a file classes.txt in it, or set classes=N")
     from datasets import Image as ImageFeature
 
     size = (dataset.info.splits or {}).get(split)
@@ -103,70 +98,16 @@ def read_stream(data: str, split: str, classes: int | None = None) -> LabelledSt
     )
 
 
-class StreamedPhotos(IterableDataset):
-    """Batches of (transformed photo, target) pairs out of a `LabelledStream`, each with its place.
+@dataclass(frozen=True)
+class StreamedPhotos:
+    """A training set out of a stream: (transformed photo, target) pairs, shuffled a buffer's worth at a time.
 
-    A process reads as many streams as it has workers, each its own shards, and takes batches from them in turn: step
-    k's comes of stream k modulo their number. Which photos a step sees follows from the seed, the number of processes,
-    of workers and of the step.
+    Args:
+        stream: The photos.
+        transform: Augmentation and preprocessing of a photo.
+        buffer: Photos in the shuffle buffer.
     """
 
-    def __init__(self, stream: LabelledStream, transform: Callable[[Image.Image], torch.Tensor], buffer: int):
-        self.stream, self.transform, self.buffer = stream, transform, buffer
-
-    def loader(
-        self,
-        collate: Callable,
-        seed: int,
-        batch_size: int,
-        start: int,
-        stop: int,
-        places: Places,
-        rank: int,
-        world: int,
-        workers: int,
-        pin_memory: bool,
-    ) -> DataLoader:
-        """Batches of the steps from `start` to before `stop`: (batch, (stream, place)), or None to be passed over."""
-        from datasets.distributed import split_dataset_by_node
-
-        self.collate, self.seed, self.start, self.stop, self.places = collate, seed, start, stop, places
-        self.batch, self.first = batch_size // world, rank * batch_size // world
-        self.global_batch = batch_size
-        shuffled = self.stream.dataset.shuffle(seed=seed, buffer_size=self.buffer)
-        self.mine = split_dataset_by_node(shuffled, rank=rank, world_size=world) if world > 1 else shuffled
-        self.streams = max(1, min(workers, self.mine.num_shards))
-        return DataLoader(
-            self,
-            batch_size=None,
-            num_workers=self.streams if workers else 0,
-            pin_memory=pin_memory,
-            worker_init_fn=in_worker,
-            prefetch_factor=4 if workers else None,
-        )
-
-    def __iter__(self) -> Iterator[Any]:
-        worker = get_worker_info()
-        mine = worker.id if worker else 0
-        turn = self.start % self.streams
-        if mine < turn:  # the loader begins with worker 0, the run with another: worker 0 stands back once
-            yield None
-        rows = self._rows(*self.places.get(mine, (0, 0)))
-        for step in range(self.start + (mine - turn) % self.streams, self.stop, self.streams):
-            items = []
-            for i in range(self.batch):
-                row, place = next(rows)
-                image, target = self.stream.item(row)
-                seed_all(self.seed, step * self.global_batch + self.first + i)
-                items.append((self.transform(image), target))
-            yield self.collate(items), (mine, place)
-
-    def _rows(self, epoch: int, offset: int) -> Iterator[tuple[dict, tuple[int, int]]]:
-        while True:
-            self.mine.set_epoch(epoch)
-            for row in islice(iter(self.mine), offset, None):
-                offset += 1
-                yield row, (epoch, offset)
-            if not offset:
-                raise LabelError("the stream is empty")
-            epoch, offset = epoch + 1, 0
+    stream: LabelledStream
+    transform: Callable[[Image.Image], torch.Tensor]
+    buffer: int

@@ -1,12 +1,12 @@
-"""Learning from pretrained classifiers: weights to start from, answers to imitate.
+"""Learning from pretrained classifiers: initial weights, and a teacher's logits and features to imitate.
 
     vlcap train classifier --init-from vit_base_patch16_224.augreg_in21k --set encoder=lookupvit_base_patch16_224 ...
     vlcap train classifier --init-from package:tf_efficientnet_lite2 --set encoder=lookupvit_hybrid_lite2_224 \\
         --set teacher=package:tf_efficientnet_lite2 --set teacher_head=own ...
 
-For people without ImageNet. Refinement is a ViT block of the same shape (Algorithm 3), so a ViT's blocks, patch and
-positional embeddings fit as they are; gather and infuse start from scratch. A hybrid's trunk takes the weights of the
-classifier that it is the trunk of.
+This is for training without ImageNet. The refine step is a ViT block of the same shape (Algorithm 3), so a ViT's
+blocks, patch and positional embeddings fit unchanged; gather and infuse start from random weights. A hybrid's trunk
+takes the weights of its own classifier.
 """
 
 from typing import NamedTuple
@@ -23,14 +23,14 @@ from .pretrained import PretrainedError, load_classifier
 
 
 def start_from(encoder: Encoder, name: str) -> None:
-    """Copies a pretrained classifier's weights into what an encoder shares with it, in place.
+    """Copies a pretrained classifier's weights into the parts that an encoder shares with it, in place.
 
     Args:
-        encoder: A LookupViT, for a ViT's weights, or a hybrid, for those of its trunk.
-        name: As `load_classifier` takes it.
+        encoder: LookupViT, for the weights of a ViT, or hybrid, for those of its trunk.
+        name: Name of the classifier, as for `load_classifier`.
 
     Raises:
-        PretrainedError: It shares nothing, or a weight has another shape.
+        PretrainedError: The two share no part, or a weight has another shape.
     """
     classifier = load_classifier(name)
     fills = encoder.model.starts_from
@@ -56,8 +56,11 @@ def _fill_trunk(trunk: nn.Module, classifier: nn.Module, name: str) -> None:
 
 
 def _fill_blocks(encoder: Encoder, vit: VisionTransformer, name: str) -> None:
-    """Patch and positional embeddings are resampled where the patch or the grid is another; the class token's position
-    is left out. The encoder takes over the ViT's pixel statistics."""
+    """Copies a ViT's weights into a LookupViT's blocks and embeddings.
+
+    Patch and positional embeddings are resampled if the patch size or the grid differs; the class token's position is
+    left out. The encoder adopts the ViT's mean and standard deviation of pixels.
+    """
     model = encoder.model
     ours, theirs = ((each.embed_dim, len(each.blocks)) for each in (model, vit))
     if ours != theirs:
@@ -89,32 +92,30 @@ def _fill_blocks(encoder: Encoder, vit: VisionTransformer, name: str) -> None:
             start["norm." + key.split(".")[1]] = weight
     own = model.state_dict()
     if strange := [key for key, weight in start.items() if key not in own or own[key].shape != weight.shape]:
-        raise PretrainedError(
-            f"{name} has weights that {encoder.config.architecture} has no place for: {strange[0]} ..."
-        )
+        raise PretrainedError(f"{name} has weights that don't fit {encoder.config.architecture}, such as {strange[0]}")
     model.load_state_dict(own | start)
     cfg = vit.pretrained_cfg
     encoder.config.pixels = {**encoder.config.pixels, "mean": list(cfg["mean"]), "std": list(cfg["std"])}
 
 
-class Answers(NamedTuple):
-    """Of a pupil in training, per stream: logits of its own classes (B, C) and of the teacher's (B, T), and pooled
-    tokens in the teacher's width (B, P)."""
+class Outputs(NamedTuple):
+    """What a student in training returns, per stream: logits of its own classes (B, C), logits of the teacher's classes
+    (B, T), and pooled tokens in the teacher's width (B, P)."""
 
     own: list[torch.Tensor]
     taught: list[torch.Tensor]
     features: list[torch.Tensor]
 
 
-class Pupil(nn.Module):
-    """An encoder in training, with the heads that only its teacher's lessons need.
+class Student(nn.Module):
+    """The student: an encoder in training, with extra heads that only distillation needs.
 
-    In eval mode it answers as the encoder does.
+    In eval mode it returns what the encoder returns.
 
     Args:
-        encoder: With its own heads.
-        classes: How many the teacher tells apart, for a head of their own; 0: the encoder's own head learns from it.
-        features: Width of the teacher's pooled features, to be imitated; 0: they are not.
+        encoder: Encoder with its own heads.
+        classes: Number of the teacher's classes, for a separate head; 0: the encoder's own head learns them.
+        features: Width of the teacher's pooled features, to imitate them; 0: not imitated.
     """
 
     def __init__(self, encoder: nn.Module, classes: int = 0, features: int = 0):
@@ -128,7 +129,7 @@ class Pupil(nn.Module):
         heads = self.encoder.get_classifier()
         return heads if isinstance(heads, tuple) else (heads,)
 
-    def forward(self, x: torch.Tensor | list[torch.Tensor], budget: int | None = None) -> Answers | torch.Tensor:
+    def forward(self, x: torch.Tensor | list[torch.Tensor], budget: int | None = None) -> Outputs | torch.Tensor:
         if not self.training:
             return self.encoder(x, budget=budget)
         pooled = self.encoder.forward_pooled(x, budget=budget)
@@ -137,17 +138,17 @@ class Pupil(nn.Module):
         features = (
             [layer(each) for layer, each in zip(self.projections, pooled, strict=True)] if len(self.projections) else []
         )
-        return Answers(own, taught, features)
+        return Outputs(own, taught, features)
 
 
 def distillation_loss(streams: list[torch.Tensor], logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Mean Kullback-Leibler divergence of the pupil's streams from the teacher, times temperature squared
+    """Mean Kullback-Leibler divergence of the student's streams from the teacher, times temperature squared
     (G. Hinton et al., arXiv 1503.02531).
 
     Args:
-        streams: The pupil's logits (B, C) of each.
-        logits: The teacher's (B, C).
-        temperature: Of both distributions.
+        streams: Logits of the student (B, C), for each stream.
+        logits: Logits of the teacher (B, C).
+        temperature: Temperature of both distributions.
     """
     taught = F.log_softmax(logits.float() / temperature, dim=-1)
     divergences = [
@@ -158,5 +159,5 @@ def distillation_loss(streams: list[torch.Tensor], logits: torch.Tensor, tempera
 
 
 def feature_loss(streams: list[torch.Tensor], features: torch.Tensor) -> torch.Tensor:
-    """Mean cosine distance of the pupil's projected tokens (B, P) of each stream from the teacher's features (B, P)."""
+    """Mean cosine distance of the student's projected tokens (B, P), per stream, from the teacher's features (B, P)."""
     return torch.stack([1 - F.cosine_similarity(each, features, dim=-1).mean() for each in streams]).mean()

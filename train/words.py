@@ -1,7 +1,7 @@
-"""Words of captions, in any script.
+"""Splits captions into words, in any script.
 
-Letters with the marks that belong to them make a word. Chinese, Japanese, Thai and the like are written without
-spaces: there the pieces of a tokenizer that was trained on the captions stand for words.
+A word is a run of letters with their combining marks. Chinese, Japanese, Thai and similar scripts have no spaces: there
+the pieces of a tokenizer trained on the captions count as words.
 """
 
 import functools
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from vlcap.model.tokenizer import WORD_MARK, train_tokenizer
 
-PIECES = 8000  # of a tokenizer for captions without spaces, at most
+PIECES = 8000  # maximum vocabulary of the tokenizer for captions without spaces
 # Thai and Lao, Myanmar, Khmer, kana, Han.
 NO_SPACES = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]+"
@@ -22,7 +22,7 @@ Split = Callable[[str], set[str]]
 
 
 def word_splitter(captions: Iterable[str]) -> Split:
-    """A function from a caption to its words, in lower case; where the captions need it, with a tokenizer of them."""
+    """Makes a function from a caption to its words in lower case; trains a tokenizer if the captions need one."""
     captions = list(captions)
     if not any(NO_SPACES.search(text) for text in captions):
         return _words

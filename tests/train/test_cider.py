@@ -1,4 +1,4 @@
-"""The reward CIDEr-D against pycocoevalcap's own scorer."""
+"""The reward CIDEr-D equals pycocoevalcap's scorer."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Training and evaluation spread over two gloo processes: the same as one, nothing twice, nothing lost."""
+"""Training and evaluation on two gloo processes give the same as on one: nothing twice, nothing lost."""
 
 import json
 import os
@@ -15,6 +15,8 @@ from train.classifier import ClassifierRecipe, train_classifier
 from train.progress import read_evaluations
 from vlcap.model.encoder import Encoder
 
+pytestmark = pytest.mark.slow
+
 TINY = ["workers=0", "batch_size=24", "budgets=[2,3]", "ema_decay=0.5"]
 
 
@@ -27,6 +29,8 @@ def torchrun(*arguments, processes=2):
             "--standalone",
             "--nproc_per_node",
             str(processes),
+            "--no-python",  # as the docs have it: torchrun --no-python vlcap
+            sys.executable,
             "-m",
             "app.cli",
             *map(str, arguments),
@@ -50,7 +54,7 @@ def assert_same_run(one, two):
         for name, value in each.items():
             assert figures[1][step][name] == pytest.approx(value, rel=1e-3, abs=0.02), name
     logs = [[json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] for folder in (one, two)]
-    assert [line["step"] for line in logs[0]] == [line["step"] for line in logs[1]]  # one process writes
+    assert [line["step"] for line in logs[0]] == [line["step"] for line in logs[1]]  # only one process writes
     assert logs[1][0]["loss"] == pytest.approx(logs[0][0]["loss"], rel=1e-4)
 
 
@@ -63,7 +67,7 @@ def test_classifier(class_folder, tmp_path):
 
 
 def test_captioner(captioned_folder, tmp_path):
-    """Captions differ in length, so the halves of a batch weigh differently."""
+    """Captions differ in length, so the two halves of a batch have different weights."""
     torch.manual_seed(0)
     Encoder.create("lookupvit_test_patch8_48").save_pretrained(tmp_path / "encoder")
     settings = [
@@ -101,10 +105,10 @@ def test_evaluation_of_1003_photos(captioner_folder, captioner, tmp_path):
         tmp_path / "results",
         "--json",
     )
-    assert json.loads(ran.stdout)["N"] == 1003  # printed once
+    assert json.loads(ran.stdout)["N"] == 1003  # printed by one process only
     predictions = json.loads((tmp_path / "results" / "predictions.json").read_text())
     assert [each["image_id"] for each in predictions] == list(range(1003))
     captions = read_captions(folder, "val")
-    rows = (0, 501, 502, 1002)  # the ends of both shares
+    rows = (0, 501, 502, 1002)  # first and last of both shares
     expected = captioner.caption([captions.image(i) for i in rows], num_beams=1)
     assert [predictions[i]["caption"] for i in rows] == expected

@@ -1,4 +1,4 @@
-"""The recipes that come along: each says what it must, and each runs, made small by --smoke."""
+"""The shipped recipes: each states its command, and each runs with --smoke."""
 
 import re
 from importlib.resources import files
@@ -16,7 +16,7 @@ from train.decoder import DecoderRecipe
 from train.recipe import RecipeError
 from vlcap.model.encoder import Encoder, digest_weights
 
-RECIPES = sorted(  # of one run; those of a whole table are test_table3's
+RECIPES = sorted(  # recipes of one run; test_table3 tests those of whole tables
     path.name.removesuffix(".yaml")
     for path in (files("train") / "recipes").iterdir()
     if not path.name.startswith("table3-")
@@ -28,19 +28,19 @@ def text(name):
 
 
 def command(name):
-    """classifier, captioner or decoder, out of the recipe's own first lines."""
+    """The command in a recipe's first lines, with its trainer: classifier, captioner or decoder."""
     return re.search(r"#   .*train (classifier|captioner|decoder) --recipe (\S+) ", text(name))
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_says_its_command_and_is_one(name):
     found = command(name)
-    assert found, f"{name} doesn't begin with its command"
+    assert found, f"{name} doesn't start with its command"
     assert found[2] == name
     kind = {"classifier": ClassifierRecipe, "captioner": CaptionerRecipe, "decoder": DecoderRecipe}[found[1]]
     recipe = kind.load(name)
     assert recipe.model_fields_set == yaml.safe_load(text(name)).keys()
-    for field in ("encoder", "decoder", "start_from"):  # of another recipe's run, which says so
+    for field in ("encoder", "decoder", "start_from"):  # from another recipe's run, whose file says so
         built_on = Path(str(getattr(recipe, field, "")))
         if built_on.parts[:1] == ("runs",) and built_on.parts[1] != "coco":
             assert any(f"--out runs/{built_on.parts[1]}" in text(other) for other in RECIPES)
@@ -54,6 +54,7 @@ def sentences(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_smoke(name, class_folder, captioned_folder, sentences, tmp_path):
     kind = command(name)[1]
@@ -67,14 +68,15 @@ def test_smoke(name, class_folder, captioned_folder, sentences, tmp_path):
     )
     assert ran.exit_code == 0, ran.output
     out = tmp_path / name / "smoke-1" / "run"
-    assert [path.name for path in (tmp_path / name).iterdir()] == ["smoke-1"]  # the real run's folder is left alone
+    assert [path.name for path in (tmp_path / name).iterdir()] == ["smoke-1"]  # the real run's folder is untouched
     assert (out / {"classifier": "encoder"}.get(kind, kind) / "model.safetensors").is_file()
     assert (out / "curves.png").is_file()
     assert list((out / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_a_chain_of_smoke_runs_is_one(class_folder, captioned_folder, sentences, tmp_path, monkeypatch):
-    """What the bundled captioner's card says, from photos to captions: trunk and frozen encoder stay as they are."""
+    """The commands of the bundled captioner's card, one after the other: trunk and frozen encoder stay unchanged."""
     from vlcap import Captioner
 
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""A run's folder: what it takes for its own, what it was begun with, what may change, when it is finished."""
+"""A run's folder: which files belong to the run, what the run was begun with, what may change, when it is done."""
 
 import json
 import shutil
@@ -18,6 +18,8 @@ from train.smoke import smoke
 from vlcap.evaluation.metrics import MetricsError
 from vlcap.files.writing import NotOursError
 from vlcap.model.encoder import Encoder
+
+pytestmark = pytest.mark.usefixtures("quick_curves")
 
 CLASSIFIER = ["encoder=lookupvit_test_patch8_48", "workers=0", "batch_size=8", "limit=16", "steps=2"]
 CAPTIONER = [
@@ -77,7 +79,7 @@ def test_somebodys_file_under_a_runs_name(name, class_folder, tmp_path):
 
 
 def test_a_run_in_a_folder_with_other_things(class_folder, tmp_path):
-    """As with --out . : the run takes its own names and nothing else."""
+    """As with --out . : the run touches its own files and nothing else."""
     for name in ("smoke/notes.txt", "captioner/README.md", "notes.tmp", ".lock", "tokens"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("mine")
@@ -110,7 +112,7 @@ def test_evaluated_again_a_card_stays_and_an_edit_is_refused(class_folder, tmp_p
 
 
 def test_outputs_may_be_links(class_folder, tmp_path):
-    """To an empty folder, or to where there will be one: the run writes through them, every time."""
+    """Links to an empty folder, or to a path that doesn't exist yet: the run always writes through them."""
     (tmp_path / "elsewhere").mkdir()
     out = tmp_path / "run"
     out.mkdir()
@@ -124,8 +126,9 @@ def test_outputs_may_be_links(class_folder, tmp_path):
     assert Encoder.load(tmp_path / "elsewhere" / "encoder").config.budgets == [2, 3]
 
 
+@pytest.mark.slow
 def test_smoke_runs_touch_nothing(class_folder, tmp_path, monkeypatch):
-    """In any folder, twice, and beside a real run of the same name."""
+    """In any folder, twice, and next to a real run of the same name."""
     monkeypatch.chdir(tmp_path)
     for name in ("smoke/notes.txt", "runs/smoke/fire/keep", "smoke-1"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -148,8 +151,9 @@ def test_a_smoke_run_builds_on_the_latest(tmp_path):
     assert small.encoder == str(tmp_path / "classes" / "smoke-10" / "run" / "encoder")
 
 
+@pytest.mark.slow
 def test_a_run_knows_its_data(class_folder, captioned_folder, encoder, tmp_path):
-    """By content: the same photos elsewhere are the same, others are not, nor are other captions or labels."""
+    """Data is compared by content: it may be moved, but not have other photos, captions or labels."""
     other = drawings.write_coco_folder(tmp_path / "other", {"train2014": 20, "val2014": 8})
     caption(tmp_path / "run", captioned_folder, f"encoder={encoder}")
     before = files(tmp_path / "run")
@@ -165,12 +169,12 @@ def test_a_run_knows_its_data(class_folder, captioned_folder, encoder, tmp_path)
     classes = shutil.copytree(class_folder, tmp_path / "classes")
     classify(tmp_path / "classified", classes)
     (classes / "train" / "red" / "0.png").rename(classes / "train" / "blue" / "0.png")
-    with pytest.raises(TrainingError, match="changed since: names, sizes, captions or labels"):
+    with pytest.raises(TrainingError, match="changed since \\(names, sizes, captions or labels\\)"):
         classify(tmp_path / "classified", classes)
 
 
 def test_nothing_trained_yet_everything_may_be_mended(captioned_folder, encoder, tmp_path, monkeypatch):
-    """A run that failed before its first checkpoint is no run; its tokenizer is not that of the next."""
+    """After a failure before the first checkpoint, a run starts anew, with a new tokenizer."""
     loss = Captioning.loss
 
     def broken(*arguments):
@@ -189,11 +193,11 @@ def test_nothing_trained_yet_everything_may_be_mended(captioned_folder, encoder,
 
 
 def test_a_run_knows_what_it_began_from(captioned_folder, encoder, tmp_path):
-    """An encoder may be moved, not exchanged: its tokens would be another's."""
+    """An encoder may be moved, but not replaced: the tokens would change."""
     one, two = shutil.copytree(encoder, tmp_path / "one"), tmp_path / "two"
     caption(tmp_path / "run", captioned_folder, f"encoder={one}")
     one.rename(two)
-    with pytest.raises(TrainingError, match="one is none: say where it is now"):
+    with pytest.raises(TrainingError, match="one is none: give its current path"):
         caption(tmp_path / "run", captioned_folder, f"encoder={one}")
     caption(tmp_path / "run", captioned_folder, f"encoder={two}")
     Encoder.create("lookupvit_test_patch8_48").save_pretrained(two)
@@ -202,7 +206,7 @@ def test_a_run_knows_what_it_began_from(captioned_folder, encoder, tmp_path):
 
 
 def test_what_may_change(class_folder, tmp_path):
-    """Not what changes the result; the length where the schedule doesn't hang on it."""
+    """Settings that don't change the result may change; so may the length, if the schedule doesn't depend on it."""
     classify(tmp_path, class_folder)
     classify(tmp_path, class_folder, "workers=1", "save_every=7", "evaluate_every=3")
     assert ClassifierRecipe.load(str(tmp_path / "recipe.yaml")).workers == 1
@@ -215,19 +219,20 @@ def test_what_may_change(class_folder, tmp_path):
     assert (tmp_path / "recipe.yaml").read_text().startswith("# my notes")
 
 
+@pytest.mark.slow
 def test_prolonged_under_a_constant_schedule(class_folder, tmp_path, capsys):
-    """It ends with the weights of a run of that length; what was warm-up stays so."""
+    """A prolonged run ends with the weights of a run of the full length; its warm-up stays the same."""
     settings = ["schedule=constant", "warmup=0.5"]
     classify(tmp_path / "run", class_folder, *settings)
     assert classify(tmp_path / "run", class_folder, *settings)
     said = " ".join(capsys.readouterr().err.split())
-    assert f"{tmp_path / 'run'} is finished, all of its 2 steps are trained: a larger steps or epochs" in said
+    assert f"{tmp_path / 'run'} is finished, all 2 steps are trained: larger steps or epochs" in said
     classify(tmp_path / "run", class_folder, *settings, "steps=4")
     classify(tmp_path / "whole", class_folder, "schedule=constant", "warmup=0.25", "steps=4")
     run, whole = (load_checkpoint(tmp_path / name / "checkpoints") for name in ("run", "whole"))
     assert run["step"] == 4
     assert all(torch.equal(weight, whole["model"][name]) for name, weight in run["model"].items())
-    with pytest.raises(TrainingError, match="has reached step 4 and can't become a run of 3"):
+    with pytest.raises(TrainingError, match="has reached step 4, beyond 3 steps: choose another --out"):
         classify(tmp_path / "run", class_folder, *settings, "steps=3")
 
 
@@ -235,12 +240,13 @@ def test_a_finished_run_says_so(class_folder, tmp_path, capsys):
     figures = classify(tmp_path, class_folder)
     before = files(tmp_path)
     assert classify(tmp_path, class_folder) == figures
-    assert "is finished, all of its 2 steps are trained" in " ".join(capsys.readouterr().err.split())
+    assert "is finished, all 2 steps are trained" in " ".join(capsys.readouterr().err.split())
     assert files(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_weights_are_saved_before_they_are_evaluated(class_folder, tmp_path, monkeypatch):
-    """An evaluation that fails takes nothing with it, and is made up for when the run goes on."""
+    """A failed evaluation loses nothing; the resumed run repeats it."""
     whole = classify(tmp_path / "whole", class_folder, "evaluate_every=0.5")
     evaluate, calls = Classification.evaluate, []
 
@@ -271,4 +277,4 @@ def test_what_will_be_evaluated_is_checked_at_the_start(captions, message, encod
         path.write_text(json.dumps(data))
     with pytest.raises(MetricsError, match=rf"data, val can't be scored: {message}"):
         caption(tmp_path / "run", folder, f"encoder={encoder}", "cider=true")
-    caption(tmp_path / "run", folder, f"encoder={encoder}")  # without CIDEr there is nothing in the way
+    caption(tmp_path / "run", folder, f"encoder={encoder}")  # without CIDEr these data are fine

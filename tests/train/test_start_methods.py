@@ -1,4 +1,4 @@
-"""Processes that load photos, started in every way: fork (Linux), spawn (macOS, Windows), forkserver (Python 3.14)."""
+"""Data loading processes with every start method: fork (Linux), spawn (macOS, Windows), forkserver (Python 3.14)."""
 
 import json
 import os
@@ -36,13 +36,13 @@ for name, settings in captioner.items():
 
 @pytest.fixture(scope="module")
 def runs():
-    """Settings by name; of the captioner from its cache, which must not take encoder and tokens along."""
+    """Settings by name. The captioner reads from its cache, which must not pickle the encoder and the tokens."""
     return {"classes": CLASSIFIER}, {"tokens": [*CAPTIONER, "cache_views=2"]}
 
 
 @pytest.fixture(scope="module")
 def expected(runs, class_folder, captioned_folder, tmp_path_factory):
-    """What they end with when no other process loads photos."""
+    """The result without data loading processes."""
     out = tmp_path_factory.mktemp("expected")
     torch.manual_seed(0)
     Encoder.create("lookupvit_test_patch8_48").save_pretrained(out / "encoder")
@@ -55,7 +55,8 @@ def expected(runs, class_folder, captioned_folder, tmp_path_factory):
     return out
 
 
-@pytest.mark.timeout(900)  # each process imports everything anew, which takes its time beside other work
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # each process imports everything anew, which is slow on a busy machine
 @pytest.mark.parametrize("method", METHODS)
 def test_trainers(method, runs, expected, class_folder, captioned_folder, tmp_path):
     done = subprocess.run(
@@ -64,7 +65,7 @@ def test_trainers(method, runs, expected, class_folder, captioned_folder, tmp_pa
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-    )  # sums in the same order
+    )  # the same order of summation
     assert done.returncode == 0, done.stderr
     for name in (*runs[0], *runs[1]):
         theirs, ours = (load_checkpoint(folder / name / "checkpoints")["model"] for folder in (expected, tmp_path))
@@ -72,28 +73,19 @@ def test_trainers(method, runs, expected, class_folder, captioned_folder, tmp_pa
         assert len(torch.cat([weight.flatten() for weight in ours.values()]).unique()) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_a_stream(method, tmp_path):
-    """Parquet, read in two processes: places and batches as in this one."""
+    """Parquet read by two processes: the same places and batches for every start method."""
+    from train.batches import Reading, StreamBatches
     from train.streaming import StreamedPhotos, read_stream
 
     for shard in range(2):
         drawings.write_parquet(tmp_path / f"train-{shard:05d}-of-00002.parquet", range(shard * 8, shard * 8 + 8))
-    settings = {
-        "seed": 0,
-        "batch_size": 4,
-        "start": 0,
-        "stop": 4,
-        "places": {},
-        "rank": 0,
-        "world": 1,
-        "workers": 2,
-        "pin_memory": False,
-    }
     found = []
     for each in ("fork", method):
         photos = StreamedPhotos(read_stream(str(tmp_path), "train"), mean_colour, buffer=4)
-        loader = photos.loader(stack, **settings)
+        loader = StreamBatches(photos, stack, Reading(batch_size=4, workers=2)).loader(0, 4)
         loader.multiprocessing_context = each
         found.append([item for item in loader if item is not None])
     assert [place for _, place in found[0]] == [place for _, place in found[1]]
@@ -109,7 +101,7 @@ def stack(items):
 
 
 def test_a_systems_way_to_reserve_a_files_place(tmp_path, monkeypatch):
-    """macOS and Windows have no posix_fallocate; what the file holds stays."""
+    """macOS and Windows have no posix_fallocate; the file's content stays."""
     monkeypatch.delattr(os, "posix_fallocate")
     path = tmp_path / "file"
     with open(path, "wb") as file:

@@ -1,4 +1,4 @@
-"""Training photos as a stream: shards shared out, everything seen, resumed exactly."""
+"""Training photos as a stream: shards are shared among processes, every photo is seen, a resumed run is exact."""
 
 import io
 import json
@@ -9,17 +9,20 @@ import pytest
 import torch
 
 from tests.support import drawings
+from train.batches import Reading, StreamBatches
 from train.checkpoint import load_checkpoint
 from train.classifier import Classification, ClassifierRecipe, train_classifier
 from train.labels import LabelError
 from train.streaming import StreamedPhotos, read_stream
+
+pytestmark = pytest.mark.usefixtures("quick_curves")
 
 PHOTOS, SHARDS = 48, 4
 
 
 @pytest.fixture(autouse=True)
 def no_sleep(monkeypatch):
-    """datasets waits 5 seconds for its reading threads at each epoch's end."""
+    """datasets waits 5 seconds for its reading threads at the end of each epoch."""
     import datasets
 
     monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.0)
@@ -33,7 +36,7 @@ def png(number):
 
 @pytest.fixture(scope="module")
 def parquet_folder(tmp_path_factory):
-    """Sharded parquet, classes named by its features; photo n has its number in its file name."""
+    """Sharded parquet with class names in its features; the file name of photo n is its number."""
     import datasets
 
     folder = tmp_path_factory.mktemp("parquet")
@@ -68,8 +71,8 @@ def webdataset_folder(tmp_path_factory):
     return folder
 
 
-def numbers(stream, **changes):
-    """Which photos the batches hold; the transform gives a photo's number away, its mean colour."""
+def numbers(stream, start=0, stop=12, reached=None, rank=0, world=1, workers=0):
+    """Numbers of the photos in the batches; the transform finds a photo's number by its mean color."""
     table = {
         drawings.draw(n).resize((1, 1)).getpixel((0, 0)) + (drawings.draw(n).getpixel((0, 0))): n for n in range(PHOTOS)
     }
@@ -78,20 +81,11 @@ def numbers(stream, **changes):
         lambda image: torch.tensor(table[image.resize((1, 1)).getpixel((0, 0)) + image.getpixel((0, 0))]),
         buffer=10,
     )
-    settings = {
-        "seed": 0,
-        "batch_size": 4,
-        "start": 0,
-        "stop": 12,
-        "places": {},
-        "rank": 0,
-        "world": 1,
-        "workers": 0,
-        "pin_memory": False,
-        **changes,
-    }
+    reading = Reading(batch_size=4, rank=rank, world=world, workers=workers)
+    source = StreamBatches(photos, lambda items: [(int(image), int(target)) for image, target in items], reading)
+    source.places = reached or {}
     batches, places = [], []
-    for item in photos.loader(lambda items: [(int(image), int(target)) for image, target in items], **settings):
+    for item in source.loader(start, stop):
         if item is not None:
             batches.append(item[0])
             places.append(item[1])
@@ -134,9 +128,10 @@ def test_started_anywhere_it_goes_on_the_same(parquet_folder, workers, start):
     stream = read_stream(str(parquet_folder), "train")
     whole, places = numbers(stream, workers=workers, stop=20)
     reached = dict(places[:start])
-    assert numbers(stream, workers=workers, start=start, stop=20, places=reached)[0] == whole[start:]
+    assert numbers(stream, workers=workers, start=start, stop=20, reached=reached)[0] == whole[start:]
 
 
+@pytest.mark.slow
 def test_run_interrupted_and_resumed(webdataset_folder, tmp_path, monkeypatch):
     recipe = ClassifierRecipe.load(
         None,
@@ -164,7 +159,7 @@ def test_run_interrupted_and_resumed(webdataset_folder, tmp_path, monkeypatch):
     with pytest.raises(InterruptedError):
         train_classifier(recipe, [str(webdataset_folder)], tmp_path / "halves")
     train_classifier(recipe, [str(webdataset_folder)], tmp_path / "halves")
-    assert len(calls) == 6 + 5  # on from step 4
+    assert len(calls) == 6 + 5  # resumed from step 4
     whole, halves = (load_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "halves"))
     for name, tensor in whole["model"].items():
         assert torch.equal(tensor, halves["model"][name]), name
@@ -194,7 +189,7 @@ def test_a_stream_has_no_epochs(parquet_folder, tmp_path):
 
 
 def test_json_labels(tmp_path):
-    """As in the hub's ImageNet-21k archives."""
+    """The form of the hub's ImageNet-21k archives."""
     with tarfile.open(tmp_path / "train-0.tar", "w") as archive:
         for n in range(4):
             for name, data in ((f"{n}.png", png(n)), (f"{n}.json", json.dumps({"label": n, "other": "x"}).encode())):

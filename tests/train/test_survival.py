@@ -1,4 +1,4 @@
-"""What a training run survives: SIGKILL at any moment, SIGTERM, a damaged checkpoint, a second run in its folder."""
+"""A training run survives SIGKILL at any moment, SIGTERM, and a second run in its folder."""
 
 import json
 import os
@@ -16,6 +16,8 @@ from train.checkpoint import load_checkpoint
 from train.classifier import ClassifierRecipe, train_classifier
 from train.loop import TrainingError
 from vlcap.model.encoder import Encoder
+
+pytestmark = pytest.mark.slow
 
 SETTINGS = {
     "classifier": [
@@ -50,8 +52,8 @@ SETTINGS = {
     ],
 }
 
-# Imports once, then for each line "OUT N SECONDS" forks a training process and kills it so many seconds after it has
-# written N checkpoints more; N = -1 lets it live.
+# Imports once. Then, for each line "OUT N SECONDS", forks a training process and kills it SECONDS after it has written
+# N more checkpoints; N = -1 lets it finish.
 NURSERY = """
 import os, signal, sys, time
 from pathlib import Path
@@ -120,12 +122,12 @@ def test_killed_ten_times_it_ends_with_the_same_weights(kind, class_folder, capt
     seed = random.randrange(10**6)
     moments = random.Random(seed)
     kills, reached, folders = 0, [], [tmp_path / "killed-0" / "run"]
-    while kills < 10:  # soon after its start, or around its next checkpoints
+    while kills < 10:  # soon after the start, or around the next checkpoints
         checkpoints = moments.choice([0, 1, 1, 2])
         if run(folders[-1], checkpoints, moments.uniform(0, 0.3 if checkpoints else 1.0)) == "killed":
             kills += 1
             reached.append(max((int(path.name[5:13]) for path in folders[-1].glob("checkpoints/step-*.pt")), default=0))
-        else:  # a quick machine was done before: the kills that are left go to another run
+        else:  # a fast machine finished before: the remaining kills go to another run
             folders.append(tmp_path / f"killed-{len(folders)}" / "run")
     assert run(folders[-1], -1) == "ended"
     nursery.stdin.close()
@@ -178,7 +180,7 @@ def wait_for_steps(out, process):
 
 
 def test_sigterm_saves_and_says_so(class_folder, tmp_path):
-    """Sent to all of the run's processes, as those who stop jobs do. And while it runs, the folder is its own."""
+    """The signal goes to all of the run's processes, as job managers send it. Meanwhile the folder is locked."""
     out = tmp_path / "run"
     process = start(out, class_folder, "save_every=100000")
     wait_for_steps(out, process)
@@ -191,5 +193,5 @@ def test_sigterm_saves_and_says_so(class_folder, tmp_path):
     step = load_checkpoint(out / "checkpoints")["step"]
     assert step >= 10
     assert f"stopped by SIGTERM after step {step} of 100000, saved as" in last
-    assert "the same command goes on from there" in last
+    assert "the same command resumes the run" in last
     assert "Traceback" not in said

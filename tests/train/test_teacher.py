@@ -1,4 +1,4 @@
-"""Starting from a plain ViT's weights, and learning from its answers."""
+"""Initial weights from a plain ViT, and distillation from it."""
 
 import json
 
@@ -15,11 +15,13 @@ from train.pretrained import PretrainedError, load_classifier
 from train.teacher import distillation_loss, feature_loss, start_from
 from vlcap.model.encoder import Encoder
 
+pytestmark = pytest.mark.usefixtures("quick_curves")
+
 VIT = {"img_size": 48, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
 
 
 def vit_folder(folder, num_classes=4, mean=0.4, **changes):
-    """A ViT as the hub would send it: config.json and model.safetensors, weights random."""
+    """A ViT as the hub would deliver it: config.json and model.safetensors with random weights."""
     torch.manual_seed(1)
     arguments = {**VIT, **changes}
     vit = timm.create_model("vit_tiny_patch16_224", num_classes=num_classes, **arguments)
@@ -56,7 +58,7 @@ def test_the_vit_parts_are_the_vits(tmp_path):
         torch.testing.assert_close(ours.refine(x), theirs(x))
     pixels = torch.randn(1, 3, 48, 48)
     torch.testing.assert_close(model.patch_embed(pixels).flatten(1, 2), vit.patch_embed(pixels))
-    torch.testing.assert_close(model.pos_embed, vit.pos_embed[:, 1:])  # without the class token's
+    torch.testing.assert_close(model.pos_embed, vit.pos_embed[:, 1:])  # without the class token's position
     torch.testing.assert_close(model.norm(x), vit.norm(x))
     for key, weight in model.state_dict().items():
         if "gather" in key or "infuse" in key or key.startswith("head"):
@@ -69,26 +71,26 @@ def test_other_grids_and_patches_are_resampled(tmp_path):
     encoder = Encoder.create("lookupvit_test_patch8_48")
     start_from(encoder, name)
     assert encoder.model.pos_embed.shape == (1, 36, 64)
-    flat = torch.full((1, 3, 48, 48), 0.7)  # a patch of one colour is embedded alike whatever its size
+    flat = torch.full((1, 3, 48, 48), 0.7)  # a patch of one color has about the same embedding at any size
     ours = encoder.model.patch_embed(flat)[0, 0, 0]
     theirs = vit.patch_embed(torch.full((1, 3, 64, 64), 0.7))[0, 0]
     assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.9
 
 
-def test_what_does_not_fit_is_said(tmp_path):
+def test_what_does_not_fit_is_named(tmp_path):
     encoder = Encoder.create("lookupvit_test_patch8_48")
     with pytest.raises(PretrainedError, match="64 wide and 3 blocks deep, lookupvit_test_patch8_48 64 and 2"):
         start_from(encoder, vit_folder(tmp_path / "deep", depth=3)[0])
     with pytest.raises(PretrainedError, match=r"scale|ls1|gamma"):
         start_from(encoder, vit_folder(tmp_path / "scaled", init_values=1e-5)[0])
-    with pytest.raises(PretrainedError, match="no_such_vit: no pretrained model"):
+    with pytest.raises(PretrainedError, match="no_such_vit: timm can't load a pretrained model"):
         start_from(encoder, "no_such_vit")
     with pytest.raises(PretrainedError, match="fills a LookupViT"):
         start_from(Encoder.create("vit_tiny_patch16_224"), vit_folder(tmp_path / "vit")[0])
 
 
 def test_the_teacher_sees_what_it_is_used_to(tmp_path):
-    """The pupil's normalisation undone, the teacher's applied, its size: the loss is that of the plain definition."""
+    """The student's normalization is undone, the teacher's normalization and size applied: the loss is as defined."""
     name, vit = vit_folder(tmp_path / "vit", img_size=64)
     encoder = Encoder.create("lookupvit_test_patch8_48")
     teacher = Frozen(encoder.pixels, teacher=load_classifier(name))
@@ -102,7 +104,8 @@ def test_the_teacher_sees_what_it_is_used_to(tmp_path):
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_pupil_learns_from_the_teacher(class_folder, tmp_path):
+@pytest.mark.slow
+def test_the_student_learns_from_the_teacher(class_folder, tmp_path):
     name, _ = vit_folder(tmp_path / "vit")
     recipe = ClassifierRecipe.load(
         None,
@@ -132,9 +135,10 @@ def test_the_pupil_learns_from_the_teacher(class_folder, tmp_path):
     assert after < before / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache_views", [0, 2])
 def test_other_classes_get_a_head_of_their_own(class_folder, tmp_path, cache_views):
-    """Seven classes of the teacher's, four of the photos': live and from the cache, both are learned."""
+    """The teacher has seven classes, the photos four: both are learned, live and from the cache."""
     name, _ = vit_folder(tmp_path / "vit", num_classes=7)
     recipe = ClassifierRecipe.load(
         None,
@@ -156,10 +160,10 @@ def test_other_classes_get_a_head_of_their_own(class_folder, tmp_path, cache_vie
     batch = task.collate([task.train_set[i] for i in range(0, 240, 10)])
 
     def distances():
-        answers = task.model.train()(task.seen(batch, task.train_set, torch.device("cpu")), budget=3)
-        logits, features = task.lessons(batch, task.train_set, torch.device("cpu"))
-        assert logits.shape == (24, 7) and answers.own[0].shape == (24, 4)
-        return distillation_loss(answers.taught, logits, 1.0).item(), feature_loss(answers.features, features).item()
+        outputs = task.model.train()(task.seen(batch, task.train_set, torch.device("cpu")), budget=3)
+        logits, features = task.teacher_outputs(batch, task.train_set, torch.device("cpu"))
+        assert logits.shape == (24, 7) and outputs.own[0].shape == (24, 4)
+        return distillation_loss(outputs.taught, logits, 1.0).item(), feature_loss(outputs.features, features).item()
 
     before = distances()
     optimizer = torch.optim.AdamW(task.model.parameters(), lr=3e-3)
@@ -170,11 +174,11 @@ def test_other_classes_get_a_head_of_their_own(class_folder, tmp_path, cache_vie
     assert all(now < then / 2 for now, then in zip(distances(), before, strict=True))
 
     train_classifier(recipe, [str(class_folder)], tmp_path / "run")
-    encoder = Encoder.load(tmp_path / "run" / "encoder")  # has nothing of what only the teacher's lessons needed
+    encoder = Encoder.load(tmp_path / "run" / "encoder")  # without the heads that only distillation needs
     assert len(encoder.config.classes) == 4 and encoder.model.head.out_features == 4
 
 
-def test_what_cannot_be_cached_or_taught_is_said(class_folder, tmp_path):
+def test_what_cannot_be_cached_or_taught_is_refused(class_folder, tmp_path):
     name, _ = vit_folder(tmp_path / "vit")
     for settings, said in (
         ([f"teacher={name}", "encoder=lookupvit_test_patch8_48", "cache_views=2", "mixup=0.2"], "mixup and cutmix"),
@@ -184,7 +188,7 @@ def test_what_cannot_be_cached_or_taught_is_said(class_folder, tmp_path):
             Classification(ClassifierRecipe.load(None, settings), [str(class_folder)], tmp_path / "run")
     other, _ = vit_folder(tmp_path / "other", num_classes=7)
     recipe = ClassifierRecipe.load(None, ["encoder=lookupvit_test_patch8_48", f"teacher={other}"])
-    with pytest.raises(PretrainedError, match=r"tells 7 classes apart, the photos have 4: teacher_head=own"):
+    with pytest.raises(PretrainedError, match=r"has 7 classes, the photos have 4: teacher_head=own"):
         Classification(recipe, [str(class_folder)], tmp_path / "run")
 
 
@@ -199,6 +203,6 @@ def test_the_teacher_sees_mixed_photos(class_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(task.frozen, "forward", lambda pixels: shown.append(pixels) or teacher(pixels))
     model.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
     task.loss(model.train(), batch, 3)
-    pupil, theirs = shown
-    torch.testing.assert_close(task.pixels.normalize(theirs.round().byte()), pupil, rtol=0.02, atol=0.01)
+    student, theirs = shown
+    torch.testing.assert_close(task.pixels.normalize(theirs.round().byte()), student, rtol=0.02, atol=0.01)
     assert not torch.allclose(theirs, batch.photos.float(), atol=1)  # they were mixed

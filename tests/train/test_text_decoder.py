@@ -1,4 +1,4 @@
-"""The text trainer: what it learns from, what it must not learn, and the captioner that starts from it."""
+"""The text trainer: its sources, the sentences that it must not learn, and a captioner that starts from it."""
 
 import gzip
 import json
@@ -16,21 +16,24 @@ from vlcap.data.captions import CaptionDataError, read_captions
 from vlcap.model.encoder import Encoder
 from vlcap.model.tokenizer import EOS, PAD, START
 
+pytestmark = pytest.mark.usefixtures("quick_curves")
+
 SMALL = ["vocab_size=80", "width=32", "layers=1", "heads=2", "max_length=16", "group=8", "workers=0"]
 
 
-@pytest.fixture
-def texts(tmp_path):
-    path = tmp_path / "texts.txt"
-    own = (f"{text.rstrip(' .')} again" for text in drawings.captions(300))  # no sentence that the photos have
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    path = tmp_path_factory.mktemp("texts") / "texts.txt"
+    own = (f"{text.rstrip(' .')} again" for text in drawings.captions(300))  # no caption of the drawn photos
     path.write_text("\n".join(own) + "\n\n", encoding="utf-8")
     return path
 
 
-@pytest.fixture
-def run(texts, captioned_folder, tmp_path):
+@pytest.fixture(scope="module")
+def run(texts, captioned_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "text"
     recipe = DecoderRecipe.load(None, [*SMALL, "batch_size=4", "steps=40", "lr=1e-2", f"hold_out=[{captioned_folder}]"])
-    return train_decoder(recipe, [str(texts)], tmp_path / "text"), tmp_path / "text"
+    return train_decoder(recipe, [str(texts)], out), out
 
 
 def test_every_kind_of_source(texts, captioned_folder, tmp_path):
@@ -57,7 +60,7 @@ def test_every_kind_of_source(texts, captioned_folder, tmp_path):
 
 
 def test_held_out_sentences_are_not_learned(captioned_folder, tmp_path):
-    """By their words: case and punctuation make no other sentence."""
+    """Sentences are compared by their words: case and punctuation make no difference."""
     held_out = read_captions(captioned_folder, "val").captions[0][0]
     (tmp_path / "texts.txt").write_text(f"{held_out}\n{held_out.upper()} .\nrain\n")
     recipe = DecoderRecipe.load(None, [*SMALL, f"hold_out=[{captioned_folder}]"])
@@ -81,13 +84,15 @@ def test_what_is_read_is_one_behind_what_is_told():
     assert targets.tolist() == [[5, 6, EOS], [7, EOS, -100]]
 
 
+@pytest.mark.slow
 def test_it_learns_the_language(run):
     figures, folder = run
     decoder, tokenizer = load_decoder(folder / "decoder")
-    assert figures["val_loss"] < math.log(len(tokenizer)) / 2  # of a decoder that knows nothing
+    assert figures["val_loss"] < math.log(len(tokenizer)) / 2  # half the loss of an untrained decoder
     assert decoder.config.n_embd == 32
 
 
+@pytest.mark.slow
 def test_a_captioner_starts_from_it(run, captioned_folder, tmp_path):
     _, folder = run
     Encoder.create("lookupvit_test_patch8_48").save_pretrained(tmp_path / "encoder")
@@ -112,7 +117,7 @@ def test_a_captioner_starts_from_it(run, captioned_folder, tmp_path):
 
 
 def test_the_best_evaluation_is_kept(captioned_folder, tmp_path):
-    """CIDEr of 3, 1, 2 and 4: the weights of the first stay until there are better ones."""
+    """CIDEr of 3, 1, 2 and 4: the first weights stay until better ones come."""
     Encoder.create("lookupvit_test_patch8_48").save_pretrained(tmp_path / "encoder")
     settings = [f"encoder={tmp_path / 'encoder'}", "keep=best", "vocab_size=60", "width=32", "heads=2", "layers=1"]
     with pytest.raises(TrainingError, match="keep=best needs the CIDEr"):

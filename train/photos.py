@@ -1,0 +1,142 @@
+"""Photos of a labelled set, wherever they are: files, rows of a Hugging Face data set, or a part of either.
+
+These are objects, not closures, because a data loading process may have to unpickle them.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+from vlcap.data.files import file_size
+from vlcap.data.images import ImageError, load_image
+
+
+class Photos(Protocol):
+    """Photos that can be trained on and cached. `vlcap.data.captions.CaptionSet` is one kind."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def split(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def image(self, i: int) -> Image.Image: ...
+
+    def fingerprint(self) -> str:
+        """Digest of the photos' content."""
+
+    def identity(self) -> str:
+        """Digest of the photos' names and sizes, faster to compute."""
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoFiles:
+    """Photos that are files of a split."""
+
+    name: str
+    split: str
+    paths: list[Path]
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def image(self, i: int) -> Image.Image:
+        return load_image(self.paths[i])
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for name, path in zip(self.names, self.paths, strict=True):
+            with open(path, "rb") as file:
+                digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        return digest.hexdigest()
+
+    def identity(self) -> str:
+        listing = [(name, file_size(path)) for name, path in zip(self.names, self.paths, strict=True)]
+        return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoRows:
+    """Photos in a column of a Hugging Face data set.
+
+    Args:
+        name: Name of the data set.
+        split: train or val.
+        rows: The data set, images not decoded.
+        column: Name of the column.
+        source: File of the data set, for messages.
+        trusted: Whether a row may name a local file.
+    """
+
+    name: str
+    split: str
+    rows: Any
+    column: str
+    source: str
+    trusted: bool
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def image(self, i: int) -> Image.Image:
+        cell, name = self.rows[i][self.column], f"row {i} of {self.source}"
+        if cell and cell["bytes"]:
+            return load_image(cell["bytes"], name=name)
+        if not self.trusted or not cell or not cell["path"]:
+            raise ImageError(f"{name}: no photo in it, only {'its path' if cell else 'nothing'}: embed the photos")
+        return load_image(cell["path"])
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for row in self.rows:
+            digest.update(hashlib.sha256((row[self.column] or {}).get("bytes") or b"").digest())
+        return digest.hexdigest()
+
+    def identity(self) -> str:
+        return hashlib.sha256(json.dumps(list(self._listing())).encode()).hexdigest()
+
+    def _listing(self) -> Iterator[tuple[str, int]]:
+        """Name and size in bytes of each row's photo."""
+        import pyarrow.compute as compute
+
+        images = self.rows.with_format("arrow")[self.column][:]
+        names = (os.path.basename(path or "") for path in compute.struct_field(images, "path").to_pylist())
+        sizes = (size or 0 for size in compute.binary_length(compute.struct_field(images, "bytes")).to_pylist())
+        return zip(names, sizes, strict=True)
+
+
+@dataclass(frozen=True, eq=False)
+class SomePhotos:
+    """Some rows of other photos."""
+
+    photos: Photos
+    rows: list[int]
+
+    @property
+    def name(self) -> str:
+        return self.photos.name
+
+    @property
+    def split(self) -> str:
+        return self.photos.split
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def image(self, i: int) -> Image.Image:
+        return self.photos.image(self.rows[i])
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.photos.fingerprint()} {self.rows}".encode()).hexdigest()
+
+    def identity(self) -> str:
+        return hashlib.sha256(f"{self.photos.identity()} {self.rows}".encode()).hexdigest()
