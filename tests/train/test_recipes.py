@@ -16,10 +16,10 @@ from train.decoder import DecoderRecipe
 from train.recipe import RecipeError
 from vlcap.model.encoder import Encoder, digest_weights
 
-RECIPES = sorted(  # of one run; those of a whole table are test_table3's
+RECIPES = sorted(  # of one run; those of whole studies are checked by test_study.py
     path.name.removesuffix(".yaml")
     for path in (files("train") / "recipes").iterdir()
-    if not path.name.startswith("table3-")
+    if not path.name.startswith(("table3-", "study-"))
 )
 
 
