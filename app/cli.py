@@ -20,7 +20,7 @@ from .commands.compare import compare
 from .commands.demo import demo
 from .commands.evaluate import baselines, evaluate, score
 from .commands.export import encoders, export
-from .commands.study import table3
+from .commands.study import study, table3
 from .commands.train import train
 from .printing import say
 
@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 for command in (caption, demo, evaluate, score, baselines, compare, attention, export, encoders):
     app.command()(command)
+train.command()(study)
 train.command()(table3)
 app.add_typer(train, name="train")
 app.add_typer(bench, name="bench")

@@ -1,10 +1,10 @@
-"""Captions judged by a person: right, partly right or wrong, before and now. Prints the counts of the card.
+"""Captions judged by eye as right, partly right or wrong, before and now. Prints the counts of the card.
 
     python scripts/by_eye.py
-    python scripts/by_eye.py --data coco-sample-224 --model FOLDER --out docs/by_eye.json  # captions to judge anew
+    python scripts/by_eye.py --data coco-sample-224 --model FOLDER --out docs/by_eye.json  # new captions to judge
 
-Right: all that the caption says is on the photo, and the main thing is named. Partly: the main thing or the scene is
-right, a detail is not. Wrong: the rest. docs/by_eye.json keeps every caption with its verdict.
+Right: everything in the caption is on the photo, and the main thing is named. Partly: the main thing or the scene is
+right, a detail is wrong. Wrong: all others. docs/by_eye.json holds every caption with its verdict.
 """
 
 import json
@@ -21,11 +21,11 @@ FILE = Path(__file__).parents[1] / "docs" / "by_eye.json"
 
 
 def main(
-    data: Annotated[str | None, typer.Option(help="Photos, of whose train split all are captioned.")] = None,
-    model: Annotated[str | None, typer.Option(help="Captioner folder; the bundled one if left out.")] = None,
-    out: Annotated[Path, typer.Option(help="The file of verdicts.")] = FILE,
+    data: Annotated[str | None, typer.Option(help="Folder of photos; all of its train split are captioned.")] = None,
+    model: Annotated[str | None, typer.Option(help="Captioner folder. Default: the bundled one.")] = None,
+    out: Annotated[Path, typer.Option(help="File of verdicts.")] = FILE,
 ) -> None:
-    """Prints how many captions are right, partly right and wrong; with --data, first writes captions to be judged."""
+    """Prints how many captions are right, partly right and wrong; with --data, first writes new captions to judge."""
     entries = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else []
     if data is not None:
         entries = captions_to_judge(data, model, entries)
@@ -38,7 +38,7 @@ def main(
 
 
 def captions_to_judge(data: str, model: str | None, entries: list[dict]) -> list[dict]:
-    """The captions of now become those of before, and new ones without a verdict take their place."""
+    """New captions without a verdict; the current ones become the captions of before."""
     from vlcap import Captioner
     from vlcap.data.captions import read_captions
 

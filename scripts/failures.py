@@ -1,9 +1,9 @@
-"""What a captioner gets wrong, by what is on the photo: the tables of its card.
+"""What a captioner gets wrong, by the content of the photo: the tables of its card.
 
     vlcap evaluate --data DIR --split test --out RESULTS
     python scripts/failures.py --data DIR --split test --predictions RESULTS/predictions.json
 
-A thing is on a photo when at least three of its people's captions name it.
+A photo shows a thing if at least three of its human captions name it.
 """
 
 import re
@@ -17,7 +17,7 @@ import typer
 from vlcap.data.captions import read_captions, read_coco_results
 from vlcap.evaluation.metrics import score
 
-AGREED = 3  # people who name a thing
+AGREED = 3  # human captions that must name a thing
 KINDS = {
     "dog": "dog dogs puppy",
     "other animal": "cat cats horse horses bird birds cow cows sheep elephant elephants giraffe giraffes zebra zebras "
@@ -38,19 +38,33 @@ KIND_OF = {word: kind for kind, words in KINDS.items() for word in words.split()
 
 
 def main(
-    data: Annotated[str, typer.Option()],
-    predictions: Annotated[Path, typer.Option()],
-    split: Annotated[str, typer.Option()] = "test",
+    data: Annotated[str, typer.Option(help="Folder of captioned photos.")],
+    predictions: Annotated[Path, typer.Option(help="COCO result file with a caption for each photo.")],
+    split: Annotated[str, typer.Option(help="Split that was captioned.")] = "test",
 ) -> None:
-    """Prints how often captions repeat, and per kind of photo how good they are and what they say in its place."""
+    """Prints how often captions repeat and, per kind of thing, their score and the wrong things they name."""
     captions, said = read_captions(data, split), read_coco_results(predictions)
     cider = score(said, captions.references(), metrics=("CIDEr",)).per_image["CIDEr"]
     references = {i: [words(text) for text in texts] for i, texts in captions.references().items()}
     mine = dict(zip(said, map(words, said.values()), strict=True))
     repeated(list(said.values()), mine.values(), references.values())
+    by_kind(cider, mine, references)
+    print("\nOf every tenth photo, the ten best and the ten worst captions:\n")
+    ranked = sorted(list(said)[::10], key=cider.__getitem__, reverse=True)
+    for i in ranked[:10] + ranked[-10:]:
+        print(f"- {said[i]} ({100 * cider[i]:.0f}; human: {captions.references()[i][0].strip(' .')})")
 
+
+def by_kind(cider: dict[int, float], mine: dict[int, set[str]], references: dict[int, list[set[str]]]) -> None:
+    """Prints a row per kind of thing: photos that show it, CIDEr, how often it is named, and what is named wrongly.
+
+    Args:
+        cider: CIDEr of each photo's caption.
+        mine: Words of each photo's caption.
+        references: Words of each photo's human captions.
+    """
     present = {i: agreed(texts) for i, texts in references.items()}
-    print("\n| on the photo | photos | CIDEr x 100 | named | said there, and not on the photo |")
+    print("\n| on the photo | photos | CIDEr x 100 | named | named although not on the photo |")
     print("| --- | --- | --- | --- | --- |")
     for kind in KINDS:
         there = [i for i, kinds in present.items() if kind in kinds]
@@ -65,24 +79,19 @@ def main(
     if absent:
         print(f"| none of these | {len(absent)} | {100 * sum(cider[i] for i in absent) / len(absent):.1f} | | |")
 
-    print("\nThe ten best and the ten worst of every tenth photo:\n")
-    ranked = sorted(list(said)[::10], key=cider.__getitem__, reverse=True)
-    for i in ranked[:10] + ranked[-10:]:
-        print(f"- {said[i]} ({100 * cider[i]:.0f}; a person: {captions.references()[i][0].strip(' .')})")
-
 
 def repeated(texts: list[str], mine: Iterable[set[str]], references: Iterable[list[set[str]]]) -> None:
-    """Prints the share of distinct captions, the most frequent one and how many of the people's words are used."""
+    """Prints the share of distinct captions, the most frequent one, and how much of the human vocabulary is used."""
     often, times = Counter(texts).most_common(1)[0]
     used = set().union(*mine)
     people = Counter(word for theirs in references for word in set().union(*theirs))
-    common = {word for word, photos in people.items() if photos >= len(texts) / 100}  # on one photo of a hundred
+    common = {word for word, photos in people.items() if photos >= len(texts) / 100}
     never = [word for word, _ in people.most_common() if word in common - used]
     print(f"{len(texts)} photos, {len(set(texts))} distinct captions ({100 * len(set(texts)) / len(texts):.0f} %)")
     print(f"most frequent, {times} times ({100 * times / len(texts):.1f} %): {often}")
     print(
-        f"{len(used)} words used; of the {len(common)} that people use for one photo of a hundred, "
-        f"{len(never)} never: {', '.join(never[:40])}"
+        f"{len(used)} words used; of the {len(common)} words that humans use for at least 1 % of the photos, "
+        f"{len(never)} are never used: {', '.join(never[:40])}"
     )
 
 
@@ -95,6 +104,7 @@ def kinds_of(text: set[str]) -> set[str]:
 
 
 def agreed(texts: list[set[str]]) -> set[str]:
+    """The kinds of things that enough of a photo's human captions name."""
     votes = Counter(kind for text in texts for kind in kinds_of(text))
     return {kind for kind, people in votes.items() if people >= min(AGREED, len(texts))}
 

@@ -1,9 +1,10 @@
-"""How much a trunk tells at which image size: the table of docs/experiments.md.
+"""How much a trunk's features tell about the captions at each image size: the table of docs/experiments.md.
 
     python scripts/trunk_sizes.py --data flickr8k-144 --data coco-6k-144 160 192 224 256
 
-Its feature maps, averaged over the photo, predict the words of the captions by ridge regression: mean average precision
-on validation photos. The penalty is the best of five for these photos, so the figures compare sizes and no more.
+Ridge regression predicts the captions' words from the feature maps, averaged over the photo. The figure is the mean
+average precision on validation photos, at the best of five penalties on these same photos: it compares sizes and
+nothing else.
 """
 
 from typing import Annotated
@@ -20,17 +21,19 @@ from vlcap.data.images import PixelConfig
 from vlcap.model.encoder import Encoder
 
 PENALTIES = (100, 300, 1000, 3000, 10_000)
-CHUNK = 32  # photos at a time
+CHUNK = 32  # photos per batch
 
 
 def main(
     sizes: Annotated[list[int], typer.Argument(help="Sides in pixels.")],
-    data: Annotated[list[str], typer.Option(help="Folder of captioned photos; repeat it to join several.")],
-    trunk: Annotated[str, typer.Option(help="The trunk's classifier.")] = "package:tf_efficientnet_lite2",
-    encoder: Annotated[str, typer.Option(help="A hybrid over that trunk.")] = "lookupvit_hybrid_lite2_224",
-    photos: Annotated[int, typer.Option(help="Training photos; a quarter as many are predicted.")] = 3000,
+    data: Annotated[list[str], typer.Option(help="Folder of captioned photos; repeat to join several.")],
+    trunk: Annotated[
+        str, typer.Option(help="Pretrained classifier that the trunk belongs to.")
+    ] = "package:tf_efficientnet_lite2",
+    encoder: Annotated[str, typer.Option(help="Hybrid encoder over that trunk.")] = "lookupvit_hybrid_lite2_224",
+    photos: Annotated[int, typer.Option(help="Number of training photos; a quarter as many are predicted.")] = 3000,
 ) -> None:
-    """Prints a row per image size: mAP from each feature map and from all of them."""
+    """Prints a row per image size: mAP from each feature map and from both."""
     train = read_words(data, "train", words=1000)
     val = take(read_words(data, "val", words=1000, vocabulary=train.classes), photos // 4)
     train = take(train, photos)
@@ -47,7 +50,7 @@ def main(
 
 
 def pooled(frozen: Frozen, labelled: LabelledSet) -> list[np.ndarray]:
-    """Each feature map's mean over the photo: (n, C)."""
+    """The mean of each feature map over the photo: (n, C) per map."""
     transform = frozen.pixels.eval_transform()
     means: list[list[np.ndarray]] = [[] for _ in frozen.maps]
     for start in range(0, len(labelled), CHUNK):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,6 +13,40 @@ from vlcap.errors import VlcapError
 
 class RecipeError(VlcapError, ValueError):
     """A recipe that can't be used: which one, what is wrong with it, what is allowed."""
+
+
+def apply_settings(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """Sets values by `key=value` in place, as `--set` gives them; returns them.
+
+    Args:
+        values: A recipe's values.
+        settings: Each `key=value`, the value in YAML. Dots lead into a part: `classifier.steps=500`.
+
+    Raises:
+        RecipeError: No equals sign, a value that is not YAML, or a key below a value that has no parts.
+    """
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise RecipeError(f"--set {setting:.200}: expected key=value")
+        try:
+            value = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            raise RecipeError(f"--set {setting:.200}: its value is not YAML") from None
+        *parts, last = key.strip().split(".")
+        place = values
+        for part in parts:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise RecipeError(f"--set {setting:.200}: {part} has no parts")
+        place[last] = value
+    return values
+
+
+def list_problems(error: ValidationError) -> str:
+    """The first three problems of a validation in one line."""
+    found = [f"{'.'.join(map(str, e['loc'])):.60}: {e['msg']:.200}" for e in error.errors()]
+    return " ".join("; ".join(found[:3] + (["..."] if len(found) > 3 else [])).split())
 
 
 class Recipe(BaseModel):
@@ -45,27 +79,17 @@ class Recipe(BaseModel):
 
     @classmethod
     def load(cls, name: str | None, overrides: Sequence[str] = ()) -> Self:
-        """Loads a recipe by its name in `train/recipes` or by path, with `key=value` overrides (YAML values).
+        """Loads a recipe by the name of a file in `train/recipes` or by path, with `--set` overrides.
 
         Raises:
             RecipeError: The recipe or a key is unknown, or a value is invalid.
         """
-        values = {} if name is None else cls._read(name)
-        for override in overrides:
-            key, equals, value = override.partition("=")
-            if not equals:
-                raise RecipeError(f"--set {override}: expected key=value")
-            try:
-                values[key.strip()] = yaml.safe_load(value)
-            except (yaml.YAMLError, ValueError, RecursionError):
-                raise RecipeError(f"--set {override:.200}: its value is not YAML") from None
+        values = apply_settings({} if name is None else cls._read(name), overrides)
         try:
             return cls(**values)
         except ValidationError as error:
-            found = [f"{'.'.join(map(str, e['loc']))!s:.60}: {e['msg']:.200}" for e in error.errors()]
-            problems = " ".join("; ".join(found[:3] + (["..."] if len(found) > 3 else [])).split())
             raise RecipeError(
-                f"recipe {name or '(defaults)'}: {problems}. Known keys: {', '.join(cls.model_fields)}"
+                f"recipe {name or '(defaults)'}: {list_problems(error)}. Known keys: {', '.join(cls.model_fields)}"
             ) from None
 
     @staticmethod

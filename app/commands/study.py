@@ -1,5 +1,7 @@
-"""`vlcap train table3`: encoders trained alike, a decoder on each, all compared."""
+"""`vlcap train study` and `vlcap train table3`: rows of trainings, all compared."""
 
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,32 +13,70 @@ from app.printing import say, track
 from .compare import write_comparison
 from .train import load_recipe
 
+DataClasses = Annotated[
+    list[str] | None,
+    typer.Option(help="Labeled photos, as `vlcap train classifier` takes them; repeat to join several."),
+]
+DataCaptions = Annotated[list[str], typer.Option(help="Folder of captioned photos; repeat to join several.")]
+Rows = Annotated[
+    list[str] | None, typer.Option("--row", help="Row to train and compare; repeat for several. Default: all rows.")
+]
 
-def table3(
-    data_classes: Annotated[str, typer.Option(help="Labeled photos, as `vlcap train classifier` takes them.")],
-    data_captions: Annotated[
-        list[str],
-        typer.Option(help="Folder of captioned photos; repeat to join several. The first is the one compared on."),
-    ],
+
+def study(
+    recipe: Annotated[str, typer.Option("--recipe", help="Name of a study recipe, or path of a .yaml file.")],
+    data_captions: DataCaptions,
     out: RunFolder,
-    recipe: Annotated[str, typer.Option("--recipe", help="small, gpu, paper, or path of a .yaml file.")] = "small",
+    data_classes: DataClasses = None,
+    row: Rows = None,
     set_: Override = None,
     photos: PagePhotos = 0,
     smoke: Smoke = False,
 ) -> None:
-    """Train every encoder alike and a decoder on each, and compare them all. OUT/comparison is the result."""
-    from train.table3 import Table3Recipe, train_table3
-    from vlcap.data.captions import read_captions
+    """Train the rows of a study and compare them. Results: OUT/comparison and OUT/stages.md."""
+    _run("study", recipe, data_classes, data_captions, out, row, set_, photos, smoke)
+
+
+def table3(
+    data_captions: DataCaptions,
+    out: RunFolder,
+    data_classes: DataClasses = None,
+    recipe: Annotated[str, typer.Option("--recipe", help="small, gpu, paper, or path of a .yaml file.")] = "small",
+    row: Rows = None,
+    set_: Override = None,
+    photos: PagePhotos = 0,
+    smoke: Smoke = False,
+) -> None:
+    """Train every encoder alike and a decoder on each, and compare them: the study of the paper's Table 3."""
+    _run("table3", recipe, data_classes, data_captions, out, row, set_, photos, smoke)
+
+
+def _run(
+    kind: str,
+    name: str,
+    classes: list[str] | None,
+    captions: list[str],
+    out: Path,
+    rows: list[str] | None,
+    overrides: list[str] | None,
+    photos: int,
+    small: bool,
+) -> None:
+    """Runs a study; `kind` is the first part of its recipe's file name."""
+    from train.study import train_study
+    from train.study_recipe import StudyRecipe
     from vlcap.evaluation.page import WRITTEN
     from vlcap.files.results import results
     from vlcap.files.writing import fresh_folder
 
     hide_loading_bars()
-    loaded = load_recipe(Table3Recipe, recipe, set_ or [], smoke=smoke)
-    if smoke:
+    loaded = load_recipe(StudyRecipe, name, overrides or [], smoke=small, prefix=kind)
+    if small:
         out = fresh_folder(out, "smoke")
         say(f"smoke run in {out}, which may be deleted afterwards")
-    with results(out / "comparison", WRITTEN):
-        found = train_table3(loaded, data_classes, data_captions, out, track=track)
-        captions = read_captions(data_captions[0], loaded.split, limit=loaded.limit)
-        write_comparison(found, captions, out / "comparison", photos)
+    with ExitStack() as stack:
+        for folder in loaded.comparisons(captions):  # before hours of training: may they be written?
+            stack.enter_context(results(out / folder, WRITTEN))
+        for found in train_study(loaded, classes or [], captions, out, rows=rows, track=track):
+            write_comparison(found.comparison, found.captions, found.folder, photos)
+        say(f"stages are in {out / 'stages.md'}")

@@ -16,10 +16,10 @@ from train.decoder import DecoderRecipe
 from train.recipe import RecipeError
 from vlcap.model.encoder import Encoder, digest_weights
 
-RECIPES = sorted(  # recipes of one run; test_table3 tests those of whole tables
+RECIPES = sorted(  # recipes of one run; test_study tests those of whole studies
     path.name.removesuffix(".yaml")
     for path in (files("train") / "recipes").iterdir()
-    if not path.name.startswith("table3-")
+    if not path.name.startswith(("table3-", "study-"))
 )
 
 

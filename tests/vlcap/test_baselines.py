@@ -1,4 +1,4 @@
-"""A person's score and a constant caption's: published numbers of real data, arithmetic of drawn."""
+"""The human score and the score of a constant caption, on real photos against known values and on drawn ones."""
 
 import pytest
 

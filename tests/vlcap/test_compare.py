@@ -13,17 +13,9 @@ import torch
 from tests.support.command import vlcap
 from vlcap.captioner import CaptionerError
 from vlcap.data.captions import read_captions
-from vlcap.evaluation.compare import (
-    Comparison,
-    Contender,
-    bootstrap,
-    compare,
-    contender,
-    count_decoder_gflops,
-    interval,
-    paired_differences,
-    pareto,
-)
+from vlcap.evaluation.bootstrap import bootstrap, interval, paired_differences, pareto
+from vlcap.evaluation.compare import Comparison, Contender, compare, contender
+from vlcap.evaluation.costs import count_decoder_gflops
 from vlcap.evaluation.metrics import score
 from vlcap.evaluation.page import examples, plot, write_all, write_page
 

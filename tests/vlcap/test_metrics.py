@@ -1,8 +1,8 @@
-"""The caption metrics against published values, against pycocoevalcap itself, and in the ways they are asked too much.
+"""The caption metrics against published values and pycocoevalcap itself, and their errors.
 
 Sources: the two-sentence example and its CIDEr of 1.242192 are nlg-eval's (github.com/Maluuba/nlg-eval); the COCO and
 METEOR values are what pycocoevalcap 1.2 gives. Java processes that fail or hang are shell scripts named java.
-Run by `pytest tests/vlcap/test_metrics.py`; half of the time METEOR loads its data file.
+Half of the time of this file is METEOR loading its data.
 """
 
 import json
@@ -46,7 +46,7 @@ CATS_METEOR_PER_IMAGE = {7: 0.31520676692061905, 9: 0.2712214086899716, 8: 0.0}
 
 @pytest.fixture
 def only_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator:
-    """Gives a function that makes a shell script the one Java there is, and None no Java at all."""
+    """A function that makes a shell script the only Java; with None there is no Java."""
 
     def install(script: str | None) -> Path:
         java = tmp_path / "java"
@@ -63,7 +63,7 @@ def only_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator:
 
 
 def script(version: str = "25", then: str = "exit 0") -> str:
-    """A Java that answers `-version` and does `then` on anything else."""
+    """A Java that answers `-version` and runs `then` for anything else."""
     return f'[ "$1" = -version ] && echo \'openjdk version "{version}"\' >&2 && exit 0\n{then}'
 
 
@@ -190,13 +190,13 @@ def test_nothing_is_written_where_pycocoevalcap_is_installed():
 # Wrong input
 
 REFUSED = [
-    ({}, {1: ["a"], 2: ["b"]}, "no predictions at all, for 2 images"),
-    ({}, {}, "no predictions at all"),
+    ({}, {1: ["a"], 2: ["b"]}, "no predictions, for 2 images with references"),
+    ({}, {}, "no predictions, for 0 images"),
     ({1: "a"}, {1: ["a"]}, r"one image only: CIDEr weighs words by log N"),
     ({1: "a", 2: "b"}, {1: ["a"], 2: []}, r"1 images have no reference with a word in it \(first: 2\)"),
     ({1: "a", 2: "b"}, {1: ["a"], 2: ["", "..."]}, r"1 images have no reference with a word in it \(first: 2\)"),
-    ({1: "a", 2: ["b"]}, {1: ["a"], 2: ["b"]}, r"1 predictions are not one text each \(first: 2\)"),
-    ({1: "a", 2: None}, {1: ["a"], 2: ["b"]}, r"1 predictions are not one text each \(first: 2\)"),
+    ({1: "a", 2: ["b"]}, {1: ["a"], 2: ["b"]}, r"1 predictions are not a single text \(first: 2\)"),
+    ({1: "a", 2: None}, {1: ["a"], 2: ["b"]}, r"1 predictions are not a single text \(first: 2\)"),
     ({1: "a", 2: "b"}, {1: "a", 2: ["b"]}, r"1 images have references that are not a list of texts \(first: 1\)"),
     ({1: "a", 2: "b"}, {1: ["a"], 2: [None]}, r"1 images have references that are not a list of texts \(first: 2\)"),
     ({"1": "a", "2": "b"}, {1: ["a"], 2: ["b"]}, r"2 of 2 predictions have no references \(first: '1', '2'\)"),
@@ -267,7 +267,7 @@ def test_hanging_java_is_given_up(only_java, monkeypatch: pytest.MonkeyPatch):
     [
         (0.5, "exec /bin/sleep 60", r"PTB tokenizer: no answer from .*java within 0\.5 s"),
         (60, "echo out of memory >&2; exit 1", "PTB tokenizer: .*java failed: out of memory"),
-        (60, "echo one line", "PTB tokenizer: 1 lines came back for 6 captions"),
+        (60, "echo one line", "PTB tokenizer: returned 1 lines for 6 captions"),
     ],
 )
 def test_tokenizer_that_fails(only_java, monkeypatch: pytest.MonkeyPatch, seconds: float, then: str, message: str):
@@ -280,7 +280,7 @@ def test_tokenizer_that_fails(only_java, monkeypatch: pytest.MonkeyPatch, second
 @pytest.mark.parametrize(
     ("seconds", "then", "message"),
     [
-        (0.5, "exec /bin/sleep 60", r"or was ended after 0\.5 s: without a word.*without METEOR"),
+        (0.5, "exec /bin/sleep 60", r"or was stopped after 0\.5 s: no error message.*without METEOR"),
         (60, "echo out of memory >&2; exit 1", "ended early.*: out of memory.*without METEOR"),
         (60, "read line; echo 1.0 2.0; echo no heap >&2; exit 1", "ended early.*: no heap"),
     ],

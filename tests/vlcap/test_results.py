@@ -132,7 +132,7 @@ def test_every_command_looks_at_its_output_before_it_works(command, captioned_fo
         "app.loading.load",
         "vlcap.bench.benchmark.run",
         "train.benchmark.bench_training",
-        "train.table3.train_table3",
+        "train.study.train_study",
     ):
         monkeypatch.setattr(place, work)
     theirs = tmp_path / "run" / "comparison"

@@ -1,4 +1,4 @@
-"""What a captioner's score is to be read against: a person, and the same caption for every photo.
+"""Baselines for a captioner's score: a person's caption, and the same caption for every photo.
 
 vlcap baselines --data DIR --split test
 """
@@ -10,17 +10,17 @@ from .metrics import MetricsError, Scores, score
 
 
 def score_human(captions: CaptionSet) -> Scores:
-    """Each photo's first caption against its others.
+    """Scores each photo's first caption against its other captions.
 
     Raises:
-        MetricsError: A photo with one caption, which leaves nothing to compare with.
+        MetricsError: A photo has only one caption.
     """
     references = captions.references()
     alone = [image_id for image_id, texts in references.items() if len(texts) < 2]
     if alone:
         raise MetricsError(
-            f"{captions.name} {captions.split}: image {alone[0]} has one caption ({len(alone)} such): a person's score "
-            "is that of one caption against the photo's others"
+            f"{captions.name} {captions.split}: image {alone[0]} has one caption ({len(alone)} such): the human score "
+            "compares a photo's first caption with its others, so every photo needs at least two"
         )
     return score(
         {image_id: texts[0] for image_id, texts in references.items()},
@@ -29,11 +29,11 @@ def score_human(captions: CaptionSet) -> Scores:
 
 
 def score_constant(captions: CaptionSet, text: str) -> Scores:
-    """The same caption for every photo, against all of its captions."""
+    """Scores the same caption for every photo, against all captions of the photo."""
     references = captions.references()
     return score(dict.fromkeys(references, text), references)
 
 
 def usual_caption(captions: CaptionSet) -> str:
-    """The one that people wrote most often in a split; of equals, the first."""
+    """The caption that occurs most often in a split; the first of them in a tie."""
     return Counter(text for texts in captions.captions for text in texts).most_common(1)[0][0]

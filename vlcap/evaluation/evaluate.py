@@ -1,7 +1,7 @@
-"""A captioner against a split: predictions as a COCO result file, scores beside them with all that they depend on.
+"""Evaluation of a captioner on a split: a COCO result file, and the scores with all settings they depend on.
 
 vlcap evaluate --data DIR --split test --out RESULTS
-torchrun --nproc_per_node 2 -m app.cli evaluate ...        # the photos shared out among processes
+torchrun --nproc_per_node 2 -m app.cli evaluate ...        # the photos are divided among the processes
 """
 
 import json
@@ -28,17 +28,17 @@ def predict(
     batch_size: int = 32,
     **generation: Any,
 ) -> Iterator[tuple[int, Caption]]:
-    """image_id and caption of every photo of this process's share of a split, in its order.
+    """Captions this process's share of a split: image_id and caption of every photo, in order.
 
     Args:
-        captioner: What captions.
-        captions: Its references are not looked at.
+        captioner: Captioner to run.
+        captions: Split to caption. Its references are not used.
         budget: Side of the compressed grid; None for the captioner's own.
-        batch_size: Photos at a time.
+        batch_size: Number of photos per batch.
         generation: num_beams, max_new_tokens, ...: Hugging Face's names, over the captioner's own.
 
     Raises:
-        ImageError: A photo can't be read: a score of fewer photos would not be the split's.
+        ImageError: A photo can't be read. It is not skipped: the score would be that of another set.
     """
     mine = processes.share(len(captions))
     for start in range(0, len(mine), batch_size):
@@ -60,22 +60,23 @@ def evaluate(
     """Captions a split and scores the captions against its references.
 
     Args:
-        captioner: What is evaluated.
-        captions: The split.
+        captioner: Captioner to evaluate.
+        captions: Split to caption and score on.
         budget: Side of the compressed grid; None for the captioner's own.
-        metrics: Names out of `vlcap.evaluation.metrics.METRICS`.
-        out: Folder for predictions.json, written before it is scored, and metrics.json.
-        track: Wraps the predictions as they come, to show progress.
-        generation: As for `predict`.
+        metrics: Names of metrics, from `vlcap.evaluation.metrics.METRICS`.
+        out: Folder for predictions.json, written before scoring, and metrics.json.
+        track: Progress display: wraps the predictions while they are made.
+        generation: Generation settings, as for `predict`.
 
     Returns:
-        What metrics.json holds: raw scores by pycocoevalcap's names, N, and what they depend on. Empty in all but the
-        first of several processes.
+        The content of metrics.json: raw scores by pycocoevalcap's names, N, and the settings they depend on. Empty in
+        all but the first of several processes.
 
     Raises:
-        JavaError: No Java, before a photo is captioned.
-        MetricsError: A metric can't be had or the split can't be scored, likewise.
-        OutputError: Nothing can be written into `out`, likewise.
+        JavaError: No Java. Raised before the first photo is captioned.
+        MetricsError: A metric can't be computed or the split can't be scored. Raised before the first photo is
+            captioned.
+        OutputError: `out` can't be written to. Raised before the first photo is captioned.
         ImageError: A photo can't be read.
     """
     check_metrics(metrics)

