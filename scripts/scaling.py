@@ -17,7 +17,6 @@ import typer
 import yaml
 from matplotlib.figure import Figure
 
-from encoders.cost import count_gflops
 from vlcap.captioner import Captioner
 from vlcap.evaluation.compare import slug
 from vlcap.model.encoder import Encoder
@@ -93,7 +92,7 @@ def point(run: Path, stages: dict[str, Any], recipe: dict[str, Any], name: str) 
     stage = stages[f"{slug(name)}-{STAGE}"]
     encoder = Encoder.load(run / f"{slug(name)}-{STAGE}" / "encoder").without_heads()
     steps = stage["recipe"]["steps"] + next(row["prior_steps"] for row in recipe["rows"] if row["name"] == name)
-    forward = np.mean([count_gflops(encoder.model, budget, encoder.pixels.size) for budget in encoder.config.budgets])
+    forward = np.mean([encoder.gflops(budget) for budget in encoder.config.budgets])
     return Point(
         steps=steps,
         parameters=sum(weight.numel() for weight in encoder.parameters()) / 1e6,

@@ -26,33 +26,6 @@ PROGRAMS = [path for room in ROOMS for path in sorted((REPOSITORY / room).rglob(
 RECIPES = sorted((REPOSITORY / "train" / "recipes").rglob("*.yaml"))
 SOURCES = [*PAGES, *PROGRAMS, *RECIPES, REPOSITORY / "Makefile"]
 
-# Until the branches of the other rooms are merged: what the docs already name, and files that are mended there.
-COMING = {
-    "encoders/ablations.py",
-    "encoders/interface.py",
-    "encoders/sizes.py",
-    "train/batches.py",
-    "train/state.py",
-    "train/study.py",
-    "vlcap/bench/timing.py",
-    "vlcap/data/archives.py",
-    "vlcap/data/layouts.py",
-}
-COMING_COMMANDS = ("vlcap train study",)
-MENDED_ELSEWHERE = {
-    "docs/comparison.md",
-    "train/captioner.py",
-    "train/recipes/augreg-i1k-base.yaml",
-    "train/recipes/augreg-i1k-large.yaml",
-    "train/recipes/augreg-i21k-base.yaml",
-    "train/recipes/augreg-i21k-large.yaml",
-    "train/recipes/distil-i1k-base.yaml",
-    "train/recipes/lit-decoder-coco.yaml",
-    "vlcap/data/captions.py",
-    "vlcap/evaluation/evaluate.py",
-    "vlcap/processes.py",
-}
-
 STARTS = ("vlcap", "python", "make", "torchrun")
 SETTINGS = {  # classes of recipes, whose fields `--set` sets
     ("train", "classifier"): "ClassifierRecipe",
@@ -106,8 +79,6 @@ def is_command(line: str, in_code: bool) -> bool:
 
 def problem(line: str) -> str | None:
     """What is wrong with a command line; None if nothing is."""
-    if line.startswith(COMING_COMMANDS):
-        return None
     line = re.split(r"\s[|>;]|\s&&|\s{3,}|\.\.\.", line)[0].replace("[", "").replace("]", "")
     try:
         words = shlex.split(line, comments=True)
@@ -232,13 +203,11 @@ def missing(path: Path, text: str) -> list[str]:
     if path.suffix == ".md":
         links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text)]
         named += [(path.parent, link) for link in links if link and not re.match(r"\w+:", link)]
-    return [name for folder, name in named if not (folder / name).exists() and name.removeprefix("../") not in COMING]
+    return [name for folder, name in named if not (folder / name).exists()]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_quoted_commands_and_paths_exist(path):
-    if str(path.relative_to(REPOSITORY)) in MENDED_ELSEWHERE:
-        pytest.skip("mended on another branch")
     text = prose(path)
     found = [f"{line}: {wrong}" for line in quoted(text) if (wrong := problem(line))]
     found += [f"{name}: no such file" for name in missing(path, text)]

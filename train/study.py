@@ -258,12 +258,7 @@ def _fits(recipe: StudyRecipe, encoder: Path) -> bool:
 def _with_arguments(folder: Path, model_args: dict[str, Any]) -> Encoder:
     """A trained encoder without its heads, its weights kept under changed arguments."""
     encoder = Encoder.load(folder).without_heads()
-    if not model_args:
-        return encoder
-    changed = {key: value for key, value in (encoder.config.model_args | model_args).items() if value is not None}
-    new = Encoder.create(encoder.config.architecture, pixels=encoder.pixels, **changed)
-    new.model.load_state_dict(encoder.model.state_dict())
-    return new
+    return encoder.with_arguments(model_args) if model_args else encoder
 
 
 def _new_encoder(recipe: StudyRecipe, row: StudyRow, architecture: str) -> Encoder:

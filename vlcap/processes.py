@@ -1,6 +1,6 @@
 """Shares work between the processes that torchrun starts, and joins their results.
 
-    torchrun --nproc_per_node 2 -m app.cli evaluate --data DIR
+    torchrun --nproc_per_node 2 --no-python vlcap evaluate --data DIR
 
 Without torchrun there is one process, which does all the work.
 """

@@ -1,7 +1,7 @@
 """Evaluation of a captioner on a split: a COCO result file, and the scores with all settings they depend on.
 
 vlcap evaluate --data DIR --split test --out RESULTS
-torchrun --nproc_per_node 2 -m app.cli evaluate ...        # the photos are divided among the processes
+torchrun --nproc_per_node 2 --no-python vlcap evaluate ...        # the photos are divided among the processes
 """
 
 import json

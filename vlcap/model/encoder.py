@@ -175,6 +175,14 @@ class Encoder(PreTrainedModel):
         """Compressed tokens (B, M, D) and every block's gather attention (B, L, K, M, N)."""
         return self.model.forward_maps(pixels, budget)
 
+    def with_arguments(self, model_args: dict[str, Any]) -> "Encoder":
+        """A copy under changed arguments of its architecture, with the same weights; None removes an argument."""
+        changed = {key: value for key, value in (self.config.model_args | model_args).items() if value is not None}
+        changed.pop("num_classes", None)
+        new = Encoder.create(self.config.architecture, self.config.classes, pixels=self.pixels, **changed)
+        new.model.load_state_dict(self.model.state_dict())
+        return new
+
     def set_image_size(self, size: int) -> "Encoder":
         """Takes the encoder to photos of another size; positional embeddings are resampled, as usual for ViTs."""
         self.model.set_input_size(img_size=size)
