@@ -114,3 +114,8 @@ def test_pixels_equal_the_originals(photos, crop):
     ours.settings = {"pixels": pixels.to_dict()}
     for photo in photos:
         assert np.array_equal(ours.read(photo), pixels.eval_transform()(load_image(photo)).numpy())
+
+
+def test_a_folder_without_an_export_is_named(tmp_path):
+    with pytest.raises(CaptionerError, match=r"export\.json: cannot be read"):
+        OnnxCaptioner(tmp_path)

@@ -44,10 +44,7 @@ class Search:
             running: The R captions so far, all of one length.
         """
         if self.repetition_penalty != 1.0:
-            written = (
-                [[row] for row in range(len(running))],
-                [list(ids) for ids in running],
-            )  # rows (R, 1), pieces (R, T)
+            written = [[row] for row in range(len(running))], [list(ids) for ids in running]  # (R, 1) and (R, T)
             repeated = scores[written]  # a copy, (R, T)
             negative = repeated < 0
             repeated[negative] *= self.repetition_penalty
