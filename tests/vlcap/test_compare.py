@@ -1,4 +1,4 @@
-"""`vlcap compare`: its statistics against known ones, its costs against a count by hand, its page in a browser."""
+"""`vlcap compare`: its statistics against textbook values, its costs against a count by hand, its page in a browser."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from vlcap.captioner import CaptionerError
 from vlcap.data.captions import read_captions
 from vlcap.evaluation.bootstrap import bootstrap, interval, paired_differences, pareto
 from vlcap.evaluation.compare import Comparison, Contender, compare, contender
-from vlcap.evaluation.costs import count_decoder_gflops
+from vlcap.evaluation.costs import count_decoder_gflops, time_in_turns
 from vlcap.evaluation.metrics import score
 from vlcap.evaluation.page import examples, plot, write_all, write_page
 
@@ -124,6 +124,18 @@ def test_decoder_cost_by_hand(captioner):
             macs += 8 * width**2  # MLP
         macs += width * config.vocab_size
     assert count_decoder_gflops(captioner, tokens, length, num_beams=1) == pytest.approx(2e-9 * macs, rel=1e-6)
+
+
+def test_every_turn_is_timed_in_every_round_and_the_first_round_is_not_counted():
+    order = []
+
+    def turn(name, number):
+        order.append(name)
+        return (1000.0 if number == 0 else float(number), 5.0)
+
+    turns = [lambda number, name=name: turn(name, number) for name in "abc"]
+    assert time_in_turns(turns, rounds=3) == [(2.0, 5.0)] * 3
+    assert "".join(order) == "abcbcacababc"
 
 
 def test_what_cannot_be_compared(captioner, captions, tmp_path):
