@@ -9,6 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from app.cli import app
+from scripts import scaling
 from tests.support import drawings
 from train import study
 from train.classifier import ClassifierRecipe
@@ -18,6 +19,8 @@ from train.study import train_study
 from train.study_recipe import SMOKE_CAPTIONER, SMOKE_CLASSIFIER, StudyRecipe
 from vlcap.captioner import Captioner
 from vlcap.model.encoder import Encoder, digest_weights
+
+pytestmark = pytest.mark.timeout(900)  # a fixture is up to ten trainings, and the machine may be busy
 
 ROWS = [
     {"name": "LookupViT", "encoder": "lookupvit_mini_patch8_96", "budgets": [2, 3], "compare_at": [2, 3, 5]},
@@ -264,6 +267,16 @@ def test_chosen_rows_alone(in_all_ways, class_folder, captioned_folder, monkeypa
     assert len(json.loads((folder / "run" / "stages.json").read_text())) == 7
     with pytest.raises(RecipeError, match="no row is called 'nine': there are both, lookup, none, one, there"):
         train_study(recipe, [str(class_folder)], sets, folder / "run", rows=["nine"])
+
+
+def test_the_plot_of_scaling(in_all_ways, tmp_path, monkeypatch, capsys):
+    folder, _, _ = in_all_ways
+    for names, row in (("LENGTHS", "both"), ("ENCODERS", "both"), ("DECODERS", "none")):
+        monkeypatch.setattr(scaling, names, (row,))
+    scaling.main(classes=folder / "run", decoders=folder / "run", out=tmp_path / "scaling.png")
+    assert (tmp_path / "scaling.png").read_bytes()[1:4] == b"PNG"
+    printed = capsys.readouterr().out
+    assert re.search(r"\| `both` \| 2 \| [\d.]+ \|", printed) and "decoder `none`" in printed
 
 
 def test_what_is_missing_is_said_before_the_work(in_all_ways, captioned_folder, tmp_path):

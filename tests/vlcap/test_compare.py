@@ -1,4 +1,4 @@
-"""`vlcap compare`: its statistics against known ones, its costs against a count by hand, its page in a browser."""
+"""`vlcap compare`: its statistics against textbook values, its costs against a count by hand, its page in a browser."""
 
 import csv
 import json

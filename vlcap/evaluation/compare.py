@@ -203,18 +203,23 @@ def compare(
         _row(entry, scored, interval(means[:, number]), length, times[number], out)
         for number, (entry, scored) in enumerate(zip(entries, scores, strict=True))
     ]
-    setting = {
+    bootstrapped, timed = {"draws": draws, "level": LEVEL, "seed": seed}, {"rounds": rounds, "photos_at_a_time": 1}
+    setting = _setting(entries, captions, caption_length=length, bootstrap=bootstrapped, timing=timed)
+    return Comparison(rows, paired_differences(per_photo.mean(axis=1), means), setting)
+
+
+def _setting(entries: Sequence[Entry], captions: CaptionSet, timing: dict[str, Any], **measured: Any) -> dict[str, Any]:
+    """What the results depend on besides the captioners."""
+    return {
         "data": captions.name,
         "split": captions.split,
         "N": len(captions),
-        "caption_length": length,
-        "bootstrap": {"draws": draws, "level": LEVEL, "seed": seed},
-        "timing": {"rounds": rounds, "photos_at_a_time": 1, "threads": torch.get_num_threads()},
+        **measured,
+        "timing": {**timing, "threads": torch.get_num_threads()},
         "generation": {each.contender.name: each.contender.captioner.generation(**each.generation) for each in entries},
-        "machine": describe_device(contenders[0].captioner.model.device),
+        "machine": describe_device(entries[0].contender.captioner.model.device),
         "versions": versions(),
     }
-    return Comparison(rows, paired_differences(per_photo.mean(axis=1), means), setting)
 
 
 def _caption(
