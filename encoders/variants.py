@@ -62,7 +62,7 @@ def lookupvit_large_patch16_224(pretrained: bool = False, **kwargs: Any) -> Look
 
 @register_model
 def lookupvit_mini_patch8_96(pretrained: bool = False, **kwargs: Any) -> LookupViT:
-    """The bundled captioner's encoder: small photos, 12 x 12 lookup tokens; trains on a CPU."""
+    """For small photos: 12 x 12 lookup tokens; trains on a CPU."""
     return _create("lookupvit_mini_patch8_96", pretrained, sized("mini", kwargs, budgets=(3, 5, 7)))
 
 
