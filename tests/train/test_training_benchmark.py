@@ -36,6 +36,7 @@ def test_a_run_that_fails_says_why(tmp_path):
         benchmark.bench_training([str(recipe)], [1], steps=22)
 
 
+@pytest.mark.slow
 def test_cache_is_measured_against_memory(monkeypatch):
     monkeypatch.setattr(benchmark, "CACHED", "lookupvit_test_patch8_48")
     memory, cached = benchmark.bench_cache(rounds=2, batch_size=4)
