@@ -199,7 +199,7 @@ def test_what_is_no_encoder():
         pytest.raises(ValueError, match=r"PoolingVisionTransformer cannot be an encoder.*\(1, 1, 256\), no square"),
     ):
         create_encoder("pit_ti_224")  # it gives its class token alone
-    with torch.device("meta"), pytest.raises(ValueError, match="CrossVit cannot be an encoder.* gives a list"):
+    with torch.device("meta"), pytest.raises(ValueError, match=r"CrossVit cannot be an encoder.* gives a list"):
         create_encoder("crossvit_tiny_240")
     with pytest.raises(ValueError, match="test_efficientnet has no proj_drop_rate: set it to 0"):
         create_encoder("test_efficientnet", proj_drop_rate=0.1)
