@@ -21,7 +21,7 @@ from .trunk import Features, OverTrunk, create_trunk
 
 
 class PooledTrunk(OverTrunk, nn.Module):
-    """Trunk, pooling and a linear head.
+    """A trunk, pooling and a linear head.
 
     Args:
         trunk: timm's name of the convolutional model.

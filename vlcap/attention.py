@@ -1,14 +1,15 @@
-"""What the model looked at: gather attention per block, and per word what of the photo lay behind it.
+"""Attention maps: the encoder's gather attention per block, and for each word the part of the photo it came from.
 
-The paper's Figures 1 (a) and 6 show the first, as `vlcap attention PHOTO -o maps.png` does; `vlcap demo` shows both. A
-word's map is the decoder's cross-attention
-when it chose the word, carried from the compressed tokens to the photo's own grid by the encoder's gather attention:
+`vlcap attention PHOTO -o maps.png` draws the first, as in the paper's Figures 1 (a) and 6; `vlcap demo` shows both. A
+word's map is the decoder's cross-attention at the step that chose the word, carried from the compressed tokens to the
+grid of the photo by the encoder's gather attention:
 
     cross-attention (words, M) @ gather attention (M, N) -> (words, N) -> (words, h, w)
 
-A map says where numbers came from, not why a word was chosen.
+A map shows where numbers came from, not why a word was chosen.
 
-Letters: L blocks   M compressed tokens   N = h * w lookup tokens, the photo's grid   T pieces   W words
+Legend of shapes
+    L: blocks   M: compressed tokens   N = h * w: lookup tokens, the grid of the photo   T: pieces   W: words
 """
 
 from collections.abc import Sequence
@@ -25,18 +26,19 @@ from .captioner import Captioner, CaptionerError
 from .data.images import PixelConfig
 from .model.tokenizer import PAD, START, UNK, WORD_MARK
 
-SHOWN_SIDE = 512  # long side of an overlay in pixels: the maps are coarse, and a browser loads one for each block
+SHOWN_SIDE = 512  # long side of an overlay in pixels: the maps are coarse, and a browser loads one per block
 OPACITY = 0.6
 
 
 @dataclass(frozen=True)
 class Looks:
-    """Where one photo's caption came from.
+    """The attention maps of one photo's caption.
 
     Attributes:
-        blocks: (L, h, w) float32, each block's gather attention, averaged over heads and compressed tokens; sums to 1.
-        words: The caption's words, in order.
-        maps: (W, h, w) float32, a map for each word; sums to 1.
+        blocks: Gather attention of each block (L, h, w), float32, averaged over heads and compressed tokens; each map
+            sums to 1.
+        words: Words of the caption, in order.
+        maps: One map per word (W, h, w), float32; each sums to 1.
     """
 
     blocks: np.ndarray
@@ -50,20 +52,20 @@ def has_maps(captioner: Captioner) -> bool:
 
 
 def look(captioner: Captioner, pixels: torch.Tensor, ids: Sequence[int], budget: int | None = None) -> Looks:
-    """What lay behind one photo's caption.
+    """Computes the attention maps of one photo's caption.
 
     Args:
-        captioner: Its author.
-        pixels: uint8 (1, 3, S, S), as `captioner.preprocess` gives them.
-        ids: The caption's pieces, `Caption.ids`.
-        budget: Side of the compressed grid that it was written from; None for the captioner's own.
+        captioner: Captioner that wrote the caption.
+        pixels: Pixels, uint8 (1, 3, S, S), from `captioner.preprocess`.
+        ids: Pieces of the caption, `Caption.ids`.
+        budget: Side of the compressed grid that the caption was written from; None for the captioner's own.
 
     Raises:
-        CaptionerError: The encoder keeps no gather attention.
+        CaptionerError: The encoder has no gather attention.
     """
     tokens, gathered, grid = gather_attention(captioner, pixels, budget)
     words, rows = word_attention(captioner, tokens, ids)
-    # All blocks add to the compressed tokens that the decoder reads, so their mean carries the words.
+    # All blocks add to the compressed tokens that the decoder reads, so a word's map uses their mean.
     maps = rows @ gathered.mean(dim=0)  # (W, N)
     shape = (-1, *grid)
     return Looks(gathered.mean(dim=1).reshape(shape).numpy(), words, maps.reshape(shape).numpy())
@@ -78,10 +80,10 @@ def gather_attention(
     """The compressed tokens (1, M, D), every block's gather attention (L, M, N) averaged over heads, and (h, w).
 
     Raises:
-        CaptionerError: The encoder keeps no gather attention.
+        CaptionerError: The encoder has no gather attention.
     """
     if not has_maps(captioner):
-        raise CaptionerError(f"{captioner.name}'s encoder does not gather: there are no maps to show")
+        raise CaptionerError(f"{captioner.name}'s encoder does not gather: it has no maps to show")
     encoder = captioner.model.encoder
     tokens, attention = encoder.forward_maps(captioner.normalize(pixels), budget)
     height, width = pixels.shape[-2:]
@@ -94,15 +96,15 @@ def word_attention(
     tokens: torch.Tensor,
     ids: Sequence[int],
 ) -> tuple[list[str], torch.Tensor]:
-    """The caption's words and, for each, the mean cross-attention (W, M) when its pieces were chosen.
+    """The words of a caption and, for each, the mean cross-attention (W, M) of the steps that chose its pieces.
 
-    Heads and layers are averaged too. The finished caption is read once more, as in training: the weights are those
-    of its decoding, whatever search found it.
+    Heads and layers are averaged too. The finished caption is read once more, as in training. This gives the weights
+    of its decoding, whichever search found it.
 
     Args:
-        captioner: Its author.
+        captioner: Captioner that wrote the caption.
         tokens: Compressed tokens (1, M, D).
-        ids: The caption's pieces.
+        ids: Pieces of the caption.
     """
     pieces = [piece for piece in ids if piece not in (PAD, START)]
     names = captioner.tokenizer.convert_ids_to_tokens(pieces)
@@ -112,7 +114,7 @@ def word_attention(
         return [], torch.zeros(0, tokens.shape[1])
     decoder = captioner.model.decoder
     fused = decoder.config._attn_implementation
-    decoder.set_attn_implementation("eager")  # a fused kernel never holds the weights
+    decoder.set_attn_implementation("eager")  # a fused kernel never stores the weights
     read = torch.tensor([[START, *pieces[:-1]]], device=tokens.device)
     try:
         found = captioner.model(
@@ -120,7 +122,7 @@ def word_attention(
             decoder_input_ids=read,
             decoder_attention_mask=torch.ones_like(read),
             output_attentions=True,
-        ).cross_attentions  # a (1, heads, T, M) for each layer
+        ).cross_attentions  # one (1, heads, T, M) per layer
     finally:
         decoder.set_attn_implementation(fused)
     rows = torch.stack(found).mean(dim=(0, 2))[0].float().cpu()  # (T, M); row t chose piece t
@@ -128,7 +130,7 @@ def word_attention(
 
 
 def group_pieces(pieces: Sequence[str]) -> list[tuple[str, list[int]]]:
-    """SentencePiece's pieces -> words, each with the places of its pieces: a leading mark begins a word."""
+    """SentencePiece pieces -> words, each with the positions of its pieces; a leading mark starts a word."""
     words: list[tuple[str, list[int]]] = []
     for place, piece in enumerate(pieces):
         if piece.startswith(WORD_MARK) or not words:
@@ -142,7 +144,7 @@ def group_pieces(pieces: Sequence[str]) -> list[tuple[str, list[int]]]:
 def seen(photo: Image.Image, pixels: PixelConfig) -> Image.Image:
     """The part of a photo that the encoder sees, in the photo's own proportions; at most `SHOWN_SIDE` pixels long."""
     width, height = photo.size
-    if pixels.crop_mode == "border":  # there may be more than the photo: as the encoder gets it
+    if pixels.crop_mode == "border":  # it may see a border around the photo: show the encoder's own input
         tensor = pixels.eval_transform()(photo)
         return Image.fromarray(tensor.permute(1, 2, 0).numpy()).resize((SHOWN_SIDE, SHOWN_SIDE))
     kept = pixels.size / int(pixels.size / pixels.crop_pct)
@@ -157,21 +159,21 @@ def seen(photo: Image.Image, pixels: PixelConfig) -> Image.Image:
 
 
 def overlay(photo: Image.Image, attention: np.ndarray) -> Image.Image:
-    """A heat map over a photo: dark where nothing was looked at, bright where most was.
+    """Draws a heat map over a photo: dark for little attention, bright for much.
 
     Args:
-        photo: RGB, what the map covers: `seen`.
-        attention: (h, w), of any scale.
+        photo: RGB photo that the map covers, from `seen`.
+        attention: Attention (h, w), on any scale.
 
     Returns:
-        RGB, of the photo's size.
+        An RGB image of the photo's size.
     """
     low, high = float(attention.min()), float(attention.max())
-    # Nearly even attention must not be blown up to peaks: the scale covers at least half of the highest value.
+    # Nearly even attention must not look like peaks: the scale covers at least half of the highest value.
     scaled = (attention - low) / max(high - low, high / 2, 1e-12)
     smooth = Image.fromarray(scaled.astype(np.float32)).resize(photo.size, Image.Resampling.BICUBIC)
     heat = colormaps["inferno"](np.clip(np.asarray(smooth), 0, 1))[..., :3] * 255
-    # Grey below, so that colour means attention alone.
+    # The photo is drawn in gray, so that color means attention alone.
     grey = np.asarray(photo.convert("L"), dtype=np.float32)[..., None]
     return Image.fromarray((grey * (1 - OPACITY) + heat * OPACITY).round().astype(np.uint8))
 
@@ -185,17 +187,17 @@ def draw_maps(
     """Every block's gather attention over a photo, as the paper's Figure 6: a row per budget, a column per block.
 
     Args:
-        captioner: Whose encoder looks.
-        photo: RGB.
+        captioner: Captioner whose encoder is shown.
+        photo: RGB photo.
         budgets: Sides of the compressed grid; None for the captioner's own.
-        each_token: A row per compressed token, in place of one for their mean.
+        each_token: Whether to draw one row per compressed token instead of one for their mean.
 
     Raises:
-        CaptionerError: The encoder keeps no gather attention.
-        ValueError: A budget that doesn't fit the grid.
+        CaptionerError: The encoder has no gather attention.
+        ValueError: A budget does not fit the grid.
     """
     shown, pixels = seen(photo, captioner.pixels), captioner.preprocess([photo])
-    rows: list[tuple[str, np.ndarray]] = []  # what to call it, (L, h, w)
+    rows: list[tuple[str, np.ndarray]] = []  # label, maps (L, h, w)
     for budget in budgets:
         _, gathered, grid = gather_attention(captioner, pixels, budget)  # (L, M, N)
         side = budget or captioner.default_budget

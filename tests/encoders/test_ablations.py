@@ -1,4 +1,4 @@
-"""Table 5's switches: each takes away what it says and no more, at the paper's cost."""
+"""Table 5's switches: each takes away one part and no more, at the paper's cost."""
 
 from functools import partial
 
@@ -25,7 +25,7 @@ def x():
         ({"lookup_tokens": False}, 4.5),
         ({"infusion": False}, 11.0),
         ({"streams": ("compressed",)}, 16.5),
-        ({"streams": ("lookup",)}, 16.9),  # which are read: the last infusion is not left out
+        ({"streams": ("lookup",)}, 16.9),  # these tokens are read, so the last infusion is not left out
         ({"learned_tokens": True}, 16.5),
     ],
 )
@@ -46,7 +46,7 @@ def test_no_lookup_tokens_is_a_vit_of_the_resized_patches(x):
 
 
 def test_no_infusion_is_an_infusion_of_nothing(x):
-    """The whole model with its infusions and lookup MLPs set to zero gives the same tokens."""
+    """The full model gives the same tokens if its infusions and lookup MLPs are set to zero."""
     without, whole = create(infusion=False), create()
     whole.load_state_dict(
         {
@@ -106,7 +106,7 @@ def test_every_weight_learns(x, switches):
     model(x).square().sum().backward()
     idle = {name for name, weight in model.named_parameters() if weight.grad is None}
     assert idle == {name for name, weight in model.named_parameters() if not weight.requires_grad}
-    # A stream that is not classified ends in its norm, and a last infusion that nobody classifies in nothing.
+    # The norm of a stream that is not classified is not trained, nor a last infusion that is not read.
     assert all(
         name.startswith(("norm", "blocks.1.infuse", "blocks.1.norm_infuse", "blocks.1.mlp", "blocks.1.norm_mlp"))
         for name in idle

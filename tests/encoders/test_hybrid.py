@@ -1,4 +1,4 @@
-"""LookupViT over a convolutional trunk: its tokens, its costs, its frozen trunk, and training from kept features."""
+"""LookupViT over a convolutional trunk: tokens, cost, the frozen trunk, and training from cached features."""
 
 import pytest
 import timm
@@ -23,7 +23,7 @@ TINY = "lookupvit_hybrid_test_64"
 def model():
     torch.manual_seed(0)
     hybrid = timm.create_model(TINY, num_classes=5).eval()
-    for norm in hybrid.patch_embed.norms:  # fresh norms would hide what they do
+    for norm in hybrid.patch_embed.norms:  # new norms would hide their effect
         norm.weight.data.uniform_(0.5, 1.5)
         norm.bias.data.normal_()
     return hybrid
@@ -47,7 +47,7 @@ def lookup_grid(state, maps):
 
 @pytest.mark.parametrize("budget", [2, 3])
 def test_tokens_are_the_references(model, budget, monkeypatch):
-    """The trunk's maps, joined by hand, in place of patches; from there on the paper's own reference."""
+    """The trunk's maps, joined by hand, instead of patches; from there on the reference written from the paper."""
     model, pixels = model.double(), torch.randn(2, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         maps = model.trunk_features(pixels)
@@ -98,13 +98,13 @@ def test_other_sizes_strides_and_trunks():
     ],
 )
 def test_what_is_no_trunk_is_refused(kwargs, said):
-    """A captioner folder names its trunk: nothing may be fetched or opened by that name."""
+    """A captioner folder names its trunk: nothing may be downloaded or opened by that name."""
     with pytest.raises(ValueError, match=said):
         timm.create_model(TINY, **kwargs)
 
 
 def test_the_trunk_is_counted():
-    """Convolution by convolution, from the shapes they give; the blocks by equation 6."""
+    """Each convolution from the shape of its output; the blocks by equation 6."""
     with torch.device("meta"):
         hybrid = timm.create_model("lookupvit_hybrid_lite2_224", num_classes=0)
         bare = timm.create_model("lookupvit_hybrid_lite2_224", num_classes=0, depth=0)
@@ -220,7 +220,7 @@ def test_trunk_starts_from_the_classifier_that_it_belongs_to(tmp_path):
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_trunk_and_teacher_answer_together_as_apart(shared):
-    """One pass where the teacher's trunk is the encoder's, two where it isn't; ONNX Runtime and PyTorch alike."""
+    """One pass if the teacher's trunk is the encoder's, otherwise two; ONNX Runtime and PyTorch agree."""
     torch.manual_seed(0)
     encoder, teacher = Encoder.create(TINY), timm.create_model("test_efficientnet").eval()
     teacher.pretrained_cfg |= {"mean": encoder.pixels.mean, "std": encoder.pixels.std}

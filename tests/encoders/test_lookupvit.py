@@ -1,4 +1,4 @@
-"""LookupViT against a reference written from the paper, against the paper's FLOPs, and against timm's demands.
+"""LookupViT against a reference written from the paper, the paper's FLOPs, and timm's requirements.
 
 Tolerances, all relative to the largest magnitude of the reference tensor: a float64 model's outputs, attentions and
 gradients to 1e-10, a float32 model's outputs to 1e-5 and its gradients to 1e-4.
@@ -22,7 +22,7 @@ from encoders.cost import count_gflops
 from tests.support import reference_lookupvit as reference
 
 TEST_MODEL = "lookupvit_test_patch8_48"
-NAMES = timm.list_models("lookupvit_*", exclude_filters="*_hybrid_*")  # those have tests/encoders/test_hybrid.py
+NAMES = timm.list_models("lookupvit_*", exclude_filters="*_hybrid_*")  # tested in tests/encoders/test_hybrid.py
 PATCH, NATIVE_GRID, CLASSES, DEPTH = 8, (6, 6), 11, 3
 EXACT, SINGLE, SINGLE_GRADIENT = 1e-10, 1e-5, 1e-4
 
@@ -41,7 +41,7 @@ every_name = pytest.mark.parametrize("name", NAMES)
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """Matrices this small gain nothing from threads, which wait for each other on a busy machine."""
+    """Matrices this small gain nothing from threads, which only wait for each other on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

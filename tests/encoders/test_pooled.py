@@ -1,4 +1,4 @@
-"""A trunk's own features, pooled to the budget: against a plain average, and what a captioner asks of an encoder."""
+"""A trunk's own features, pooled to the budget: against a plain average, and as an encoder of a captioner."""
 
 import pytest
 import timm

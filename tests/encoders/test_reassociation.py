@@ -1,7 +1,7 @@
-"""The cheaper order of the cross-attention's products: the same function as the paper's order, and cheaper.
+"""The cheaper order of the products in cross-attention: the same function as the paper's order, at less cost.
 
 Tolerances are relative to the largest magnitude: float64 to 1e-11, float32 to 1e-5, gradients ten times that.
-test_lookupvit.py holds both orders against the independent reference.
+test_lookupvit.py compares the model with the independent reference.
 """
 
 from functools import partial
@@ -44,7 +44,7 @@ def counted(model, budget, reassociate, size=None):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 1e-5)], ids=str)
 def test_both_orders_are_one_function(switches, batch, size, budget, dtype, tolerance):
     if "learned_tokens" in switches:
-        budget = 3  # they have no choice
+        budget = 3  # they have only one budget
     model = create(**switches).to(dtype)
     pixels = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1)).to(dtype)
     ours, our_gradients = results(model, pixels, budget, reassociate=True)
@@ -54,14 +54,14 @@ def test_both_orders_are_one_function(switches, batch, size, budget, dtype, tole
     assert our_gradients.keys() == paper_gradients.keys()
     largest = max(gradient.abs().max() for gradient in paper_gradients.values())
     for name, expected in paper_gradients.items():
-        # A gradient that is nothing but rounding is measured by the others.
+        # A gradient that is only rounding error is measured on the scale of the others.
         scale = max(expected.abs().max(), 1e-3 * largest)
         assert (our_gradients[name] - expected).abs().max() < 10 * tolerance * scale, name
 
 
 @pytest.mark.parametrize(("cheap", "budget"), [(True, 2), (False, 6)])
 def test_the_cheaper_order_is_taken(cheap, budget):
-    """Few compressed tokens: neither projection of N tokens is applied. As many as lookup tokens: both are."""
+    """With few compressed tokens neither projection of N tokens is applied; with as many as lookup tokens, both are."""
     model = create()
     called = []
     for block in model.blocks:
@@ -72,7 +72,7 @@ def test_the_cheaper_order_is_taken(cheap, budget):
 
 
 def test_dropped_attention_keeps_the_bias_exact():
-    """With attention dropout rows of A don't sum to one, so the value's bias can't be added afterwards."""
+    """With attention dropout, rows of A do not sum to one, so the bias of the value cannot be added afterwards."""
     model = create(attn_drop_rate=0.5).train()
     pixels = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(1))
     found = []

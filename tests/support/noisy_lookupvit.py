@@ -1,4 +1,4 @@
-"""A small LookupViT none of whose weights is zero or one: what it computes depends on every one of them."""
+"""A small LookupViT without weights of zero or one, so that its output depends on every weight."""
 
 import timm
 import torch

@@ -1,24 +1,25 @@
-"""A plain, slow LookupViT to hold the fast one against: arXiv 2407.12753, sections 3.2 and 3.4, Algorithms 1 to 4.
+"""A plain, slow LookupViT to test the fast one against: arXiv 2407.12753, sections 3.2 and 3.4, Algorithms 1 to 4.
 
-Pure functions over a state dict, in float64: products of 2-D matrices, loops over images, blocks and heads. Nothing
-comes from the model's own code; only the parameters' names are shared. Everything is differentiable.
+Pure functions over a state dict, in float64: products of 2-D matrices, loops over images, blocks and heads. Nothing is
+imported from the model; only names of parameters are shared. Everything is differentiable.
 Used by `pytest tests/encoders/test_lookupvit.py`.
 
-How the paper's pseudo-code is read:
+We read the paper's pseudo-code so:
 - Attention has K heads and an output projection in each direction (gather, infuse, self-attention), as "multi-head"
   and equation 6 ask; logits are scaled by (D / K) ** -0.5. A head is a run of D / K consecutive channels.
 - Q and K of the gathering and V of the infusion are layer-normalised after projection over all D channels, before the
-  heads are cut. The infusion reuses the gathering's attention of each head, transposed and otherwise as it is.
+  split into heads. The infusion reuses the gathering's attention of each head, transposed and otherwise unchanged.
 - Every step is a pre-norm residual on the raw stream. Algorithm 4 hands LN(z) to Algorithms 1 and 2, whose last lines
   add to what they were handed (and line 3 of Algorithm 4 adds once more); here there is one addition, to z itself:
   z_p += proj(A V) from LN(z_p), LN(z_l); the ViT block; z_l += proj(A^T LN(W_v LN(z_p))); z_l += MLP(LN(z_l)).
 - The positional embedding is added to the lookup tokens; compressed = T(features without it) + T(embedding).
 - T is the bilinear resize of JAX, which antialiases: `jax.image.resize(method="bilinear", antialias=True)`.
-- A photo whose grid isn't the embedding's own gets the lookup embedding resampled first. That is timm's convention,
-  not the paper's, and the one thing here that is called and not written out.
+- For a photo with another grid than the embedding's, the lookup embedding is resampled first. That is timm's
+  convention, not the paper's, and the one function here that is called and not written out.
 - A final norm per stream, mean pooling, a head per stream; at inference the two heads' logits are averaged.
 
-Letters: B images, N lookup tokens, M = budget ** 2 compressed tokens, D channels, K heads, C classes.
+Legend of shapes
+    B: images   N: lookup tokens   M = budget ** 2: compressed tokens   D: channels   K: heads   C: classes
 """
 
 import math
@@ -44,13 +45,13 @@ def layer_norm(state: State, name: str, x: Tensor) -> Tensor:
 
 
 def softmax(scores: Tensor) -> Tensor:
-    """Over each row of a matrix, by definition; what is subtracted cancels, so no gradient goes through it."""
+    """Softmax of each row, by definition; the subtracted maximum cancels, so no gradient goes through it."""
     powers = (scores - scores.detach().max(dim=1, keepdim=True).values).exp()
     return powers / powers.sum(dim=1, keepdim=True)
 
 
 def mlp(state: State, name: str, x: Tensor) -> Tensor:
-    """Two layers with the exact GELU, x Phi(x), between."""
+    """Two layers with the exact GELU, x Phi(x), between them."""
     hidden = linear(state, f"{name}.fc1", x)
     hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
     return linear(state, f"{name}.fc2", hidden)
@@ -66,7 +67,7 @@ def head_channels(channels: int, num_heads: int) -> list[slice]:
 
 
 def resize_weights(size: int, new_size: int) -> list[list[float]]:
-    """One axis of T: row i holds what new sample i takes of each old sample.
+    """One axis of T: row i has the weight of each old sample in new sample i.
 
     A triangle over half-pixel centres, one old sample wide to each side, or `size / new_size` when that is more
     (shrinking), cut off at the border and normalised.

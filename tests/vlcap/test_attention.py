@@ -1,4 +1,4 @@
-"""What the model looked at, against values worked out by hand."""
+"""Attention maps, against values computed by hand."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_gather_attention_is_the_encoders(captioner, pixels):
 
 
 def test_word_attention_is_the_decoders(captioner, pixels, caption):
-    """Row t is read one step at a time, as greedy decoding would: what is fed later must not matter."""
+    """Row t is computed one step at a time, as in greedy decoding: later pieces must not matter."""
     tokens = captioner.encode(pixels, budget=2)
     words, rows = word_attention(captioner, tokens, caption.ids)
     assert " ".join(words) == caption.text
