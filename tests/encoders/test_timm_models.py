@@ -95,6 +95,7 @@ def test_a_captioner_folder_keeps_it(name, tmp_path):
     assert torch.equal(again.encode(pixels), captioner.encode(pixels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_convnext", "test_vit"])
 def test_the_classifier_trains_it_twice(name, class_folder, tmp_path):
     """At another size, and again from its folder with its own classes."""
@@ -118,6 +119,7 @@ def test_taken_to_another_size(name):
     assert tokens.shape[1] == encoder.token_count(encoder.budget, 2 * size)
 
 
+@pytest.mark.slow
 def test_the_wrapper_and_its_model_are_one():
     """Copies, casts, new heads and modes reach both; compiling and exporting find the weights."""
     encoder = create_encoder("test_vit", img_size=64, num_classes=3)
