@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from train.batches import MapBatches, Reading, StreamBatches
+from train.checkpoint import CheckpointError
 from train.recipe import Recipe
 from train.state import TrainState
 
@@ -60,7 +61,7 @@ def test_a_prolonged_run_keeps_its_warm_up():
 def test_a_checkpoint_of_another_version_is_refused(name):
     saved = state().state_dict()
     del saved[name]
-    with pytest.raises(ValueError, match=rf"another version wrote this checkpoint \(it has no {name}\)"):
+    with pytest.raises(CheckpointError, match=rf"another version wrote this checkpoint \(it has no {name}\)"):
         state().load_state_dict(saved)
 
 
@@ -75,5 +76,5 @@ def test_a_stream_needs_as_many_processes_as_before():
     photos = StreamBatches(None, None, Reading(batch_size=4, rank=1, world=2))
     photos.load_state_dict([{0: (0, 4)}, {0: (1, 2)}])
     assert photos.places == {0: (1, 2)}
-    with pytest.raises(ValueError, match=r"3 processes have read the stream so far, now there are 2: start 3"):
+    with pytest.raises(CheckpointError, match=r"3 processes have read the stream so far, now there are 2: start 3"):
         photos.load_state_dict([{}, {}, {}])

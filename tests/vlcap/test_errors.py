@@ -38,7 +38,7 @@ def test_settings_that_do_not_fit_are_expected():
         lambda: Encoder.create("vit_tiny_patch16_224").set_budgets([3]),
         lambda: Encoder.create("lookupvit_test_patch8_48").model.forward_tokens(torch.zeros(1, 3, 48, 48), budget=0),
         lambda: PixelConfig(size=0, mean=(0.5,) * 3, std=(0.5,) * 3),
-        lambda: encoders.create_encoder("resnet18"),
+        lambda: encoders.create_encoder("pit_ti_224"),
     ):
         with pytest.raises(Exception) as raised:
             make()
