@@ -23,13 +23,18 @@ def track(items: Iterable[Item], total: int | None, what: str) -> Iterable[Item]
 
 
 def print_json(value: Any, indent: int | None = None) -> None:
-    """Prints JSON. Letters that the output's encoding lacks are escaped."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    """Prints JSON. Letters that the output lacks or that can change a terminal are escaped."""
+    text = "".join(map(_escaped, json.dumps(value, indent=indent, ensure_ascii=False)))
     try:
         text.encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:
         text = json.dumps(value, indent=indent)
     print(text)
+
+
+def _escaped(letter: str) -> str:
+    """A letter of a JSON text; one that is not printable stands inside a string, and is escaped as JSON escapes it."""
+    return letter if letter.isprintable() or letter == "\n" else json.dumps(letter)[1:-1]
 
 
 def print_scores(report: dict[str, Any], as_json: bool) -> None:

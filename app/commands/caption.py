@@ -28,6 +28,7 @@ def caption(
     from torch import stack
 
     from vlcap.data.images import ImageError, find_images, one_line
+    from vlcap.data.names import plain_line
     from vlcap.data.reading import read_batches
 
     budget = loading.check_budget(captioner, budget)
@@ -47,7 +48,7 @@ def caption(
                 cost = {"budget": result.budget, "ms": round(result.ms, 1)}
                 print_json({"image": str(name), "caption": result.text, **cost})
             else:
-                print(f"{one_line(name)}: {result.text}")
+                print(f"{one_line(name)}: {plain_line(result.text)}")
         sys.stdout.flush()
     for remark in found_images.remarks():
         say(remark)

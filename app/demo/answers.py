@@ -81,7 +81,8 @@ class Author:
             "do_sample": False,
         }
         if sampling:
-            settings |= {"num_beams": 1, "do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+            chosen = {"temperature": float(temperature), "top_p": float(top_p)}  # a whole number arrives as an int
+            settings |= {"num_beams": 1, "do_sample": True, "top_k": 0, **chosen}
         return settings
 
     def stream(self, photo: Image.Image, budget: int | None, settings: dict[str, Any]) -> Iterator[Caption]:

@@ -1,6 +1,7 @@
 """Captions of many photos at once, from files and zip archives, as rows for the page and for a CSV file."""
 
 import csv
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,14 @@ from PIL import Image
 
 from vlcap.captioner import Captioner
 from vlcap.data.archives import count_photos, read_photos
-from vlcap.data.images import ImageError, load_image
+from vlcap.data.images import ImageError
+
+from .photos import open_photo, pixels_to_decode
 
 THUMBNAIL = (320, 320)
+MAX_PIXELS = 400_000_000  # to decode in a batch, so that nobody waits long for its end; a JPEG counts an eighth
+# What a spreadsheet would start a formula with, at the start of a cell or where it splits one; also in full width.
+FORMULA = re.compile("(^|[;\\t\\r\\n])(?=[\\s\"']*[=+\\-@\uff1d\uff0b\uff0d\uff20]|[\\t\\r])")
 COLUMNS = ("photo", "caption", "problem", "tokens", "ms")
 
 
@@ -51,13 +57,18 @@ def caption_batch(
         budget: Side of the compressed grid; None for the captioner's default.
         generation: As for `Captioner.caption`.
     """
-    total = count_photos(path for _, path in files)
+    total, pixels = count_photos(path for _, path in files), 0
     for name, source in read_photos(files):
         if isinstance(source, ImageError):
             yield Row(name, problem=str(source)), total
             continue
+        pixels += pixels_to_decode(source)
+        if pixels > MAX_PIXELS:
+            problem = f"left out, with all files after it: at most {MAX_PIXELS / 1e6:g} million pixels per batch"
+            yield Row(name, problem=problem), total
+            return
         try:
-            photo = load_image(source, name=name)
+            photo = open_photo(source, name=name)
         except ImageError as error:
             yield Row(name, problem=str(error).removeprefix(f"{name}: ")), total
             continue
@@ -68,7 +79,7 @@ def caption_batch(
 
 def write_csv(rows: Iterable[Row], file: TextIO) -> None:
     """Writes a header and rows as CSV. `file` must be open with newline=''."""
-    writer = csv.writer(file)
+    writer = csv.writer(file, quoting=csv.QUOTE_ALL)  # the first cell stays whole where a sheet splits at semicolons
     writer.writerow(COLUMNS)
     for row in rows:
         ms = "" if row.ms is None else round(row.ms, 1)
@@ -77,5 +88,5 @@ def write_csv(rows: Iterable[Row], file: TextIO) -> None:
 
 
 def _as_text(value: str) -> str:
-    """A cell that no spreadsheet runs as a formula, because names come from outside."""
-    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    """A cell that no spreadsheet runs as a formula, whole or split at semicolons: names come from outside."""
+    return FORMULA.sub(r"\1'", value)

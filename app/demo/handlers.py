@@ -13,7 +13,7 @@ from vlcap.captioner import Caption
 from .answers import Author, Seen
 from .batch import write_csv
 from .layout import budget_value
-from .parts import Given, refusal
+from .parts import Given, Photo, refusal
 from .pictures import budgets_table, figure, notice, rows_table
 
 HIDDEN = gr.update(value="", visible=False)
@@ -25,11 +25,13 @@ class Handlers:
 
     Args:
         authors: The captioners to choose from, by name.
+        photo: The field of the photo.
         download: The button that offers a batch's captions.
     """
 
-    def __init__(self, authors: Mapping[str, Author], download: gr.DownloadButton):
+    def __init__(self, authors: Mapping[str, Author], photo: Photo, download: gr.DownloadButton):
         self.authors = authors
+        self.photo = photo
         self.download = download
 
     def grow(self, given: Given, budget: int | None, model: str, *advanced: Any) -> Iterator[tuple]:
@@ -38,10 +40,10 @@ class Handlers:
             yield None, notice(given.problem), "", None, None, None, None
             return
         author = self.authors[model]
-        shown = gr.skip() if given.shown else given.photo
+        # The same each time: Gradio sends the browser only what differs, and a skip would take the photo apart there.
+        shown = gr.skip() if given.shown else self.photo.replacement(given.photo)
         for found in author.stream(given.photo, budget, author.settings(*advanced)):
             yield shown, "", *_cells(author, found), found
-            shown = gr.skip()
 
     def ask(self, photo: Given, budget: int | None, model: str) -> tuple:
         """The finished caption, for programs. Outputs: text, tokens, cost, ms."""

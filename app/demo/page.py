@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import gradio as gr
 
@@ -10,26 +11,51 @@ from vlcap.captioner import Captioner
 from .answers import by_name
 from .handlers import Handlers
 from .layout import lay_out
+from .parts import refusal
+from .uploads import KEPT
 
 MAX_WAITING = 16  # further requests get "Queue is full"
-KEPT = 3600  # seconds that a visitor's file is kept
 
 # One model on a small machine: all requests for captions share one bounded queue.
 LINE = {"concurrency_id": "model", "concurrency_limit": 1}
 PRIVATE = {"api_visibility": "private"}
 AT_ONCE = {"queue": False, **PRIVATE}  # requests that need no model skip the queue
+UNFIT = "These are not values of the page's fields: reload the page."
 BLANK = "() => ['', null, null, null, '']"  # JavaScript that empties text, tokens, cost, ms and table
+
+
+class Page(gr.Blocks):
+    """A page whose log holds nothing of what a request sent: Gradio would print all of one that does not fit."""
+
+    def get_block_name(self) -> str:
+        return "blocks"
+
+    async def preprocess_data(self, block_fn: Any, *arguments: Any, **keywords: Any) -> list[Any]:
+        if block_fn.fn is None:  # an event of the browser alone
+            raise refusal(UNFIT)
+        try:
+            values = await super().preprocess_data(block_fn, *arguments, **keywords)
+        except gr.Error as error:
+            if not error.print_exception:  # one of ours
+                raise
+            raise refusal(f"{error.message}"[:300]) from None
+        except Exception:
+            raise refusal(UNFIT) from None
+        for field, value in zip(block_fn.inputs, values, strict=True):
+            if value is None and isinstance(field, (gr.Slider, gr.Dropdown)):
+                raise refusal(UNFIT)
+        return values
 
 
 def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
     """Builds the page and its API, without serving them, for one captioner or several to choose from."""
     authors = by_name([captioners] if isinstance(captioners, Captioner) else captioners)
     # Analytics are turned off by argument, to leave the user's environment alone.
-    with gr.Blocks(title="vlcap", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT)) as page:
+    with Page(title="vlcap", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT)) as page:
         fields = lay_out(authors)
         fields.advanced = [fields.beams, fields.length, fields.sampling, fields.temperature, fields.top_p]
         fields.figures = [fields.text, fields.tokens, fields.cost, fields.ms]
-        handlers = Handlers(authors, fields.download)
+        handlers = Handlers(authors, fields.photo, fields.download)
         _connect_captions(fields, handlers)
         _connect_tabs(fields, handlers)
         # For programs: one final answer instead of a growing caption.
@@ -41,7 +67,7 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
             **LINE,
         )
         page.load(fn=None, js=BLANK, outputs=[*fields.figures, fields.table])  # Gradio would show 0
-    return page.queue(max_size=MAX_WAITING)
+    return page.queue(max_size=MAX_WAITING, api_open=False)  # no way to a captioner but the queue
 
 
 def _connect_captions(fields: SimpleNamespace, handlers: Handlers) -> None:

@@ -1,15 +1,19 @@
 """Form fields of the page, where Gradio's own fields are less safe."""
 
 import html
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.data_classes import FileData, ImageData, ListFiles
+from gradio.processing_utils import save_bytes_to_cache
 from PIL import Image
 
-from vlcap.data.images import ImageError, load_image
+from vlcap.data.images import LARGE, ImageError
+
+from .photos import open_photo
 
 UNSHOWN = ("TIFF", "PPM", "JPEG2000", "HEIF")  # readable here, but not shown by every browser
 
@@ -36,7 +40,7 @@ class Given:
     Attributes:
         photo: RGB image.
         problem: Reason in one line, "" without a problem.
-        shown: Whether every browser can show the file itself.
+        shown: Whether the page can show the file itself: every browser can, and it is not very large.
     """
 
     photo: Image.Image | None = None
@@ -69,11 +73,17 @@ class Photo(FilesOnly, gr.Image):
             name = payload.orig_name or "photo"
             if not Path(payload.path).exists():  # a page that was left open
                 return Given(problem=f"{name}: deleted in the meantime, because photos are not kept: choose it again")
-            photo = load_image(payload.path, name=name)
+            photo = open_photo(Path(payload.path), name=name)
             with Image.open(payload.path) as file:
-                return Given(photo, shown=file.format not in UNSHOWN)
+                return Given(photo, shown=file.format not in UNSHOWN and file.width * file.height <= LARGE)
         except ImageError as error:
             return Given(problem=str(error))
+
+    def replacement(self, photo: Image.Image) -> str:
+        """Path of a file that shows the photo, in place of one that the page can't show."""
+        file = io.BytesIO()
+        photo.save(file, "PNG", compress_level=1)  # without loss: the next caption is read from it
+        return save_bytes_to_cache(file.getvalue(), "photo.png", cache_dir=self.GRADIO_CACHE)
 
     def example_payload(self) -> dict[str, Any]:  # for the page's API help; Gradio's own example is a URL
         return {"path": "photo.jpg", "url": "photo.jpg", "meta": {"_type": "gradio.FileData"}}

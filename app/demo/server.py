@@ -1,23 +1,28 @@
 """Serves the page: on this machine only by default, with its own temporary folder, and with a clean shutdown."""
 
+import asyncio
+import contextlib
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import gradio as gr
 
 from vlcap.captioner import Captioner
 
+from .address import HERE, AddressError, check_address
+from .guard import Guard
 from .page import build
 from .pictures import CSS
+from .uploads import Uploads, own_folder
 
 MAX_FILE_SIZE = "20mb"
-HERE = "127.0.0.1"
+SWEEP_EVERY = 60  # seconds
 # SIGHUP, so that a closed terminal leaves no visitor's photo behind either; Windows has no SIGHUP.
 ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 # The contrast of Gradio's own notes, and of white on its orange, is too low for WCAG.
@@ -39,6 +44,7 @@ def start(
     port: int | None = None,
     host: str = HERE,
     share: bool = False,
+    folder: Path | None = None,
 ) -> gr.Blocks:
     """Serves the page in the background. Its address is `local_url` of the result; `close()` stops it.
 
@@ -47,16 +53,29 @@ def start(
         port: Port; None for the first free one from 7860.
         host: Address to listen on. Any other than this machine's own exposes the page to others.
         share: Whether to create a public link, through a server run by Gradio.
+        folder: Folder of uploads and results that belongs to this page alone, so that old files in it are deleted; it
+            must be Gradio's temporary folder. None for Gradio's own, which other pages may use too.
 
     Raises:
-        OSError: The port is taken.
+        AddressError: The port is taken, or the host is not an address of this machine.
     """
+    check_address(host, port)
     page = build(captioners)
+    try:
+        _launch(page, port, host, share, folder)
+    except OSError as error:  # taken in the meantime
+        taken = f"port {port} is taken" if port else "the ports from 7860 on are taken"
+        raise AddressError(f"{taken}: choose another with --port") from error
+    return page
+
+
+def _launch(page: gr.Blocks, port: int | None, host: str, share: bool, folder: Path | None) -> None:
     # Explicit arguments override Gradio's environment variables.
     page.launch(
         server_name=host,
         server_port=port,
         share=share,
+        app_kwargs={"lifespan": _guarded(page, host, folder)},
         ssr_mode=False,
         mcp_server=False,
         prevent_thread_lock=True,
@@ -71,7 +90,34 @@ def start(
         theme=THEME,
         css=CSS,
     )
-    return page
+
+
+def _guarded(page: gr.Blocks, host: str, folder: Path | None) -> Callable[[Any], Any]:
+    """What Gradio's app does from its start to its end: it stands behind a `Guard`, and old files are deleted."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[None]:
+        uploads = Uploads(folder or Path(app.uploaded_file_dir), own=folder is not None)
+        uploads.kept = lambda: {path for block in page.blocks.values() for path in getattr(block, "keep_in_cache", ())}
+        # Not as Gradio's middleware: its own would stand in front, and answer some requests by itself.
+        app.middleware_stack = Guard(app.middleware_stack, host, uploads, lambda: _shared_host(page))
+        sweeping = asyncio.create_task(_sweep(uploads))
+        try:
+            yield
+        finally:
+            sweeping.cancel()
+
+    return lifespan
+
+
+async def _sweep(uploads: Uploads) -> None:
+    while uploads.own:
+        await asyncio.sleep(SWEEP_EVERY)
+        await asyncio.to_thread(uploads.sweep)
+
+
+def _shared_host(page: gr.Blocks) -> str | None:
+    return urlsplit(page.share_url or "").hostname
 
 
 def serve(
@@ -85,14 +131,18 @@ def serve(
         _warn(f"--host {host}: everyone who can reach this machine over the network can use the page")
     if share:
         _warn("--share: the page gets a public link, through a server run by Gradio; anyone with the link can use it")
+    with own_folder() as folder:  # of all uploads and results
+        _serve(captioners, port, host, share, folder)
+
+
+def _serve(captioners: Captioner | Sequence[Captioner], port: int | None, host: str, share: bool, folder: Path) -> None:
     before = os.environ.get("GRADIO_TEMP_DIR")
-    # All uploads and results lie in one folder, which is deleted at the end.
-    folder = os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="vlcap-demo-")
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
     # An ignored signal stays ignored, as under nohup.
     handlers = {end: signal.signal(end, _interrupt) for end in ENDS if signal.getsignal(end) != signal.SIG_IGN}
     page = None
     try:
-        page = start(captioners, port, host, share)
+        page = start(captioners, port, host, share, folder)
         print(f"The demo is at {page.share_url or page.local_url} (press Ctrl-C to stop it).", flush=True)
         while page.is_running:
             time.sleep(0.2)
@@ -103,7 +153,6 @@ def serve(
             signal.signal(end, handler)
         if page is not None:
             page.close(verbose=False)  # also closes connections of open tabs
-        shutil.rmtree(folder, ignore_errors=True)
         os.environ.pop("GRADIO_TEMP_DIR") if before is None else os.environ.update(GRADIO_TEMP_DIR=before)
 
 

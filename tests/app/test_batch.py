@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 
+from app.demo import batch
 from app.demo.batch import Row, caption_batch, write_csv
 from tests.support import drawings
 from vlcap.data import archives
@@ -149,6 +150,29 @@ def test_sizes_are_not_believed(captioner, tmp_path, monkeypatch):
     path.write_bytes(data)
     [row] = rows_of(captioner, path)
     assert row.problem and not row.caption
+
+
+def test_a_batchs_pixels_are_bounded(captioner, tmp_path, monkeypatch):
+    """D4: small files of large pictures, which would hold the line for minutes."""
+    monkeypatch.setattr(batch, "MAX_PIXELS", 10_000)
+    entries = {f"{number}.png": png(number) for number in range(5)}  # 64 x 48 pixels each
+    found = rows_of(captioner, archive(tmp_path / "many.zip", entries))
+    assert [bool(row.problem) for row in found] == [False, False, False, True]
+    assert found[-1].problem == "left out, with all files after it: at most 0.01 million pixels per batch"
+
+
+def test_every_cell_is_quoted(tmp_path):
+    """D10: where a spreadsheet splits at semicolons, `;=8.jpg` would become a formula in a cell of its own."""
+    with open(tmp_path / "a.csv", "w", newline="", encoding="utf-8") as file:
+        names = (";=8.jpg", " =1.jpg", "\t=2", "\uff1d3")
+        write_csv([Row(name, caption="a;=dog", tokens=9, ms=1.26) for name in names], file)
+    first, *lines = (tmp_path / "a.csv").read_text(encoding="utf-8").splitlines()
+    assert first == '"photo","caption","problem","tokens","ms"'
+    assert lines[0] == '";\'=8.jpg","a;\'=dog","","9","1.3"'
+    with open(tmp_path / "a.csv", newline="", encoding="utf-8") as file:
+        cells = [cell for row in csv.reader(file, delimiter=";") for cell in row]
+    assert not any(cell.startswith("=") for cell in cells)
+    assert [line[1] for line in lines[1:]] == ["'"] * 3
 
 
 def test_csv_runs_nothing(tmp_path):

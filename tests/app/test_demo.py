@@ -1,5 +1,6 @@
 """The web demo through its API, with a tiny captioner of random weights. test_demo_browser.py uses a browser."""
 
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
 from gradio.route_utils import delete_files_created_by_app
@@ -18,10 +20,14 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from app.demo import server, start
-from app.demo.answers import Author
+from app.demo.address import AddressError
+from app.demo.answers import Author, by_name
+from app.demo.parts import Photo
+from app.demo.photos import SIDE, open_photo, pixels_to_decode
 from encoders.cost import count_gflops
 from tests.support import drawings
 from tests.support.demo_captioner import photo, talking_captioner
+from tests.support.demo_visitors import REPOSITORY
 from vlcap.captioner import Captioner, build_model
 from vlcap.model.encoder import Encoder
 from vlcap.model.tokenizer import train_tokenizer
@@ -134,6 +140,33 @@ def test_bad_files_are_named_and_explained(client, tmp_path):
     assert refused(client, tmp_path / "empty.png") == "empty.png: the file is empty"
 
 
+@pytest.mark.parametrize("temperature", [2, 1, 0.8])
+def test_any_temperature_samples(captioner, temperature):
+    """D3: a slider's whole number arrives as an int, and the same caption has to come from 2 and 2.0."""
+    [author] = by_name([captioner]).values()
+    settings = author.settings(4, 12, True, temperature, 1)
+    assert [type(settings[name]) for name in ("temperature", "top_p")] == [float, float]
+    assert author.caption(photo(), 3, settings).text
+    *_, last = author.stream(photo(), 3, settings)
+    assert last.text
+
+
+@pytest.mark.slow
+def test_large_photos_are_made_smaller(tmp_path):
+    """D4: 20 megapixels in a small file. What is shown and kept is small; its cost is known before it is decoded."""
+    Image.new("RGB", (5000, 4000), "red").save(tmp_path / "large.tif", compression="tiff_lzw")
+    photo().save(tmp_path / "small.tif")
+    photo().save(tmp_path / "small.jpg")
+    assert open_photo(tmp_path / "large.tif", "large.tif").size == (SIDE, SIDE * 4 // 5)
+    assert open_photo(tmp_path / "small.tif", "small.tif").size == photo().size
+    sizes = [pixels_to_decode(tmp_path / name) for name in ("large.tif", "small.tif", "small.jpg", "none.jpg")]
+    assert sizes == [20_000_000, 160 * 240, 160 * 240 // 8, 0]
+    with gr.Blocks(analytics_enabled=False):
+        field = Photo()
+    with Image.open(field.replacement(photo())) as shown:
+        assert shown.convert("RGB").tobytes() == photo().tobytes()  # the next caption is the same
+
+
 def test_file_name_is_not_html(client, tmp_path):
     (tmp_path / "<img src=x>.jpg").write_text("This is no photo.")
     assert "<" not in refused(client, tmp_path / "<img src=x>.jpg")
@@ -145,6 +178,27 @@ def test_only_the_models_budgets(client, tmp_path):
     parameters = client.view_api(return_format="dict")["named_endpoints"]["/caption"]["parameters"]
     assert [parameter["parameter_name"] for parameter in parameters] == ["photo", "budget", "model"]
     assert parameters[1]["type"]["type"] == "integer"
+
+
+def of_docs(language: str, page) -> str:
+    """The example for programs in docs/demo.md, for the address of this page."""
+    [block] = re.findall(rf"```{language}\n(.*?)```", (REPOSITORY / "docs" / "demo.md").read_text(), re.DOTALL)[-1:]
+    return block.replace("http://127.0.0.1:7860", page.local_url.rstrip("/"))
+
+
+def test_the_documented_ways_work(page, captioner, tmp_path, monkeypatch):
+    """The lines of docs/demo.md as they stand there, through the queue."""
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    monkeypatch.chdir(tmp_path)
+    photo().save("photo.jpg")
+    [wanted] = captioner.caption(["photo.jpg"], budget=3)
+    found: dict = {}
+    exec(of_docs("python", page), found)
+    found["client"].close()
+    assert (found["caption"], found["tokens"]) == (wanted, 9)
+    if shutil.which("curl"):
+        said = subprocess.run(["bash", "-c", of_docs("bash", page)], capture_output=True, text=True, timeout=60).stdout
+        assert "event: complete" in said and json.dumps(wanted) in said
 
 
 def test_large_files_and_addresses_are_refused(client, tmp_path):
@@ -164,7 +218,7 @@ def test_for_this_machine_only(page):
 
 
 def test_taken_port_is_an_error(page, captioner):
-    with pytest.raises(OSError, match=str(page.server_port)):
+    with pytest.raises(AddressError, match=f"^port {page.server_port} is taken: choose another with --port$"):
         start(captioner, port=page.server_port)
 
 
@@ -247,7 +301,7 @@ def test_share_is_asked_for_and_warned_of(captioner, monkeypatch, capsys):
 
     monkeypatch.setattr(server, "start", refuse)
     server.serve(captioner, share=True)
-    assert asked == [(captioner, None, "127.0.0.1", True)]
+    assert asked[0][:4] == (captioner, None, "127.0.0.1", True)
     assert "--share" in capsys.readouterr().err
     server.serve(captioner)
     assert asked[1][3] is False and "warning" not in capsys.readouterr().err

@@ -253,6 +253,8 @@ STRANGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "animated.gif": (lambda path: photo().save(path, save_all=True, append_images=[photo(1)]), ""),
     "16-bit.png": (lambda path: Image.fromarray(np.asarray(photo().convert("L")) * np.uint16(257)).save(path), ""),
     "scan.tiff": (lambda path: photo().save(path), ""),
+    "scan.ppm": (lambda path: photo().save(path), ""),
+    "scan.jp2": (lambda path: photo().save(path, quality_mode="rates", quality_layers=[0]), ""),
     "text.jpg": (lambda path: path.write_text("This is no photo."), "text.jpg: not an image"),
     "half.jpg": (cut, "half.jpg: cut short"),
     "empty.png": (lambda path: path.touch(), "empty.png: the file is empty"),
@@ -280,11 +282,30 @@ def test_every_file_gives_a_caption_or_a_reason(open_page, expect, captioner, tm
             expect(caption).to_have_value("")
         else:
             expect(caption).to_have_value(captioner.caption([path])[0])
+            expect(tab.locator("#words label").nth(1)).to_be_visible()  # all has been answered: it may be looked at
             expect(alert).to_have_count(0)
             assert picture.evaluate("async image => { await image.decode(); return image.naturalWidth }") > 0
         expect(tab.get_by_text("Error", exact=True)).to_have_count(0)
         if name == "half.jpg":
             shot(tab, "bad_file")
+
+
+@pytest.mark.parametrize("kind", ["tiff", "ppm", "jp2"])
+def test_what_no_browser_shows_stays_usable(open_page, expect, captioner, tmp_path, kind):
+    """D2: after its caption come its words, a map, another budget and all budgets, as for any other photo."""
+    photo().save(tmp_path / f"scan.{kind}")
+    few, many = (captioner.caption([tmp_path / f"scan.{kind}"], budget=budget)[0] for budget in (2, 3))
+    tab = open_page()
+    upload(tab, tmp_path / f"scan.{kind}")
+    expect(caption_of(tab)).to_have_value(many)
+    tab.locator("#words label").nth(1).click()
+    expect(tab.locator("#word_map img")).to_be_visible()
+    slider_of(tab).press("ArrowLeft")
+    expect(caption_of(tab)).to_have_value(few)
+    expect(tab.locator("#words label").nth(1)).to_be_visible()
+    tab.get_by_role("button", name="Compare all budgets").click()
+    expect(tab.locator("table.results.budgets td.text")).to_have_text([few, many])
+    expect(tab.get_by_role("alert")).to_have_count(0)
 
 
 def test_too_large_a_file_is_refused_at_once(open_page, expect, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 
 from app.printing import print_json
 from tests.support import drawings
+from vlcap.data.names import plain_line
 
 
 def vlcap(*arguments, before: str = "", **variables) -> subprocess.CompletedProcess:
@@ -31,6 +32,15 @@ def test_json_is_json_in_every_alphabet(monkeypatch, encoding):
     one, *two, last = written.getvalue().decode(encoding).splitlines()
     assert json.loads(one) == json.loads("\n".join(two)) == value
     assert last == ('{"\\u00e9": 1}' if encoding == "ascii" else '{"é": 1}')
+
+
+def test_a_strangers_caption_is_one_plain_line(monkeypatch, capsys):
+    """D8: escape codes, ends of lines and letters that turn the direction, in text and in JSON."""
+    evil = "a\x1b[31m dog\n\rruns\x9b2J\u202eevil\u2066\x07 \u2028 犬"
+    assert plain_line(evil) == "a[31m dog runs2Jevil 犬"
+    print_json({"caption": evil})
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.isprintable() and json.loads(line) == {"caption": evil}
 
 
 @pytest.mark.slow

@@ -127,3 +127,19 @@ def test_an_encoder_of_a_stranger(tmp_path):
     (tmp_path / "encoder" / "model.safetensors").write_bytes(b"\xff" * 100)
     with pytest.raises(ModelFolderError, match=r"model.safetensors is damaged"):
         Encoder.load(tmp_path / "encoder")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "length", "said"),
+    [(4, 3000, "a piece of 3,000 letters"), (3000, 500, "1,50.,... letters in all pieces")],
+)
+def test_a_tokenizer_of_long_pieces(folder, pieces, length, said):
+    """D7: the library would take about 400 bytes for each letter. It is refused before it is built."""
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"]["vocab"] += [[f"{number:04}{'x' * (length - 4)}", -1.0] for number in range(pieces)]
+    path.write_text(json.dumps(tokenizer))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CaptionerError, match=said):
+        Captioner.from_pretrained(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024  # kilobytes

@@ -13,6 +13,15 @@ def printable(name: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in name)[-200:]
 
 
+def plain_line(text: str) -> str:
+    """A text of a model, which may be a stranger's, on one line for a terminal.
+
+    Spaces and ends of lines become single spaces. Control characters, with which a text can change a terminal, are left
+    out, and so are those that reverse or hide letters.
+    """
+    return " ".join("".join(letter for letter in " ".join(text.split()) if letter.isprintable()).split())
+
+
 def shown(name: str) -> str:
     """A name out of a file, on one line and at most 200 characters."""
     return f"{one_line(name):.200}"

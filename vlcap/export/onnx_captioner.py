@@ -17,7 +17,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from ..data.images import ImageError, load_image
-from ..data.names import one_line
+from ..data.names import one_line, plain_line
 from ..errors import CaptionerError
 from ..files.json_file import load_json
 from ..model.search import Search
@@ -115,7 +115,7 @@ def main() -> int:
         return 1
     for name in sys.argv[2:]:
         try:
-            print(f"{one_line(name)}: {captioner.caption(Path(name))}")
+            print(f"{one_line(name)}: {plain_line(captioner.caption(Path(name)))}")
         except ImageError as error:
             print(error, file=sys.stderr)
             status = 1

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import VlcapError
+from ..files.json_file import load_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PAD, EOS, UNK = 0, 1, 2
 START = EOS  # as in BART and GPT-2: a caption begins where another one ended
+MAX_FILE = 8 * 1024**2  # bytes of each of the tokenizer's files; 4,000 pieces have 0.6 MB
+# Letters of a piece, and of all pieces: the library takes up to 400 bytes for each. 32,000 pieces have 0.3 million.
+MAX_PIECE, MAX_LETTERS = 512, 1_000_000
 WORD_MARK = "\u2581"  # SentencePiece's mark of a piece that begins a word
 
 
 class TokenizerError(VlcapError, ValueError):
-    """No tokenizer can be made of these captions. The message says why, and which setting to change."""
+    """No tokenizer can be made of these captions, or of this folder. The message says why."""
 
 
 def normalise_caption(text: str, lowercase: bool = True) -> str:
@@ -76,7 +80,43 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
 
     AutoTokenizer is not used, because the files of the folder would tell it which class and which code to load.
     `extra_ids` is set, because a file could ask for any number, and Hugging Face would count up to it.
+
+    Raises:
+        TokenizerError, JsonError: Its files are too large to be built, or one is not JSON.
     """
     from transformers import T5Tokenizer
 
+    check_size(Path(folder))
     return T5Tokenizer.from_pretrained(folder, local_files_only=True, extra_ids=0)
+
+
+def check_size(folder: Path) -> None:
+    """Refuses a tokenizer with pieces so long, or so many, that building it would fill the memory.
+
+    Raises:
+        TokenizerError: They are.
+        JsonError: One of the files is too large or not JSON.
+    """
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        if (folder / name).exists():
+            content = load_json(folder / name, max_bytes=MAX_FILE, name=name)
+            if isinstance(content, dict):
+                content = {key: value for key, value in content.items() if key != "normalizer"}  # a table, not pieces
+            lengths = [len(text) for text in _texts(content)]
+            if max(lengths, default=0) > MAX_PIECE:
+                raise TokenizerError(f"{name}: a piece of {max(lengths):,} letters, the limit is {MAX_PIECE}")
+            if sum(lengths) > MAX_LETTERS:
+                raise TokenizerError(f"{name}: {sum(lengths):,} letters in all pieces, the limit is {MAX_LETTERS:,}")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a JSON value, names of settings included."""
+    left = [value]
+    while left:
+        each = left.pop()
+        if isinstance(each, str):
+            yield each
+        elif isinstance(each, dict):
+            left += [*each, *each.values()]
+        elif isinstance(each, list):
+            left += each
