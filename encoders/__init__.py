@@ -1,6 +1,6 @@
 """Images to tokens. Importing this package registers its encoders with timm: `timm.create_model("lookupvit_...")`."""
 
-from . import pooled, tokenlearner, variants, vit, vittm
+from . import pooled, reduced, tokenlearner, variants, vit, vittm
 from .errors import EncoderError
 from .hybrid import HybridLookupViT
 from .interface import TokenEncoder, create_encoder
@@ -13,6 +13,7 @@ __all__ = [
     "TokenEncoder",
     "create_encoder",
     "pooled",
+    "reduced",
     "tokenlearner",
     "variants",
     "vit",

@@ -19,16 +19,35 @@ FAMILIES = [
     "pooled_*",
     "tokenlearner*",
     "vittm_*",
+    "poolvit_*",
+    "tome_*",
+    "evit_*",
     "vit_mini_*",
     *(f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large")),
 ]
+
+# GFLOPs (2 x MACs) in the papers, by budget: LookupViT's Table 1; ViTTM's Table 2, ToMe's Table 4 and EViT's Table 1,
+# which print MACs. The last two are of DeiT-S, a ViT-S/16 in cost.
+PUBLISHED = {
+    "lookupvit_base_patch16_224": {3: 12.9, 5: 16.5, 7: 21.9, 10: 33.6},
+    "lookupvit_large_patch16_224": {3: 46.2, 5: 58.8, 7: 77.7, 10: 118.5},
+    "vit_base_patch16_224": {14: 35.1},
+    "vit_large_patch16_224": {14: 123.5},
+    "tokenlearner12_base_patch16_224": {4: 19.1},
+    "tokenlearner34_base_patch16_224": {4: 27.1},
+    "tokenlearner12_large_patch16_224": {4: 66.5},
+    "tokenlearner34_large_patch16_224": {4: 94.6},
+    "vittm_base_patch16_224": {7: 14.2},
+    "tome_small_patch16_224": {7: 5.4},  # r = 13
+    "evit_small_patch16_224": {9: 6.02},  # keep rate 0.7
+}
 
 
 def describe_encoders(pattern: str = "*") -> Iterator[dict[str, Any]]:
     """Name, image_size, budgets, params (without heads) and gflops per budget of each encoder.
 
     gflops is the cost of the computation here. gflops_paper_order, for LookupViTs, is the cost in the order of the
-    paper's equations, to compare with its Table 1.
+    paper's equations, to compare with its Table 1. gflops_paper is what the encoder's paper says, where it does.
 
     Args:
         pattern: Name of encoders, with shell wildcards, or the full name of any timm model.
@@ -53,6 +72,8 @@ def describe_encoders(pattern: str = "*") -> Iterator[dict[str, Any]]:
         if hasattr(encoder, "set_reassociation"):
             encoder.set_reassociation(False)
             row["gflops_paper_order"] = _gflops(encoder)
+        if name in PUBLISHED:
+            row["gflops_paper"] = PUBLISHED[name]
         yield row
 
 

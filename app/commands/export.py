@@ -43,18 +43,21 @@ def encoders(
 
     title = (
         "GFLOPs = 2 x MACs per photo. A budget of 5 is a grid of 5 x 5 = 25 tokens. "
-        "In parentheses: GFLOPs with the products in the paper's order."
+        "In parentheses: GFLOPs with the products in the paper's order. "
+        "Last: what the encoder's paper says, as 2 x MACs."
     )
     table = Table(title=title, title_justify="left")
     table.add_column("encoder", no_wrap=True)
     table.add_column("pixels", justify="right")
     table.add_column("parameters", justify="right")
     table.add_column("budget: GFLOPs")
+    table.add_column("paper")
     for row in sorted(rows, key=lambda row: row["params"]):
         paper = row.get("gflops_paper_order", {})
         costs = "   ".join(
             f"{budget}: {gflops:.3g}" + (f" ({paper[budget]:.3g})" if budget in paper else "")
             for budget, gflops in row["gflops"].items()
         )
-        table.add_row(row["name"], str(row["image_size"]), f"{row['params'] / 1e6:.1f} M", costs)
+        published = ", ".join(map(str, row.get("gflops_paper", {}).values()))
+        table.add_row(row["name"], str(row["image_size"]), f"{row['params'] / 1e6:.1f} M", costs, published)
     Console().print(table)

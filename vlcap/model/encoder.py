@@ -1,6 +1,7 @@
 """A timm encoder as a Hugging Face model: the encoder of a captioner folder and of `VisionEncoderDecoderModel`."""
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from encoders import EncoderError, create_encoder
 from encoders.cost import count_gflops
+from encoders.vittm import older_arguments
 
 from ..data.images import PixelConfig
 from .folder import MAX_GRID, ModelFolderError, WeightFile, check_encoder_settings, check_numbers, read_json
@@ -122,6 +124,7 @@ class Encoder(PreTrainedModel):
         try:
             config = encoder_config(read_json(folder / "config.json"))
             file = WeightFile(folder)
+            complete_older(config, file.shapes)
             file.check_depth(config.model_args.get("depth", 0))
             weights = file.read(describe(cls, config))
         except ModelFolderError as error:
@@ -262,6 +265,16 @@ def encoder_config(values: Any) -> EncoderConfig:
         raise ModelFolderError("config.json: classes is not a list of names")
     check_numbers({name: known.get(name) for name in ("hidden_size", "budgets")})
     return EncoderConfig(**known)
+
+
+def complete_older(config: EncoderConfig, weights: Collection[str]) -> None:
+    """Adds the arguments that the config of an earlier version lacks to rebuild the same encoder.
+
+    Args:
+        config: The encoder's config, changed in place.
+        weights: Names of the weights in its folder.
+    """
+    config.model_args = older_arguments(config.architecture, config.model_args, weights) | config.model_args
 
 
 def describe(kind: type[PreTrainedModel], config: Any) -> Any:

@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from ..errors import CaptionerError
-from .encoder import describe, encoder_config
+from .encoder import complete_older, describe, encoder_config
 from .folder import ModelFolderError, WeightFile, decoder_config, generation_config, read_json
 from .tokenizer import EOS, PAD, START, load_tokenizer
 
@@ -48,10 +48,11 @@ def load_model(folder: Path, dtype: torch.dtype) -> VisionEncoderDecoderModel:
     if values.get("model_type") != "vision-encoder-decoder":
         raise ModelFolderError(f"not a vlcap captioner: config.json has model_type {values.get('model_type')!r:.100}")
     encoder, decoder = encoder_config(values.get("encoder")), decoder_config(values.get("decoder"))
+    file = WeightFile(folder)
+    complete_older(encoder, file.shapes)
     config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
     config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = START, PAD, EOS
     config.tie_word_embeddings = False
-    file = WeightFile(folder)
     file.check_depth(encoder.model_args.get("depth", 0))
     file.check_depth(decoder.n_layer)
     weights = file.read(describe(VisionEncoderDecoderModel, config))
