@@ -3,9 +3,10 @@
     vlcap demo --model FOLDER --model ANOTHER
 
 A Gradio page, served to this machine only unless --host or --share is given. Nothing is sent elsewhere, and photos are
-deleted when the demo ends. server.py serves the page, which page.py builds: layout.py has its fields, handlers.py
-what happens on an event. answers.py runs the captioners, batch.py captions many photos. parts.py has form fields of our
-own, pictures.py HTML and CSS, example_photos.py the examples.
+deleted when the demo ends. server.py serves the page at the address that address.py has checked, behind the door of
+guard.py; uploads.py has the files of visitors. page.py builds the page: layout.py has its fields, handlers.py what
+happens on an event. answers.py runs the captioners, batch.py captions many photos, photos.py opens them. parts.py has
+form fields of our own, pictures.py HTML and CSS, example_photos.py the examples.
 """
 
 from .page import build

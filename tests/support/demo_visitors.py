@@ -69,10 +69,10 @@ class Visit:
     wrong: list[str] = field(default_factory=list)
     levels: list[float] = field(default_factory=list)
 
-    def rise(self) -> float:
-        """MB between the second quarter of the time and the last: the first warms up."""
+    def rise(self, level: Callable[[list[float]], float] = statistics.median) -> float:
+        """MB between the second quarter of the time and the last: the first warms up. `level` is a quarter's level."""
         quarter = len(self.levels) // 4
-        return statistics.median(self.levels[-quarter:]) - statistics.median(self.levels[quarter : 2 * quarter])
+        return level(self.levels[-quarter:]) - level(self.levels[quarter : 2 * quarter])
 
 
 def visit(
