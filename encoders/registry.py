@@ -26,8 +26,8 @@ FAMILIES = [
     *(f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large")),
 ]
 
-# GFLOPs (2 x MACs) in the papers, by budget: LookupViT's Table 1; ViTTM's Table 2, ToMe's Table 4 and EViT's Table 1,
-# which print MACs. The last two are of DeiT-S, a ViT-S/16 in cost.
+# GFLOPs (2 x MACs) in the papers, by budget: LookupViT's Table 1; ViTTM's Table 2, ToMe's (arXiv 2210.09461) and EViT's
+# (arXiv 2202.07800), which print MACs. The last two are of DeiT-S, a ViT-S/16 in cost.
 PUBLISHED = {
     "lookupvit_base_patch16_224": {3: 12.9, 5: 16.5, 7: 21.9, 10: 33.6},
     "lookupvit_large_patch16_224": {3: 46.2, 5: 58.8, 7: 77.7, 10: 118.5},

@@ -104,7 +104,7 @@ def test_a_timm_vits_weights_fit():
     ],
 )
 def test_published_costs(name, arguments, gmacs):
-    """On DeiT-S: EViT's Table 1 and ToMe's Table 4."""
+    """On DeiT-S, as EViT's paper (arXiv 2202.07800) and ToMe's (arXiv 2210.09461) have them."""
     with torch.device("meta"):
         found = count_gflops(create_encoder(name, num_classes=0, **arguments)) / 2
     assert found == pytest.approx(gmacs, rel=0.01)
