@@ -17,6 +17,7 @@ except ImportError:  # Windows
 
 PREFIX = "vlcap-demo-"
 LOCK = ".running"  # held by the demo that a folder belongs to
+MARK = "the files of a running vlcap demo\n"  # in the lock: only a folder with it is ever deleted
 KEPT = 3600  # seconds that a visitor's file is kept
 KEPT_WHEN_FULL = 600  # seconds that it is kept at least, when others need the room
 UNFINISHED = 600  # seconds without a byte, after which an upload's part is deleted
@@ -111,8 +112,10 @@ def own_folder() -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     try:
-        with open(folder / LOCK, "w") as lock:  # released by the system, however the process ends
-            _locks(lock)
+        with open(folder / LOCK, "w", encoding="utf-8") as lock:  # released by the system, however the process ends
+            _locks(lock)  # before it has its mark: no other demo may take this one for dead
+            lock.write(MARK)
+            lock.flush()
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -124,11 +127,11 @@ def _is_dead(folder: Path) -> bool:
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != os.getuid()):
             return False
-        if fcntl is None or not (folder / LOCK).exists():  # a demo that is just starting has no lock yet
-            return time.time() - found.st_mtime > LEFT_BEHIND
-        with open(folder / LOCK) as lock:
-            return _locks(lock)
-    except OSError:
+        with open(folder / LOCK, encoding="utf-8") as lock:
+            if lock.read(len(MARK) + 1) != MARK:
+                return False
+            return _locks(lock) if fcntl else time.time() - found.st_mtime > LEFT_BEHIND
+    except (OSError, ValueError):  # without the marker, the folder is somebody's
         return False
 
 

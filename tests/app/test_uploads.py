@@ -83,11 +83,18 @@ def test_what_a_killed_demo_left_is_swept_and_a_running_ones_is_not(tmp_path, mo
         (tmp_path / "elsewhere").mkdir()
         link = tmp_path / f"{PREFIX}link"
         link.symlink_to(tmp_path / "elsewhere")
+        theirs = [tmp_path / f"{PREFIX}{name}" for name in ("pictures", "with_lock")]  # a person's, with such a name
+        for folder in theirs:
+            folder.mkdir()
+            (folder / "photo.png").touch()
+            os.utime(folder, (0, 0))
+        (theirs[1] / LOCK).touch()
         demos[0].kill()
         demos[0].wait(30)
         assert all(folder.exists() for folder in folders)
         with own_folder() as own:
             assert not folders[0].exists() and folders[1].exists() and link.is_symlink() and own.exists()
+            assert all((folder / "photo.png").exists() for folder in theirs)
         assert not own.exists()
     finally:
         for demo in demos:
