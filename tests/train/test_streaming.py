@@ -1,5 +1,6 @@
 """Training photos as a stream: shards are shared among processes, every photo is seen, a resumed run is exact."""
 
+import functools
 import io
 import json
 import shutil
@@ -71,18 +72,29 @@ def webdataset_folder(tmp_path_factory):
     return folder
 
 
+def colors(image):
+    """Mean color and corner color, which no two drawings share."""
+    return image.resize((1, 1)).getpixel((0, 0)) + image.getpixel((0, 0))
+
+
+@functools.cache
+def numbers_by_color():
+    return {colors(drawings.draw(n)): n for n in range(PHOTOS)}
+
+
+def number_of(image):  # at the top of the file, as what processes are given has to be
+    return torch.tensor(numbers_by_color()[colors(image)])
+
+
+def as_pairs(items):
+    return [(int(image), int(target)) for image, target in items]
+
+
 def numbers(stream, start=0, stop=12, reached=None, rank=0, world=1, workers=0):
-    """Numbers of the photos in the batches; the transform finds a photo's number by its mean color."""
-    table = {
-        drawings.draw(n).resize((1, 1)).getpixel((0, 0)) + (drawings.draw(n).getpixel((0, 0))): n for n in range(PHOTOS)
-    }
-    photos = StreamedPhotos(
-        stream,
-        lambda image: torch.tensor(table[image.resize((1, 1)).getpixel((0, 0)) + image.getpixel((0, 0))]),
-        buffer=10,
-    )
+    """Numbers of the photos in the batches; the transform finds a photo's number by its colors."""
+    photos = StreamedPhotos(stream, number_of, buffer=10)
     reading = Reading(batch_size=4, rank=rank, world=world, workers=workers)
-    source = StreamBatches(photos, lambda items: [(int(image), int(target)) for image, target in items], reading)
+    source = StreamBatches(photos, as_pairs, reading)
     source.places = reached or {}
     batches, places = [], []
     for item in source.loader(start, stop):
