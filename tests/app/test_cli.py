@@ -66,6 +66,7 @@ def test_album(album, captioner_folder):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_json_lines(album, captioner_folder):
     photos = sorted(album.iterdir())[:3]
     done = vlcap("caption", *photos, "--model", captioner_folder, "--json", "--budget", 2, "--beams", 2, "--int8")

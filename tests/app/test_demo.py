@@ -86,6 +86,7 @@ def refused(client: Client, path: Path | str, budget: int = 3) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_same_captions_as_the_captioner(client, captioner, tmp_path):
     photo().save(tmp_path / "photo.png")
     captions = set()
@@ -186,6 +187,7 @@ def of_docs(language: str, page) -> str:
     return block.replace("http://127.0.0.1:7860", page.local_url.rstrip("/"))
 
 
+@pytest.mark.slow
 def test_the_documented_ways_work(page, captioner, tmp_path, monkeypatch):
     """The lines of docs/demo.md as they stand there, through the queue."""
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")

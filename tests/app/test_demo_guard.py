@@ -96,6 +96,7 @@ def address(route: str) -> str:
     return PARTLY.get(route) or re.sub(r"\{[^}]*\}", "1", route)
 
 
+@pytest.mark.slow
 def test_every_route_with_every_method(page):
     """A route that nobody has looked at fails, so that a new version of Gradio can't open one silently."""
     for route, methods in routes(page).items():
@@ -225,6 +226,7 @@ def join(page, body: object) -> str:
     return said
 
 
+@pytest.mark.slow
 def test_malformed_requests_leave_little_in_the_log(page, capfd):
     """D9: not what was sent, no traceback, and at most one line for each."""
     mark = "SECRET" * 100

@@ -43,6 +43,7 @@ def small(request):
         ("vittm_base_patch16_224", 2 * 7.10),
     ],
 )
+@pytest.mark.slow
 def test_each_at_its_papers_cost(name, gflops):
     with torch.device("meta"):
         assert count_gflops(create_encoder(name, num_classes=0)) == pytest.approx(gflops, rel=0.03)
@@ -76,11 +77,13 @@ def linear_head_macs(source: int, target: int, width: int, heads: int) -> int:
         ),
     ],
 )
+@pytest.mark.slow
 def test_cost_by_hand(name, macs):
     with torch.device("meta"):
         assert count_gflops(create_encoder(name, num_classes=0)) == pytest.approx(2e-9 * macs, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_minis_are_alike():
     names = [
         "lookupvit_mini_patch8_96",
@@ -192,6 +195,7 @@ def test_a_vit_stays_timms(small):
     assert torch.equal(ours.forward_tokens(x), plain.forward_features(x))
 
 
+@pytest.mark.slow
 def test_what_is_no_encoder():
     with (
         torch.device("meta"),
@@ -219,6 +223,7 @@ def test_token_learner_by_hand():
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "tokenlearner12_small_patch16_224"])
+@pytest.mark.slow
 def test_the_classifier_trains_them_too(name, class_folder, tmp_path):
     from train.classifier import ClassifierRecipe, train_classifier
 

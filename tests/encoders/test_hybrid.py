@@ -103,6 +103,7 @@ def test_what_is_no_trunk_is_refused(kwargs, said):
         timm.create_model(TINY, **kwargs)
 
 
+@pytest.mark.slow
 def test_the_trunk_is_counted():
     """Each convolution from the shape of its output; the blocks by equation 6."""
     with torch.device("meta"):
@@ -124,6 +125,7 @@ def test_the_trunk_is_counted():
     assert blocks < papers
 
 
+@pytest.mark.slow
 def test_a_frozen_trunk_stays_as_it_is(class_folder, tmp_path):
     start = Encoder.create(TINY)
     start.save_pretrained(tmp_path / "start")
@@ -144,6 +146,7 @@ def test_a_frozen_trunk_stays_as_it_is(class_folder, tmp_path):
     assert digest_weights(moved.model.trunk) != digest_weights(start.model.trunk)
 
 
+@pytest.mark.slow
 def test_features_in_the_cache_are_the_trunks(class_folder, tmp_path):
     recipe = ClassifierRecipe.load(None, [f"encoder={TINY}", "cache_views=2", "scale=[0.3,1]", "limit=12", "workers=0"])
     task = Classification(recipe, [str(class_folder)], tmp_path / "run")
@@ -157,6 +160,7 @@ def test_features_in_the_cache_are_the_trunks(class_folder, tmp_path):
         torch.testing.assert_close(kept, expected, rtol=2e-3, atol=2e-3)  # float16 on disk
 
 
+@pytest.mark.slow
 def test_captioner_reads_the_features_that_the_classifier_left(captioned_folder, tmp_path, capfd):
     words = ClassifierRecipe.load(
         None,
@@ -219,6 +223,7 @@ def test_trunk_starts_from_the_classifier_that_it_belongs_to(tmp_path):
 
 
 @pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.slow
 def test_trunk_and_teacher_answer_together_as_apart(shared):
     """One pass if the teacher's trunk is the encoder's, otherwise two; ONNX Runtime and PyTorch agree."""
     torch.manual_seed(0)

@@ -316,6 +316,7 @@ def table_1_gflops(embed_dim: int, depth: int, patch_size: int, n: int, m: int) 
     ],
     ids=["base", "large"],
 )
+@pytest.mark.slow
 def test_flops_of_table_1(name, embed_dim, depth, paper):
     """Within 1 % of the paper's figures, 0.5 % of the formula."""
     model = in_the_papers_order(on_meta(name, num_classes=0))
@@ -368,6 +369,7 @@ def test_configuration_names_what_exists(name):
 
 
 @every_name
+@pytest.mark.slow
 def test_heads_come_and_go(name):
     model = on_meta(name)
     d = model.num_features
@@ -483,6 +485,7 @@ def test_pretrained_weights_of_another_number_of_classes(tmp_path):
     assert again(pixels).shape == (2, 7)
 
 
+@pytest.mark.slow
 def test_export():
     """torch.export at a fixed size and budget."""
     model = build()

@@ -110,12 +110,14 @@ def test_published_costs(name, arguments, gmacs):
     assert found == pytest.approx(gmacs, rel=0.01)
 
 
+@pytest.mark.slow
 def test_pooling_costs_what_its_vit_costs():
     with torch.device("meta"):
         pooled, plain = (create_encoder(f"{kind}_base_patch16_224", num_classes=0) for kind in ("poolvit", "vit"))
         assert count_gflops(pooled, 3) == count_gflops(pooled, 10) == count_gflops(plain)
 
 
+@pytest.mark.slow
 def test_they_are_listed_with_the_papers_figure():
     rows = {row["name"]: row for name in ("tome_*", "evit_*") for row in describe_encoders(name)}
     assert rows["tome_small_patch16_224"]["gflops_paper"] == {7: 5.4}
@@ -166,6 +168,7 @@ def test_tomes_gradients_by_differences():
 
 
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.slow
 def test_a_captioner_on_each(name, tmp_path):
     arguments, tokens, side = KINDS[name]
     torch.manual_seed(0)

@@ -80,6 +80,7 @@ def test_cost_is_counted_without_memory(name):
 
 
 @every_model
+@pytest.mark.slow
 def test_a_captioner_folder_keeps_it(name, tmp_path):
     arguments, side, prefix = MODELS[name]
     tokenizer = train_tokenizer(drawings.captions(60), vocab_size=60)

@@ -177,6 +177,7 @@ def test_starts_by_hand():
 
 
 @pytest.mark.parametrize("arguments", VARIANTS, ids=str)
+@pytest.mark.slow
 def test_every_variant_trains_and_is_kept(arguments, tmp_path):
     """Gradients reach every weight that is not frozen; another size, a folder, the same tokens."""
     torch.manual_seed(0)
@@ -210,6 +211,7 @@ def test_what_cannot_be_made(arguments, said):
         ViTTM(**SMALL, **arguments)
 
 
+@pytest.mark.slow
 def test_a_folder_of_an_earlier_version(tmp_path):
     """Its config lacks the new arguments; its heads had one attention head and a projection, and still have."""
     torch.manual_seed(0)

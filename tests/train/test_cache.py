@@ -66,6 +66,7 @@ def test_cache_grows_by_views(cached):
     assert not torch.equal(three.read("budget2", [0], view=2), three.read("budget2", [0], view=1))
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_same_from_the_cache(cached, captioned_folder, tmp_path):
     cached[0].save_pretrained(tmp_path / "encoder")
     losses = []

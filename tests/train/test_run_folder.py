@@ -111,6 +111,7 @@ def test_evaluated_again_a_card_stays_and_an_edit_is_refused(class_folder, tmp_p
     assert config.read_text() == edited
 
 
+@pytest.mark.slow
 def test_outputs_may_be_links(class_folder, tmp_path):
     """Links to an empty folder, or to a path that doesn't exist yet: the run always writes through them."""
     (tmp_path / "elsewhere").mkdir()

@@ -20,7 +20,7 @@ from train.study_recipe import SMOKE_CAPTIONER, SMOKE_CLASSIFIER, StudyRecipe
 from vlcap.captioner import Captioner
 from vlcap.model.encoder import Encoder, digest_weights
 
-pytestmark = pytest.mark.timeout(900)  # a fixture is up to ten trainings, and the machine may be busy
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a fixture is up to ten trainings; the machine may be busy
 
 ROWS = [
     {"name": "LookupViT", "encoder": "lookupvit_mini_patch8_96", "budgets": [2, 3], "compare_at": [2, 3, 5]},

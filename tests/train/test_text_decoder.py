@@ -116,6 +116,7 @@ def test_a_captioner_starts_from_it(run, captioned_folder, tmp_path):
         load_decoder(tmp_path / "encoder")
 
 
+@pytest.mark.slow
 def test_the_best_evaluation_is_kept(captioned_folder, tmp_path):
     """CIDEr of 3, 1, 2 and 4: the first weights stay until better ones come."""
     Encoder.create("lookupvit_test_patch8_48").save_pretrained(tmp_path / "encoder")

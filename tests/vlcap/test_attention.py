@@ -158,6 +158,7 @@ def test_an_encoder_without_lookup_tokens_has_no_maps(captioner, monkeypatch):
         draw_maps(captioner, drawings.draw(3))
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_picture(captioner_folder, tmp_path):
     from tests.support.command import vlcap
 

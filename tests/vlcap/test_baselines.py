@@ -15,6 +15,7 @@ from vlcap.evaluation.metrics import MetricsError, score
         ("coco-6k-144", "a man sitting on a bench next to a table", 0.9483, 0.089),
     ],
 )
+@pytest.mark.slow
 def test_real_data(real_data, name, text, human, constant):
     if real_data is None:
         pytest.skip("real data not present")

@@ -21,6 +21,7 @@ def test_small_and_safe():
     assert all(name.endswith((".md", ".json", ".safetensors")) for name in files)
 
 
+@pytest.mark.slow
 def test_serves_its_budgets(bundled):
     assert bundled.budgets == [3, 5, 7]
     assert bundled.default_budget in bundled.budgets

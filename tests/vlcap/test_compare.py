@@ -33,6 +33,7 @@ def compared(captioner, captions, tmp_path_factory):
     return out, compare([contender("small & <plain>", captioner), other], captions, out, rounds=2, num_beams=2)
 
 
+@pytest.mark.slow
 def test_rows_are_what_evaluation_would_say(compared, captioner, captions):
     out, found = compared
     assert [(row.model, row.budget, row.tokens, row.trained_for) for row in found.rows] == [
@@ -57,6 +58,7 @@ def test_rows_are_what_evaluation_would_say(compared, captioner, captions):
     assert found.setting["N"] == 24 and found.setting["generation"]["one token"]["num_beams"] == 2
 
 
+@pytest.mark.slow
 def test_kept_predictions_are_used_again(compared, captioner, captions, monkeypatch):
     out, found = compared
     asked = []
@@ -135,6 +137,7 @@ def test_what_cannot_be_compared(captioner, captions, tmp_path):
         compare([], captions, tmp_path)
 
 
+@pytest.mark.slow
 def test_files(compared, captions):
     out, found = compared
     write_all(found, captions, out)
@@ -163,6 +166,7 @@ def test_the_plot_marks_the_front(compared):
     assert texts == ["4", "4", "4"]
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_else(compared, captions):
     from playwright.sync_api import sync_playwright
 
@@ -192,6 +196,7 @@ def test_the_page_needs_nothing_else(compared, captions):
     assert all(not request.startswith("http") for request in requests)
 
 
+@pytest.mark.slow
 def test_the_command(captioner_folder, captioned_folder, tmp_path):
     done = vlcap(
         "compare",

@@ -86,6 +86,7 @@ def test_int8_writes_nearly_the_same(captioner, exported, photos, tmp_path):
     assert captioner.caption(photos, budget=3) == [whole.caption(photo) for photo in photos]
 
 
+@pytest.mark.slow
 def test_what_it_cannot_follow_is_refused(captioner, tmp_path, monkeypatch):
     monkeypatch.setattr(captioner.model.generation_config, "no_repeat_ngram_size", 2)
     with pytest.raises(CaptionerError, match="settings that ONNX export does not support"):

@@ -87,6 +87,7 @@ def test_published_example():
     assert json.loads(json.dumps(scores.to_dict())) == {**scores.values, "N": 2}
 
 
+@pytest.mark.slow
 def test_coco_val2017_human_captions(real_data: Path | None):
     if real_data is None:
         pytest.skip("real data not present")
@@ -130,6 +131,7 @@ def test_empty_predictions_score_zero(nothing: str):
     assert all(value == pytest.approx(0, abs=1e-9) for value in scores.values.values())
 
 
+@pytest.mark.slow
 def test_meteor_is_pycocoevalcaps_in_every_locale_and_nothing_is_printed(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ):
@@ -171,6 +173,7 @@ def test_no_line_break_moves_captions_to_other_images(line_break: str):
     assert ptb_tokenize([f"A dog{line_break}runs{line_break}", "a cat"]) == ["a dog runs", "a cat"]
 
 
+@pytest.mark.slow
 def test_tokens_of_unusual_input(monkeypatch: pytest.MonkeyPatch):
     assert ptb_tokenize([]) == []
     assert ptb_tokenize(["half a \ud83d pair"]) == ["half a pair"]

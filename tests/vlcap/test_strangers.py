@@ -72,6 +72,7 @@ def test_code_that_came_along_is_not_run(folder, tmp_path):
         ("encoder", {"model_args": {"img_size": 8 * 10**6}}),
     ],
 )
+@pytest.mark.slow
 def test_a_config_that_asks_for_too_many_weights_is_refused_before_it_gets_them(folder, part, settings):
     change(folder, part, **settings)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
