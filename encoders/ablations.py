@@ -59,19 +59,9 @@ class BlockWithoutInfusion(nn.Module):
 class BlockWithoutLookup(nn.Module):
     """Refines only (Algorithm 4, line 2): a ViT block; arguments as for `LookupViTBlock`."""
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        mlp_ratio: float,
-        lookup_mlp_ratio: float,
-        qkv_bias: bool,
-        proj_drop: float,
-        attn_drop: float,
-        drop_path: float,
-    ):
+    def __init__(self, lookup_mlp_ratio: float, **refine: Any):
         super().__init__()
-        self.refine = refine_block(dim, num_heads, mlp_ratio, qkv_bias, proj_drop, attn_drop, drop_path)
+        self.refine = refine_block(**refine)
 
     def forward(
         self, compressed: torch.Tensor, lookup: torch.Tensor, infuse: bool = True

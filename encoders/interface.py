@@ -211,7 +211,7 @@ class TimmEncoder(TokenEncoder, nn.Module):
 
     def forward_tokens(self, x: torch.Tensor, budget: int | None = None) -> torch.Tensor:
         self.check_budget(budget)
-        features = self.wrapped.forward_features(x)
+        features = self.forward_features(x)  # the model's own, or a subclass's
         if self.layout == "NCHW":
             features = features.permute(0, 2, 3, 1)
             features = F.layer_norm(features, features.shape[-1:])
@@ -222,12 +222,12 @@ class TimmEncoder(TokenEncoder, nn.Module):
 
     def forward_pooled(self, x: torch.Tensor, budget: int | None = None) -> tuple[torch.Tensor, ...]:
         self.check_budget(budget)
-        return (self.wrapped.forward_head(self.wrapped.forward_features(x), pre_logits=True),)
+        return (self.wrapped.forward_head(self.forward_features(x), pre_logits=True),)
 
     def forward(self, x: torch.Tensor, budget: int | None = None) -> torch.Tensor:
         """Pixels (B, 3, S, S) -> logits (B, C), or what the head reads where there are no classes."""
         self.check_budget(budget)
-        return self.wrapped.forward_head(self.wrapped.forward_features(x))
+        return self.wrapped.forward_head(self.forward_features(x))
 
 
 def describe_features(model: nn.Module, size: int) -> tuple[Literal["tokens", "NCHW", "NHWC"], int]:

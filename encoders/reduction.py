@@ -72,18 +72,6 @@ class ReducedViT(TimmEncoder):
         x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(x))))
         return vit.norm(self.forward_blocks(x))
 
-    def forward_tokens(self, x: torch.Tensor, budget: int | None = None) -> torch.Tensor:
-        self.check_budget(budget)
-        return self.wrapped.fc_norm(self.forward_features(x))  # the identity where the norm comes before pooling
-
-    def forward_pooled(self, x: torch.Tensor, budget: int | None = None) -> tuple[torch.Tensor, ...]:
-        self.check_budget(budget)
-        return (self.forward_head(self.forward_features(x), pre_logits=True),)
-
-    def forward(self, x: torch.Tensor, budget: int | None = None) -> torch.Tensor:
-        self.check_budget(budget)
-        return self.forward_head(self.forward_features(x))
-
     def attend(self, block: Block, x: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
         """timm's attention of a block's normalised input (B, N, D), with its queries and keys.
 
@@ -161,20 +149,15 @@ class PoolingViT(ReducedViT):
     def token_count(self, budget: int, size: int) -> int:
         return budget**2
 
+    def check_budget(self, budget: int | None, grid: Sequence[int] | None = None) -> int:
+        return super().check_budget(budget, grid or self.wrapped.patch_embed.grid_size)
+
     def forward_tokens(self, x: torch.Tensor, budget: int | None = None) -> torch.Tensor:
         vit = self.wrapped
-        side = self.check_budget(budget, vit.patch_embed.grid_size)
+        side = self.check_budget(budget)
         patches = vit.fc_norm(self.forward_features(x))[:, vit.num_prefix_tokens :]
         grid = patches.transpose(1, 2).unflatten(2, vit.patch_embed.grid_size)
         return F.adaptive_avg_pool2d(grid, side).flatten(2).transpose(1, 2)
-
-    def forward_pooled(self, x: torch.Tensor, budget: int | None = None) -> tuple[torch.Tensor, ...]:
-        self.check_budget(budget, self.wrapped.patch_embed.grid_size)
-        return (self.forward_head(self.forward_features(x), pre_logits=True),)
-
-    def forward(self, x: torch.Tensor, budget: int | None = None) -> torch.Tensor:
-        self.check_budget(budget, self.wrapped.patch_embed.grid_size)
-        return self.forward_head(self.forward_features(x))
 
 
 class ToMeViT(OneBudget):
