@@ -252,12 +252,12 @@ def describe_features(model: nn.Module, size: int) -> tuple[Literal["tokens", "N
     except Exception as error:  # whatever a size that does not fit makes timm and torch raise
         raise EncoderError(f"{named}: {' '.join(str(error).split()):.200}") from error
     shape = tuple(features.shape) if isinstance(features, torch.Tensor) else ()
-    width = model.num_features
+    width, prefix = model.num_features, getattr(model, "num_prefix_tokens", 0)
     layout: Literal["tokens", "NCHW", "NHWC"] | None = None
     if len(shape) == 3 and shape[2] == width:
-        side = math.isqrt(max(shape[1] - getattr(model, "num_prefix_tokens", 0), 0))
+        side = math.isqrt(max(shape[1] - prefix, 0))
         # A single token, or a number that is no square, is not a grid of positions.
-        layout = "tokens" if side > 1 and side**2 + getattr(model, "num_prefix_tokens", 0) == shape[1] else None
+        layout = "tokens" if side > 1 and side**2 + prefix == shape[1] else None
     elif len(shape) == 4 and shape[1] == width and shape[2] == shape[3]:
         layout, side = "NCHW", shape[2]
     elif len(shape) == 4 and shape[3] == width and shape[1] == shape[2]:

@@ -4,7 +4,6 @@ A checkpoint's name holds its step and the first digits of its SHA-256, as in ti
 that the file and its digest appear in one rename.
 """
 
-import hashlib
 import os
 import re
 import warnings
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 from vlcap.errors import VlcapError
-from vlcap.files.writing import delete
+from vlcap.files.writing import delete, digest_file
 
 KEEP = 2
 DIGITS = 16
@@ -36,7 +35,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
             torch.save({"step": step, **state}, file)
             file.flush()
             os.fsync(file.fileno())
-        path = folder / f"step-{step:08d}-{_digest(temporary)}.pt"
+        path = folder / f"step-{step:08d}-{digest_file(temporary)[:DIGITS]}.pt"
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # RuntimeError: raised by torch's writer for a failed write
         reason = error.strerror if isinstance(error, OSError) else error
@@ -56,15 +55,10 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     Unpickles tensors and plain values only.
     """
     for path in _checkpoints(folder):
-        if _digest(path) == path.stem.split("-")[-1]:
+        if digest_file(path)[:DIGITS] == path.stem.split("-")[-1]:
             return torch.load(path, map_location="cpu", weights_only=True)
         warnings.warn(f"checkpoint {path} is damaged (wrong SHA-256): using the one before it", stacklevel=2)
     return None
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from vlcap.data.files import file_size
 from vlcap.data.images import ImageError, load_image
+from vlcap.files.writing import digest_file
 
 
 class Photos(Protocol):
@@ -55,8 +56,7 @@ class PhotoFiles:
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
         for name, path in zip(self.names, self.paths, strict=True):
-            with open(path, "rb") as file:
-                digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+            digest.update(f"{name} {digest_file(path)}\n".encode())
         return digest.hexdigest()
 
     def identity(self) -> str:
