@@ -22,11 +22,13 @@ from transformers import PreTrainedTokenizerBase, VisionEncoderDecoderModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from vlcap import processes
-from vlcap.captioner import Captioner, build_model, load_decoder
+from vlcap.captioner import Captioner
 from vlcap.data.captions import CaptionSet, read_captions
 from vlcap.evaluation.metrics import check_references, find_java, score
 from vlcap.files.writing import replacing, written_whole
+from vlcap.model.build import build_model
 from vlcap.model.encoder import Encoder
+from vlcap.model.loading import load_decoder
 from vlcap.model.tokenizer import load_tokenizer, normalise_caption, train_tokenizer
 from vlcap.processes import join, share
 
@@ -174,7 +176,7 @@ class Captioning:
             for captions in self.val:
                 check_references(captions.references(), f"{captions.name}, val")
         if recipe.start_from:
-            captioner = Captioner.from_pretrained(recipe.start_from)
+            captioner = Captioner.from_pretrained(recipe.start_from, engine="pytorch")
             self.model, self.tokenizer = captioner.model, captioner.tokenizer
         else:
             self.model, self.tokenizer = self._new_model(train, out)
@@ -306,7 +308,7 @@ class Captioning:
         photos = SeededDataset(self.val_set, self.recipe.seed)
         rows = [(i, i) for i in share(len(self.val_set))]
         total, pieces, texts = 0.0, 0, []
-        captioner = Captioner(model, self.tokenizer)
+        captioner = Captioner.from_model(model, self.tokenizer)
         for batch in validation_batches(photos, rows, self.collate, self.recipe):
             tokens = self.tokens(batch, self.val_set, None)
             loss, count = self.cross_entropy(model, tokens, batch, smoothing=0.0)
@@ -343,7 +345,7 @@ class Captioning:
 
     def _write(self, model: nn.Module, folder: Path) -> None:
         with written_whole(folder / "captioner") as new:
-            Captioner(model, self.tokenizer).save_pretrained(new)
+            Captioner.from_model(model, self.tokenizer).save_pretrained(new)
 
     def _keep_best(self, model: nn.Module, cider: float) -> None:
         """Replaces OUT/captioner by these weights if they are better than all before."""

@@ -8,8 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from encoders.cost import count_parameters
-from vlcap.attention import Looks, has_maps, look, seen
+from vlcap.attention import Looks, look, seen
 from vlcap.captioner import Caption, Captioner
 
 from .batch import Row, caption_batch
@@ -29,11 +28,10 @@ class Author:
 
     def __init__(self, captioner: Captioner):
         self.captioner = captioner
-        encoder = captioner.model.encoder
         self.budgets = sorted({*captioner.budgets, captioner.default_budget})
-        self.gflops = {side: float(f"{encoder.gflops(side):.3g}") for side in self.budgets}
-        self.patches = encoder.grid_side()  # per side of the photo
-        self.has_maps = has_maps(captioner)
+        self.gflops = {side: float(f"{captioner.engine.gflops(side):.3g}") for side in self.budgets}
+        self.patches = captioner.facts.grid  # per side of the photo
+        self.has_maps = captioner.facts.gathers
 
     @property
     def default_budget(self) -> int:
@@ -42,22 +40,21 @@ class Author:
     @cached_property
     def longest(self) -> int:
         """Maximum number of pieces that its decoder can write."""
-        return self.captioner.model.decoder.config.max_position_embeddings - 1
+        return self.captioner.facts.longest
 
     @cached_property
     def description(self) -> str:
         """Description in Markdown: what it is and what it was trained on."""
         captioner = self.captioner
-        config = captioner.model.encoder.config
         size = captioner.pixels.size
-        parameters = count_parameters(captioner.model) / 1e6
+        parameters = captioner.facts.parameters / 1e6
         trained = (
             f"trained on {captioner.trained_on}"
             if captioner.trained_on
             else ("its folder does not say what it was trained on")
         )
         return (
-            f"**{plain(captioner.name)}**: {plain(config.architecture)}, photos of {size} x {size} pixels, "
+            f"**{plain(captioner.name)}**: {plain(captioner.facts.architecture)}, photos of {size} x {size} pixels, "
             f"{parameters:.3g} M parameters; {plain(trained)}. **Its captions can be wrong.**"
             f"{'' if self.has_maps else ' Its encoder does not gather, so there are no maps of what it looked at.'}"
         )

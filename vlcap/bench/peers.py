@@ -10,9 +10,11 @@ from transformers import GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDe
 
 from encoders import create_encoder
 
+from ..engines.pytorch import TorchEngine
 from ..model.build import build_model
 from ..model.encoder import Encoder
 from ..model.quantize import Int8Linear
+from ..model.search import Search, Written, find_captions
 from . import machine
 
 BASE, VIT = "lookupvit_base_patch16_224", "vit_base_patch16_224"
@@ -59,3 +61,8 @@ def weight_bytes(model: VisionEncoderDecoderModel) -> int:
         elif not isinstance(module, torch.nn.Embedding):
             total += sum(weight.nbytes for weight in module.parameters(recurse=False))
     return total
+
+
+def decode(model: VisionEncoderDecoderModel, tokens: torch.Tensor, search: Search) -> list[Written]:
+    """Our decoding of compressed tokens (B, M, D) by PyTorch, without a tokenizer."""
+    return find_captions(TorchEngine(model, tokenizer=None).start(tokens, search), search)
