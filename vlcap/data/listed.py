@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .building import matching_split, numbers_of, usable
+from .caption_files import filled
 from .caption_set import CaptionDataError, CaptionSet
 from .names import one_line, shown
 from .photo_paths import locate, path_parts
@@ -83,17 +84,26 @@ class Listed:
         folder: The folder.
         files: The files with the captions; the folder itself if they are too many to name.
         load: Function that reads them.
+        strict: Whether `read` refuses files with problems; if not, it reads what has none.
     """
 
     kind: str
     folder: Path
     files: Sequence[Path]
     load: Callable[[], Listing]
+    strict: bool = True
 
     @cached_property
     def listing(self) -> Listing:
         found = self.load()
         entries = list(found.entries.values())
+        owners: dict[tuple[str | None, int], str] = {}
+        for entry in entries:
+            if entry.image_id is not None:
+                first = owners.setdefault((entry.split, entry.image_id), entry.name)
+                if first != entry.name:
+                    both = f"{shown(first)} and {shown(entry.name)}"
+                    found.problems.append(f"{self.where}: image_id {entry.image_id} is that of {both}")
         unsaid = [entry for entry in entries if entry.split is None]
         if 0 < len(unsaid) < len(entries):
             told = ", ".join(sorted({entry.split for entry in entries if entry.split is not None}))
@@ -113,13 +123,23 @@ class Listed:
         """The photos by split."""
         entries = list(self.listing.entries.values())
         parts: dict[str, list[Entry]] = {}
-        if any(entry.split is None for entry in entries):
-            entries = self.located(entries)
-            keys = [_key(self.source(entry)) for entry in entries]
-            entries = [replace(entry, split=split) for entry, split in zip(entries, share(keys), strict=True)]
+        if self.drawn:
+            entries = self._draw(entries)
         for entry in entries:
-            parts.setdefault(str(entry.split), []).append(entry)
+            parts.setdefault(entry.split or "no split", []).append(entry)
         return parts
+
+    def _draw(self, entries: list[Entry]) -> list[Entry]:
+        """The entries with splits chosen by the content of their photos. Those without captions are left to train."""
+        located = self.located([entry for entry in entries if filled(entry.captions)])
+        splits = share([_key(self.source(entry)) for entry in located])
+        chosen = {entry.name: replace(entry, split=split) for entry, split in zip(located, splits, strict=True)}
+        return [chosen.get(entry.name) or replace(entry, split="train") for entry in entries]
+
+    @property
+    def drawn(self) -> bool:
+        """Whether nothing names a split."""
+        return bool(self.listing.entries) and all(entry.split is None for entry in self.listing.entries.values())
 
     def located(self, entries: list[Entry]) -> list[Entry]:
         """The entries with the places of their photos."""
@@ -136,8 +156,6 @@ class Listed:
 
     def read(self, split: str, limit: int | None) -> CaptionSet:
         self._refuse()
-        if not self.listing.entries:
-            raise CaptionDataError(f"{self.where}: no captions in it")
         for remark in self.remarks():
             warnings.warn(remark, stacklevel=3)
         part = self.parts[matching_split(self.parts, split, self.folder)]
@@ -166,7 +184,7 @@ class Listed:
 
     def remarks(self) -> list[str]:
         remarks = list(self.listing.remarks)
-        if self.listing.entries and all(entry.split is None for entry in self.listing.entries.values()):
+        if self.drawn:
             sizes = Counter({split: len(part) for split, part in self.parts.items()})
             shares = {"train": 1 - sum(SHARES.values()), **SHARES}
             told = ", ".join(f"{split} {sizes[split]} ({part:.0%})" for split, part in shares.items())
@@ -174,9 +192,11 @@ class Listed:
         return remarks
 
     def _refuse(self) -> None:
-        if problems := self.listing.problems:
+        if self.strict and (problems := self.listing.problems):
             more = f" (and {len(problems) - 1} more problems: `vlcap data` lists them)" if len(problems) > 1 else ""
             raise CaptionDataError(f"{problems[0]}{more}")
+        if not self.listing.entries:
+            raise CaptionDataError(f"{self.where}: no captions in it")
 
 
 def _key(photo: str | ArchivedPhoto) -> bytes:

@@ -3,6 +3,7 @@
 Each line that is not blank is a caption: with kohya's enable_wildcard, too, one of the lines is drawn at each step.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -65,4 +66,4 @@ def _read_sidecars(folder: Path, files: Sequence[Path], problems: Sequence[str])
 
 def lines_of(text: str) -> list[str]:
     """The captions in a text: its lines, without blank ones."""
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in re.split(r"[\r\n]", text) if line.strip()]

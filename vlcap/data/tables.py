@@ -113,8 +113,9 @@ def _is_table(path: Path) -> bool:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
-            return path.name in METADATA  # to be refused with its line
-        return isinstance(row, dict) and (path.name in METADATA or Columns.among(list(row)) is not None)
+            row = None
+        # A damaged metadata.jsonl is to be refused with its line.
+        return path.name in METADATA or (isinstance(row, dict) and Columns.among(list(row)) is not None)
     return _header(line) is not None or TOKEN_LINE.fullmatch(line) is not None
 
 
@@ -150,6 +151,8 @@ def read_text(path: Path) -> str:
         CaptionDataError: It cannot be read, is too large, or is not UTF-8.
     """
     try:
+        if not path.is_file():  # a device or a pipe has no end
+            raise CaptionDataError(f"{path}: cannot be read (not a file)")
         if path.stat().st_size > MAX_BYTES:
             raise CaptionDataError(f"{path}: too large, the limit is {MAX_BYTES // 1024**2} MB")
         data = path.read_bytes()
@@ -250,7 +253,6 @@ def _rows(path: Path, found: Listing) -> Iterator[tuple[int, Columns, Mapping[st
 
 
 def _json_rows(path: Path, text: str, found: Listing) -> Iterator[tuple[int, Columns, Mapping[str, Any]]]:
-    columns: Columns | None = None
     for number, line in enumerate(io.StringIO(text), start=1):
         if not line.strip():
             continue
@@ -260,7 +262,7 @@ def _json_rows(path: Path, text: str, found: Listing) -> Iterator[tuple[int, Col
             reason = fault.msg if isinstance(fault, json.JSONDecodeError) else type(fault).__name__
             found.problems.append(f"{path}, line {number}: not valid JSON ({reason})")
             continue
-        columns = columns or (Columns.among(list(row)) if isinstance(row, dict) else None)
+        columns = Columns.among(list(row)) if isinstance(row, dict) else None
         if not isinstance(row, dict) or columns is None:
             there = listed(row) if isinstance(row, dict) else f"{row!r:.60}"
             found.problems.append(
