@@ -1,6 +1,7 @@
 """The same 50 photos in every layout are the same set, with splits that are named, and with splits that are drawn."""
 
 import json
+import pickle
 import re
 import warnings
 from pathlib import Path
@@ -39,6 +40,8 @@ def test_the_same_photos_in_any_layout_are_the_same_set(tmp_path: Path, layout):
             assert photos.image(0).size == (64, 48) and photos.dropped == 0
             assert re.fullmatch(r".*\d{4}\.png", photos.files[0])
             assert len(photos.fingerprint()) == len(photos.identity()) == 64
+            sent = pickle.loads(pickle.dumps(photos))  # to a data loading process
+            assert sent.image(1).tobytes() == photos.image(1).tobytes()
             assert content(read_captions(folder, split, limit=2)) == dict(list(expected.items())[:2])
     with pytest.raises(CaptionDataError, match="no split 'other', there is"):
         read_captions(folder, "other")

@@ -33,6 +33,7 @@ def two(folder: Path, place: str = "train") -> Path:
         ('filename,raw\n1.png,"[""a"", ""b""]"\n', {"1.png": ["a", "b"]}),
         ("image,caption1,caption_2\n1.png,a,b\n2.png,c,\n", {"1.png": ["a", "b"], "2.png": ["c"]}),
         ("image,caption\n1.png,a\n2.png,b\n1.png,c\n./1.png,d\n", {"1.png": ["a", "c", "d"], "2.png": ["b"]}),
+        ("1.png#0\ta dog\r2.png#0\ta cat\r", {"1.png": ["a dog"], "2.png": ["a cat"]}),
         ("1.png#0\ta dog\n1.png#1\ta hound\n", {"1.png": ["a dog", "a hound"]}),
     ],
 )  # fmt: skip

@@ -160,7 +160,7 @@ def _write_imagefolder(folder: Path, splits: Splits) -> None:
 def _write_csv(folder: Path, splits: Splits) -> None:
     """captions.csv with one row per caption, and the photos in {split}/."""
     with _text_file(folder / "captions.csv") as file:
-        rows = csv.writer(file, lineterminator="\n")
+        rows = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         rows.writerow(["image", "caption", "image_id", "split"])
         for photo in _write_photos(folder, splits):
             for text in photo.captions:

@@ -108,7 +108,7 @@ def _is_table(path: Path) -> bool:
             text = _decoded(file.read(HEAD), errors="replace")
     except OSError:
         return False
-    line = next(io.StringIO(text), "")
+    line = next(_lines(text), "")
     if path.suffix.lower() == ".jsonl":
         try:
             row = json.loads(line)
@@ -129,6 +129,11 @@ def _header(line: str) -> tuple[str, list[str], Columns] | None:
         if len(names) > 1 and (columns := Columns.among(names)):
             return delimiter, names, columns
     return None
+
+
+def _lines(text: str) -> Iterator[str]:
+    """The lines of a text, whatever system wrote it."""
+    return io.StringIO(text, newline=None)
 
 
 def _parser(lines: Any, delimiter: str) -> Any:
@@ -238,14 +243,14 @@ def _rows(path: Path, found: Listing) -> Iterator[tuple[int, Columns, Mapping[st
     except CaptionDataError as error:
         found.problems.append(str(error))
         return
-    first = text.partition("\n")[0]
+    first = next(_lines(text), "")
     if path.suffix.lower() == ".jsonl":
         yield from _json_rows(path, text, found)
     elif header := _header(first):
         yield from _csv_rows(path, text, header, found)
     else:
         columns = Columns("photo", ["caption"], None, None)
-        for number, line in enumerate(io.StringIO(text), start=1):
+        for number, line in enumerate(_lines(text), start=1):
             if match := TOKEN_LINE.fullmatch(line.rstrip("\r\n")):
                 yield number, columns, {"photo": match[1], "caption": match[2]}
             elif line.strip():
@@ -253,7 +258,7 @@ def _rows(path: Path, found: Listing) -> Iterator[tuple[int, Columns, Mapping[st
 
 
 def _json_rows(path: Path, text: str, found: Listing) -> Iterator[tuple[int, Columns, Mapping[str, Any]]]:
-    for number, line in enumerate(io.StringIO(text), start=1):
+    for number, line in enumerate(_lines(text), start=1):
         if not line.strip():
             continue
         try:
