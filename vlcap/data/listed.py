@@ -85,6 +85,7 @@ class Listed:
         files: The files with the captions; the folder itself if they are too many to name.
         load: Function that reads them.
         strict: Whether `read` refuses files with problems; if not, it reads what has none.
+        narrow: Function that gives the layout of a split's files alone, if files are of one split each.
     """
 
     kind: str
@@ -92,6 +93,7 @@ class Listed:
     files: Sequence[Path]
     load: Callable[[], Listing]
     strict: bool = True
+    narrow: Callable[[str], "Listed"] | None = None
 
     @cached_property
     def listing(self) -> Listing:
@@ -155,6 +157,8 @@ class Listed:
         return list(self.parts)
 
     def read(self, split: str, limit: int | None) -> CaptionSet:
+        if self.narrow:
+            return self.narrow(split).read(split, limit)
         self._refuse()
         for remark in self.remarks():
             warnings.warn(remark, stacklevel=3)

@@ -7,9 +7,11 @@ The captions are the list `captions` of the .json file, or the lines of the .txt
 import json
 import os
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .building import matching_split
 from .caption_files import text_of, whole_id
 from .caption_set import CaptionDataError
 from .finding import SUFFIXES
@@ -31,7 +33,24 @@ def find_shards(folder: Path) -> Listed | None:
         for path in sorted(place.iterdir())
         if path.suffix.lower() == ".tar" and path.name[0] != "." and path.is_file()
     ]
-    return Listed("webdataset", folder, files, lambda: _read_shards(folder, files)) if files else None
+    if not files:
+        return None
+    splits: dict[str | None, list[Path]] = {}
+    for path in files:
+        splits.setdefault(_split_of(path, folder), []).append(path)
+    named = {split: paths for split, paths in splits.items() if split is not None}
+
+    def narrow(split: str) -> Listed:
+        mine = named[matching_split(named, split, folder)]
+        return Listed("webdataset", folder, mine, lambda: _read_shards(folder, mine))
+
+    everything = Listed("webdataset", folder, files, lambda: _read_shards(folder, files))
+    return replace(everything, narrow=narrow) if len(named) == len(splits) else everything
+
+
+def _split_of(path: Path, folder: Path) -> str | None:
+    """The split that an archive's folder or name says."""
+    return split_of_folder(path.relative_to(folder).as_posix()) or split_in_name(path.stem)
 
 
 def _read_shards(folder: Path, files: list[Path]) -> Listing:
@@ -39,7 +58,7 @@ def _read_shards(folder: Path, files: list[Path]) -> Listing:
     alone: list[str] = []
     for path in files:
         place = path.relative_to(folder).as_posix()
-        split = split_of_folder(place) or split_in_name(path.stem)
+        split = _split_of(path, folder)
         try:
             samples = _samples(path)
             for key, sample in samples.items():

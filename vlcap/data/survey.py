@@ -71,6 +71,8 @@ def survey(folder: str | os.PathLike, check_photos: bool = False, track: Track =
     except CaptionDataError as error:
         others = [str(error)]
     try:
+        if isinstance(layout, Listed):
+            layout = replace(layout, narrow=None)  # all of its files are read once
         problems += layout.problems()
         if problems and isinstance(layout, Listed):
             layout = replace(layout, strict=False)
