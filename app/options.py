@@ -7,7 +7,8 @@ import typer
 
 Model = Annotated[str | None, typer.Option("--model", help="Captioner folder or hub id. Default: the bundled one.")]
 Data = Annotated[
-    str, typer.Option("--data", help="Folder of captioned photos: COCO, Karpathy's dataset_coco.json or parquet.")
+    str,
+    typer.Option("--data", help="Folder of captioned photos, in any layout that `vlcap data` finds (docs/data.md)."),
 ]
 Split = Annotated[str, typer.Option("--split", help="Split of the data set: train, val or test.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=2, help="Use only the first photos of the split.")]
