@@ -30,6 +30,7 @@ from ..model.decoding import find_captions
 from ..model.quantize import quantize, quantize_encoder
 from ..model.search import Search
 from . import machine, peers
+from .captioners import bench_captioners
 from .onnx_runtime import bench_onnx
 from .timing import Row, compared, paired_times
 
@@ -212,6 +213,7 @@ PARTS = {
     "encoder": bench_encoder,
     "decoder": bench_decoder,
     "caption": bench_caption,
+    "peers": bench_captioners,
     "folder": bench_folder,
     "sizes": bench_sizes,
     "onnx": bench_onnx,
