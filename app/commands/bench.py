@@ -39,6 +39,7 @@ for part, what in {
     "encoder": "Encoders against ViT-B/16, float32 and int8.",
     "decoder": "Decoding against Hugging Face's generate, and against the limit of memory bandwidth.",
     "caption": "Whole captions against ViT-B/16 with GPT-2.",
+    "peers": "Whole captions against vit-gpt2, BLIP-base, GIT-base and SmolVLM-256M.",
     "folder": "A folder of photos: ONNX Runtime against PyTorch, and reading, encoding and decoding alone.",
     "demo": "From a photo to its whole caption, as the web page does it: ONNX Runtime against PyTorch.",
     "sizes": "Time and memory as images grow, against ViT-B/16.",

@@ -27,6 +27,11 @@ def test_functions_run_in_turn():
     assert all(len(own) == 2 for own in times.values())
 
 
+def test_another_clock_is_read_before_and_after():
+    seconds = iter([0.0, 9.0, 10.0, 13.0])
+    assert timing.paired_times({"a": lambda: None}, rounds=1, clock=lambda: next(seconds)) == {"a": [3.0]}
+
+
 def test_memory_is_the_most_held_at_once():
     def work():
         a = torch.empty(1_000_000)  # 4 MB

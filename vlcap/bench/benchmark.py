@@ -21,6 +21,7 @@ from encoders.cost import count_gflops
 from ..model.quantize import quantize, quantize_encoder
 from ..model.search import Search
 from . import machine, peers
+from .captioners import bench_captioners
 from .commands import bench_demo, bench_folder, bench_startup
 from .onnx_runtime import bench_onnx, bench_threads
 from .timing import Row, compared, paired_times
@@ -146,6 +147,7 @@ PARTS = {
     "encoder": bench_encoder,
     "decoder": bench_decoder,
     "caption": bench_caption,
+    "peers": bench_captioners,
     "folder": bench_folder,
     "demo": bench_demo,
     "sizes": bench_sizes,
