@@ -36,6 +36,7 @@ def bundle(
         weights="compact",
         track=lambda names: track(names, total=len(rounded.budgets) + 1, what="exporting"),
     )
+    (graphs / "tokenizer.json").unlink()  # the same as the captioner's own
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     say(f"{out}: {size / 1e6:.1f} MB")
 

@@ -15,7 +15,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from ..model.decoding import find_captions
 from ..model.quantize import quantize
 from ..model.search import Search
 from . import peers
@@ -89,7 +88,7 @@ def bench_captioners(quick: bool = False) -> list[Row]:
 
 
 def _caption(model: Any, pixels: torch.Tensor, search: Search) -> Any:
-    return find_captions(model, model.encoder(pixels, budget=5).last_hidden_state, search)
+    return peers.decode(model, model.encoder(pixels, budget=5).last_hidden_state, search)
 
 
 def caption_gflops(caption: Callable[[], Any]) -> float:

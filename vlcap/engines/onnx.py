@@ -63,7 +63,8 @@ class OnnxEngine:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        return Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        own = self.folder / "tokenizer.json"  # the bundled graphs use the one of the captioner folder around them
+        return Tokenizer.from_file(str(own if own.is_file() else self.folder.parent / "tokenizer.json"))
 
     @cached_property
     def decoder(self) -> onnxruntime.InferenceSession:

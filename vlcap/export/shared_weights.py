@@ -31,6 +31,7 @@ def write_shared(graphs: Mapping[str, onnx.ModelProto], folder: Path) -> None:
                     places[digest] = (file.tell(), len(content))
                     file.write(content)
                 _point(tensor, *places[digest])
+            del graph.graph.value_info[:]  # ONNX Runtime infers the shapes itself
             for node in graph.graph.node:  # where in the Python code it came from: most of a graph's size
                 del node.metadata_props[:]
                 node.ClearField("doc_string")
