@@ -17,12 +17,7 @@ Budget = Annotated[
     typer.Option("--budget", min=1, help="Side of the compressed grid: 5 means 25 tokens. Default: the model's own."),
 ]
 Beams = Annotated[int | None, typer.Option("--beams", min=1, help="Number of beams; 1 is greedy search.")]
-Int8 = Annotated[
-    bool | None,
-    typer.Option(
-        "--int8/--no-int8", help="8-bit or float32 weights. Default: the bundled captioner's 8-bit ones, else float32."
-    ),
-]
+Int8 = Annotated[bool, typer.Option("--int8", help="8-bit weights, for CPUs that are fast at it; slightly less exact.")]
 Engine = Annotated[
     str | None,
     typer.Option("--engine", help="onnx or pytorch. Default: $VLCAP_ENGINE, or onnx on a CPU and pytorch on a GPU."),

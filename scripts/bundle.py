@@ -1,4 +1,4 @@
-"""Makes a trained captioner the bundled one: its weights in float16, and its ONNX graphs with 8-bit weights.
+"""Makes a trained captioner the bundled one: its weights in float16, and ONNX graphs that use the same weights.
 
     python scripts/bundle.py runs/self-critical-hybrid/captioner num_beams=4 repetition_penalty=1.4
     python scripts/bundle.py runs/self-critical-hybrid/captioner --out /tmp/bundled num_beams=4
@@ -15,7 +15,6 @@ import yaml
 
 from app.printing import say, track
 from vlcap.captioner import BUNDLED, Captioner
-from vlcap.export.cache import GRAPHS
 from vlcap.export.graphs import export_graphs
 
 
@@ -29,14 +28,12 @@ def bundle(
     trained.model.generation_config.update(**changes)
     trained.save_pretrained(out, dtype=torch.float16)
     rounded = Captioner.from_pretrained(out, engine="pytorch", device="cpu")  # the graphs have the weights as shipped
-    graphs = out / GRAPHS
     export_graphs(
         rounded.engine,
-        graphs,
-        weights="compact",
+        out,
+        with_safetensors=True,
         track=lambda names: track(names, total=len(rounded.budgets) + 1, what="exporting"),
     )
-    (graphs / "tokenizer.json").unlink()  # the same as the captioner's own
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     say(f"{out}: {size / 1e6:.1f} MB")
 

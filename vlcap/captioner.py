@@ -86,7 +86,7 @@ class Captioner:
         engine: str | None = None,
         device: str | None = None,
         dtype: torch.dtype | None = None,
-        int8: bool | None = None,
+        int8: bool = False,
         budget: int | None = None,
     ) -> Captioner:
         """A captioner from a folder or from the Hugging Face hub.
@@ -101,8 +101,7 @@ class Captioner:
             device: Device to run on; None for a GPU if there is one, otherwise the CPU. ONNX Runtime is for the CPU.
             dtype: Type of the weights in memory, whatever type they were saved in; None for float32. With another
                 type, PyTorch is the engine.
-            int8: Whether the weights are in 8 bits: faster on a CPU, a little less exact. None for the fastest that
-                is ready: the bundled captioner brings 8-bit graphs.
+            int8: Whether the weights are in 8 bits, for CPUs that are fast at it; a little less exact.
             budget: Side of the compressed grid that will be asked for, if only one: ONNX graphs are made for it alone.
 
         Raises:
@@ -120,7 +119,7 @@ class Captioner:
 
                 made = onnx_engine(folder, bundled=name is None, int8=int8, budget=budget)
             else:
-                made = torch_engine(folder, device, dtype, bool(int8))
+                made = torch_engine(folder, device, dtype, int8)
         except CaptionerError:
             raise
         except (OSError, ValueError, VlcapError) as error:

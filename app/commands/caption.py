@@ -18,7 +18,7 @@ def caption(
     model: Model = None,
     budget: Budget = None,
     beams: Beams = None,
-    int8: Int8 = None,
+    int8: Int8 = False,
     engine: Engine = None,
     as_json: AsJson = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Photos per batch.")] = 16,

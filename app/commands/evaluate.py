@@ -16,7 +16,7 @@ def evaluate(
     split: Split = "test",
     budget: Budget = None,
     beams: Beams = None,
-    int8: Int8 = None,
+    int8: Int8 = False,
     engine: Engine = "pytorch",
     metric: Metrics = None,
     out: Annotated[Path | None, typer.Option(help="Folder for predictions.json and metrics.json.")] = None,

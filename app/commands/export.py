@@ -23,16 +23,11 @@ def export(
         bool,
         typer.Option("--int8", help="8-bit weights and arithmetic in linear layers, for CPUs that are fast at it."),
     ] = False,
-    compact: Annotated[
-        bool, typer.Option("--compact", help="8-bit weights in the files, float32 arithmetic: a quarter of the size.")
-    ] = False,
 ) -> None:
     """Export a captioner to ONNX for machines without PyTorch. `python -m vlcap.exported` runs it."""
     from vlcap.export.graphs import export_graphs, files_of
     from vlcap.files.results import results
 
-    if int8 and compact:
-        raise typer.BadParameter("--int8 and --compact exclude each other")
     captioner = loading.load(model, "pytorch")
     budgets = list(dict.fromkeys(budget or captioner.budgets))
     for each in budgets:
@@ -42,7 +37,7 @@ def export(
             captioner.engine,
             folder,
             budgets,
-            weights="int8" if int8 else "compact" if compact else "float32",
+            int8=int8,
             track=lambda graphs: track(graphs, total=len(budgets) + 1, what="exporting"),
         )
     say(f"written to {folder}; caption with it: python -m vlcap.exported {folder} PHOTO")

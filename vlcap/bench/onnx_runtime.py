@@ -72,10 +72,10 @@ def _export_all(engine: TorchEngine, sides: Sequence[int]) -> dict[str, OnnxEngi
     """Exported captioners by name: each side of the grid in float32 and in int8."""
     exported = {}
     with TemporaryDirectory() as name:
-        for weights, label in (("float32", ""), ("int8", " int8")):
+        for label in ("", " int8"):
             for side in sides:
                 folder = Path(name) / f"{side}{label}"
-                export_graphs(engine, folder, [side], weights=weights)
+                export_graphs(engine, folder, [side], int8=bool(label))
                 made = exported[f"LookupViT-B/16 {side}x{side}{label}"] = OnnxEngine(folder)
                 made.load(side)
     return exported
@@ -83,7 +83,7 @@ def _export_all(engine: TorchEngine, sides: Sequence[int]) -> dict[str, OnnxEngi
 
 def bench_threads(quick: bool = False) -> list[Row]:
     """The bundled captioner's graphs with 1, 2 and 4 threads: encoding a batch, and decoding it with 4 beams."""
-    engines = {f"threads {threads}": OnnxEngine(BUNDLED / "graphs", threads) for threads in (1, 2, 4)}
+    engines = {f"threads {threads}": OnnxEngine(BUNDLED, threads) for threads in (1, 2, 4)}
     rows: list[Row] = []
     for batch in (1, 16):
         first = next(iter(engines.values()))

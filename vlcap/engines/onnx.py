@@ -63,8 +63,7 @@ class OnnxEngine:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        own = self.folder / "tokenizer.json"  # the bundled graphs use the one of the captioner folder around them
-        return Tokenizer.from_file(str(own if own.is_file() else self.folder.parent / "tokenizer.json"))
+        return Tokenizer.from_file(str(self.folder / "tokenizer.json"))
 
     @cached_property
     def decoder(self) -> onnxruntime.InferenceSession:

@@ -15,36 +15,35 @@ from pathlib import Path
 from typing import Any
 
 from ..engines.choose import torch_engine
-from ..engines.onnx import VERSION, OnnxEngine
+from ..engines.onnx import SETTINGS, VERSION, OnnxEngine
 from ..errors import CaptionerError
 from ..files.writing import check_replaceable, digest_file, written_whole
 
 CACHE = "VLCAP_CACHE"  # environment variable that names the folder of the cache
 # What a captioner's graphs depend on; README.md names the data sets that it was trained on.
 SOURCES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "README.md")
-GRAPHS = "graphs"  # folder of the bundled graphs, and kind of the folders in the cache
+GRAPHS = "graphs"  # kind of the folders in the cache
 EXPORTER = ("onnx", "onnxscript")  # packages
 
 
-def onnx_engine(folder: Path, bundled: bool, int8: bool | None, budget: int | None = None) -> OnnxEngine:
+def onnx_engine(folder: Path, bundled: bool, int8: bool = False, budget: int | None = None) -> OnnxEngine:
     """The ONNX engine of a captioner folder. Its graphs are exported if neither the package nor the cache has them.
 
     Args:
         folder: The captioner folder.
-        bundled: Whether it is the bundled captioner, which brings int8 graphs.
-        int8: Whether weights are in 8 bits; None for the bundled graphs, otherwise float32.
+        bundled: Whether it is the bundled captioner, which brings its graphs.
+        int8: Whether linear layers have 8-bit weights.
         budget: Side of the compressed grid that will be asked for; None for all that it was trained for.
 
     Raises:
         CaptionerError: The graphs can't be exported.
         VlcapError: The folder holds no captioner of ours.
     """
-    ready = folder / GRAPHS
-    if bundled and int8 is not False and ready.is_dir():
-        engine = OnnxEngine(ready)
+    if bundled and not int8 and (folder / SETTINGS).is_file():
+        engine = OnnxEngine(folder)
         if budget is None or budget in engine.exported:
             return engine
-    return OnnxEngine(_cached(folder, bool(int8), budget))
+    return OnnxEngine(_cached(folder, int8, budget))
 
 
 def _cached(folder: Path, int8: bool, budget: int | None) -> Path:
@@ -91,12 +90,12 @@ def _export(folder: Path, place: Path, int8: bool, budget: int | None) -> None:
     )
     engine, budgets = torch_engine(folder, device="cpu"), None if budget is None else [budget]
     with written_whole(place, GRAPHS) as new:
-        export_graphs(engine, new, budgets=budgets, weights="int8" if int8 else "float32", track=shown)
+        export_graphs(engine, new, budgets=budgets, int8=int8, track=shown)
 
 
 def _is_ours(place: Path) -> bool:
     """Whether a folder of the cache is complete and belongs to this user."""
-    if not (place / "export.json").is_file():
+    if not (place / SETTINGS).is_file():
         return False
     if hasattr(os, "getuid") and place.stat().st_uid != os.getuid():
         raise CaptionerError(f"{place} belongs to another user: set {CACHE} to a folder of your own")

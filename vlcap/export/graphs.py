@@ -25,7 +25,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 import torch
@@ -37,11 +37,10 @@ from ..errors import CaptionerError
 from ..files.results import check_folder
 from ..model.decoding import decoder_step, keys_and_values
 from ..model.quantize import reassociation_off
-from .eight_bits import compute_in_eight_bits, store_in_eight_bits
+from .eight_bits import compute_in_eight_bits
 from .shared_weights import WEIGHTS, write_shared
 
 OPSET = 20  # the first with GELU
-Weights = Literal["float32", "int8", "compact"]
 
 
 def files_of(budgets: Iterable[int]) -> tuple[str, ...]:
@@ -123,7 +122,8 @@ def export_graphs(
     engine: TorchEngine,
     folder: Path,
     budgets: Iterable[int] | None = None,
-    weights: Weights = "float32",
+    int8: bool = False,
+    with_safetensors: bool = False,
     track: Any = iter,
 ) -> None:
     """Writes a captioner as ONNX graphs.
@@ -132,8 +132,8 @@ def export_graphs(
         engine: A captioner's PyTorch engine, in float32 on the CPU.
         folder: Folder for the files; made if it does not exist.
         budgets: Sides of the compressed grid; None for those that the captioner was trained for.
-        weights: float32; int8, for 8-bit weights and arithmetic in linear layers; compact, for 8-bit weights that
-            ONNX Runtime restores to float32 (eight_bits.py).
+        int8: Whether linear layers have 8-bit weights and arithmetic (eight_bits.py); the rest is float32.
+        with_safetensors: Whether the graphs use the weights of the folder's own model.safetensors (shared_weights.py).
         track: Progress display: wraps the graphs while they are made.
 
     Raises:
@@ -154,18 +154,18 @@ def export_graphs(
         )
     check_folder(folder)
     budgets = list(budgets or facts.budgets)
-    int8 = weights == "int8"
     order = reassociation_off(engine.model.encoder) if int8 else contextlib.nullcontext()
     with tempfile.TemporaryDirectory() as scratch, order:
         graphs = {f"encoder-{budget}": budget for budget in budgets} | {"decoder": 0}
         made = {}
         for name, budget in track(graphs.items()):
             path = Path(scratch, f"{name}.onnx")
-            _export_encoder(engine, budget, path) if budget else _export_decoder(engine, path, own_head=int8)
+            if budget:
+                _export_encoder(engine, budget, path, optimize=not with_safetensors)
+            else:
+                _export_decoder(engine, path, own_head=int8, optimize=not with_safetensors)
             made[name] = compute_in_eight_bits(path) if int8 else onnx.load(path)
-            if weights == "compact":
-                store_in_eight_bits(made[name])
-        write_shared(made, folder)
+        write_shared(made, folder, with_safetensors)
     assert engine.tokenizer is not None  # for the type checker
     engine.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     write_settings(
@@ -173,21 +173,21 @@ def export_graphs(
         {
             "budgets": budgets,
             "gflops": [engine.gflops(budget) for budget in budgets],
-            "weights": weights,
+            "int8": int8,
             "vocab_size": engine.model.decoder.config.vocab_size,
             "facts": asdict(facts) | {"pixels": facts.pixels.to_dict(), "generation": dict(facts.generation)},
         },
     )
 
 
-def _export_encoder(engine: TorchEngine, budget: int, path: Path) -> None:
+def _export_encoder(engine: TorchEngine, budget: int, path: Path, optimize: bool) -> None:
     pixels = torch.zeros(2, 3, engine.pixels.size, engine.pixels.size, dtype=torch.uint8)
     outputs = ["photo", "gathered"] if engine.model.encoder.gathers else ["photo"]
     graph = EncoderGraph(engine, budget).eval()
-    write_graph(graph, (pixels,), path, ["pixels"], outputs, {"pixels": {0: torch.export.Dim("photos")}})
+    write_graph(graph, (pixels,), path, ["pixels"], outputs, {"pixels": {0: torch.export.Dim("photos")}}, optimize)
 
 
-def _export_decoder(engine: TorchEngine, path: Path, own_head: bool) -> None:
+def _export_decoder(engine: TorchEngine, path: Path, own_head: bool, optimize: bool) -> None:
     """The decoder's graph. The sizes of the example are all different, so that none is taken for another."""
     config = engine.model.decoder.config
     photos, beams, tokens, slots = 2, 3, 5, 7
@@ -215,6 +215,7 @@ def _export_decoder(engine: TorchEngine, path: Path, own_head: bool) -> None:
             "photo": [{0: dim["photos"], 2: dim["tokens"]}] * len(photo),
             "past": [{0: dim["photos"], 2: dim["slots"]}] * len(past),
         },
+        optimize,
     )
 
 
@@ -225,6 +226,7 @@ def write_graph(
     names: list[str],
     outputs: list[str],
     dims: dict[str, Any],
+    optimize: bool = True,
 ) -> None:
     """Writes a module as one ONNX file, in float32.
 
@@ -235,6 +237,7 @@ def write_graph(
         names: Names of the inputs.
         outputs: Names of the outputs.
         dims: Variable dimensions of each argument of `forward`.
+        optimize: Whether constants are computed now. Otherwise ONNX Runtime does it, and the weights stay as they are.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about itself
@@ -249,5 +252,6 @@ def write_graph(
             dynamo=True,
             dynamic_shapes=dims,
             external_data=False,
+            optimize=optimize,
             verbose=False,
         )
