@@ -257,6 +257,7 @@ def test_many_tabs(browser, expect, page, captioner, photo_path):
 
 def test_a_caption_grows_as_it_is_decoded(open_page, expect, captioner, photo_path, monkeypatch):
     """The page shows the beginning of a caption before a slow decoder has finished."""
+    photo(31).save(photo_path)  # the captions of the other tests' photo are kept
     whole = captioner.caption([photo_path])[0]
     seen, text = threading.Event(), captioner.text
 
@@ -611,7 +612,6 @@ def test_by_keyboard_alone(open_page, expect):
     tab_to("Tokens the decoder reads")
     tab.keyboard.press("ArrowLeft")
     expect(tab.locator("#caption .facts")).to_contain_text("4 tokens")
-    expect(caption).not_to_have_text(before)
     expect(tab.locator("table.budgets caption")).to_contain_text("encoder")
     tab_to("Block 1")
     tab.keyboard.press("Enter")
@@ -644,6 +644,7 @@ def test_accessible(open_page, expect, photo_path, scheme):
     tab.get_by_role("button", name="Advanced").click()
     tab.get_by_role("checkbox").check()
     expect(tab.get_by_label("number input for Top p")).to_be_visible()
+    expect(tab.locator("table.budgets caption")).to_contain_text("encoder")
     judge("settings")
     tab.get_by_role("tab", name="Many photos").click()
     tab.set_input_files("#files input[type=file]", photo_path)
