@@ -17,6 +17,7 @@ import typer
 from .commands.bench import bench
 from .commands.caption import attention, caption
 from .commands.compare import compare
+from .commands.data import data
 from .commands.demo import demo
 from .commands.evaluate import baselines, evaluate, score
 from .commands.export import encoders, export
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Caption photos with few visual tokens; train, evaluate and compare captioners.",
 )
-for command in (caption, demo, evaluate, score, baselines, compare, attention, export, encoders):
+for command in (caption, demo, evaluate, score, baselines, compare, data, attention, export, encoders):
     app.command()(command)
 train.command()(study)
 train.command()(table3)

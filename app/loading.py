@@ -10,22 +10,27 @@ import typer
 from .printing import say
 
 
-def load(model: str | None, int8: bool = False, fastest: bool = False) -> Any:
+def load(model: str | None, engine: str | None = None, fastest: bool = False, **settings: Any) -> Any:
     """Loads a captioner.
 
     Args:
         model: Folder or hub id; None for the bundled captioner.
-        int8: Whether the weights are made 8-bit.
-        fastest: Whether to use the device's fastest number type. Scores need float32, to be the same everywhere.
+        engine: onnx or pytorch; None for the one that suits the device.
+        fastest: Whether PyTorch uses a GPU's fastest number type. Scores need float32, to be the same everywhere.
+        settings: int8 and budget, as for `Captioner.from_pretrained`.
     """
     gc.disable()  # imports make a million objects and no garbage: looking for it would take a seventh of the time
     try:
-        from torch import float32
-
         from vlcap.captioner import Captioner
+        from vlcap.engines.choose import choose
 
-        hide_loading_bars()
-        return Captioner.from_pretrained(model, int8=int8, dtype=None if fastest else float32)
+        if choose(engine) == "pytorch":
+            hide_loading_bars()
+            if fastest and not settings.get("int8"):
+                from vlcap.engines.pytorch import fastest_dtype
+
+                settings["dtype"] = fastest_dtype()
+        return Captioner.from_pretrained(model, engine=engine, **settings)
     finally:
         gc.freeze()
         gc.enable()
@@ -37,7 +42,7 @@ def load_named(model: str) -> tuple[str, Any]:
 
     A path that exists is a folder, whatever its name holds. So is anything with a slash before the equals sign.
     """
-    from vlcap.data.images import one_line
+    from vlcap.data.names import one_line
 
     name, equals, source = model.partition("=")
     if equals and not source:
@@ -45,7 +50,7 @@ def load_named(model: str) -> tuple[str, Any]:
     if not equals or "/" in name or Path(model).exists():
         path = Path(model)
         name, source = (path.resolve().parent.name if path.name == "captioner" else path.name), model
-    return one_line(name), load(source)
+    return one_line(name), load(source, engine="pytorch")
 
 
 def hide_loading_bars() -> None:

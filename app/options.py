@@ -7,7 +7,8 @@ import typer
 
 Model = Annotated[str | None, typer.Option("--model", help="Captioner folder or hub id. Default: the bundled one.")]
 Data = Annotated[
-    str, typer.Option("--data", help="Folder of captioned photos: COCO, Karpathy's dataset_coco.json or parquet.")
+    str,
+    typer.Option("--data", help="Folder of captioned photos, in any layout that `vlcap data` finds (docs/data.md)."),
 ]
 Split = Annotated[str, typer.Option("--split", help="Split of the data set: train, val or test.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=2, help="Use only the first photos of the split.")]
@@ -16,7 +17,16 @@ Budget = Annotated[
     typer.Option("--budget", min=1, help="Side of the compressed grid: 5 means 25 tokens. Default: the model's own."),
 ]
 Beams = Annotated[int | None, typer.Option("--beams", min=1, help="Number of beams; 1 is greedy search.")]
-Int8 = Annotated[bool, typer.Option("--int8", help="Use 8-bit weights: faster on a CPU, slightly less exact.")]
+Int8 = Annotated[
+    bool | None,
+    typer.Option(
+        "--int8/--no-int8", help="8-bit or float32 weights. Default: the bundled captioner's 8-bit ones, else float32."
+    ),
+]
+Engine = Annotated[
+    str | None,
+    typer.Option("--engine", help="onnx or pytorch. Default: $VLCAP_ENGINE, or onnx on a CPU and pytorch on a GPU."),
+]
 Metrics = Annotated[
     list[str] | None,
     typer.Option(

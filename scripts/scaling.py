@@ -109,7 +109,7 @@ def cider(stages: dict[str, Any], name: str) -> float:
 
 def decoder_parameters(captioner: Path) -> float:
     """Millions of parameters besides the encoder's."""
-    model = Captioner.from_pretrained(captioner).model
+    model = Captioner.from_pretrained(captioner, engine="pytorch").model
     return sum(weight.numel() for name, weight in model.named_parameters() if not name.startswith("encoder.")) / 1e6
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support import drawings
 
+os.environ.setdefault("VLCAP_ENGINE", "pytorch")  # exporting each small captioner would take longer than its test
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test uses the network; the hub's client fails at once
 if "PYTEST_XDIST_WORKER" in os.environ:  # two workers with threads for all cores would slow each other down
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -42,7 +43,8 @@ def class_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def captioner_folder(tmp_path_factory) -> Path:
     """A captioner folder with random weights: its captions are nonsense, but the same for the same photo."""
-    from vlcap.captioner import Captioner, build_model
+    from vlcap.captioner import Captioner
+    from vlcap.model.build import build_model
     from vlcap.model.encoder import Encoder
     from vlcap.model.tokenizer import train_tokenizer
 
@@ -53,7 +55,7 @@ def captioner_folder(tmp_path_factory) -> Path:
     for name, weight in model.decoder.named_parameters():  # with initial weights, all photos would get the same caption
         weight.data.mul_(30 if "crossattention" in name else 3)
     folder = tmp_path_factory.mktemp("captioner") / "small"
-    Captioner(model, tokenizer).save_pretrained(folder)
+    Captioner.from_model(model, tokenizer).save_pretrained(folder)
     return folder
 
 

@@ -16,6 +16,7 @@ REPOSITORY = Path(__file__).parents[1]
     [
         "images archives",
         "coco karpathy references predictions parquet",
+        "sidecars metadata tables shards labelling",
         "models encoders",
         "classes labels recipes",
         "layouts",

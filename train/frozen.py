@@ -1,14 +1,12 @@
 """Frozen networks over the same pixels: a hybrid's trunk and a teacher.
 
-On a CPU, ONNX Runtime runs the convolutions of a mobile-size network several times faster than PyTorch. It is used if
-installed (pip install 'vlcap[onnx]').
+On a CPU, ONNX Runtime runs the convolutions of a mobile-size network several times faster than PyTorch.
 """
 
 import functools
 import hashlib
 import tempfile
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from vlcap.data.images import PixelConfig
-from vlcap.export.onnx_export import write_graph
+from vlcap.export.graphs import write_graph
 from vlcap.model.encoder import digest_weights
 
 LOGITS, POOLED = "logits", "pooled"  # names of a teacher's arrays
@@ -120,8 +118,7 @@ class Frozen(nn.Module):
 
     @functools.cached_property
     def _engine(self) -> Callable[[np.ndarray], list[np.ndarray]]:
-        fast = self.mean.device.type == "cpu" and find_spec("onnxruntime") and find_spec("onnxscript")
-        return self._onnx() if fast else self._torch
+        return self._onnx() if self.mean.device.type == "cpu" else self._torch
 
     @torch.inference_mode()
     def _torch(self, pixels: np.ndarray) -> list[np.ndarray]:

@@ -2,6 +2,8 @@
 
     vlcap train classifier --set stream=true --set steps=100000 --data timm/imagenet-1k-wds --out RUN
 
+caption_stream.py has captioned photos.
+
 Hugging Face datasets opens, shards and shuffles the data (a buffer at a time). `batches.py` keeps the position: each
 batch comes with its place in its stream, and a checkpoint holds the places. A resumed run continues exactly there: it
 skips what it has seen of the epoch without decoding it.
@@ -12,7 +14,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -45,6 +47,12 @@ class LabelledStream:
         """SHA-256 of the class names and of the files' names and sizes, in hex."""
         files = [(Path(file).name, file_size(file)) for file in self.files]
         return hashlib.sha256(json.dumps([self.classes, *files]).encode()).hexdigest()
+
+    def example(
+        self, row: dict[str, Any], transform: Callable[[Image.Image], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        image, target = self.item(row)
+        return transform(image), target
 
     def item(self, row: dict[str, Any]) -> tuple[Image.Image, torch.Tensor]:
         image, label = (row[column] for column in self.columns)
@@ -98,9 +106,24 @@ def read_stream(data: str, split: str, classes: int | None = None) -> LabelledSt
     )
 
 
+class Stream(Protocol):
+    """Photos that are read in order."""
+
+    @property
+    def dataset(self) -> Any:
+        """Streaming Hugging Face data set, images not decoded."""
+
+    @property
+    def images(self) -> int | None:
+        """Number of images; None if unknown."""
+
+    def example(self, row: dict[str, Any], transform: Callable[[Image.Image], torch.Tensor]) -> tuple:
+        """What the trainer's `collate` takes, out of a row. Randomness comes from the global generators."""
+
+
 @dataclass(frozen=True)
 class StreamedPhotos:
-    """A training set out of a stream: (transformed photo, target) pairs, shuffled a buffer's worth at a time.
+    """A training set out of a stream: its examples, shuffled a buffer's worth at a time.
 
     Args:
         stream: The photos.
@@ -108,6 +131,6 @@ class StreamedPhotos:
         buffer: Photos in the shuffle buffer.
     """
 
-    stream: LabelledStream
+    stream: Stream
     transform: Callable[[Image.Image], torch.Tensor]
     buffer: int

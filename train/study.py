@@ -160,7 +160,7 @@ def _data(recipe: StudyRecipe, classes: Sequence[str], captions: Sequence[str]) 
 
 
 def _load(model: str) -> Captioner:
-    return Captioner.from_pretrained(None if model == "bundled" else model)
+    return Captioner.from_pretrained(None if model == "bundled" else model, engine="pytorch")
 
 
 def _train_row(

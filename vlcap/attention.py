@@ -16,14 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
-from transformers.modeling_outputs import BaseModelOutput
 
-from .captioner import Captioner, CaptionerError
-from .data.images import PixelConfig
+from .captioner import Captioner
+from .data.pixels import PixelConfig
 from .model.tokenizer import PAD, START, UNK, WORD_MARK
 
 SHOWN_SIDE = 512  # long side of an overlay in pixels: the maps are coarse, and a browser loads one per block
@@ -46,12 +45,7 @@ class Looks:
     maps: np.ndarray
 
 
-def has_maps(captioner: Captioner) -> bool:
-    """Whether the captioner's encoder has gather attention to show."""
-    return captioner.model.encoder.gathers
-
-
-def look(captioner: Captioner, pixels: torch.Tensor, ids: Sequence[int], budget: int | None = None) -> Looks:
+def look(captioner: Captioner, pixels: NDArray, ids: Sequence[int], budget: int | None = None) -> Looks:
     """Computes the attention maps of one photo's caption.
 
     Args:
@@ -63,73 +57,20 @@ def look(captioner: Captioner, pixels: torch.Tensor, ids: Sequence[int], budget:
     Raises:
         CaptionerError: The encoder has no gather attention.
     """
-    tokens, gathered, grid = gather_attention(captioner, pixels, budget)
-    words, rows = word_attention(captioner, tokens, ids)
-    # All blocks add to the compressed tokens that the decoder reads, so a word's map uses their mean.
-    maps = rows @ gathered.mean(dim=0)  # (W, N)
-    shape = (-1, *grid)
-    return Looks(gathered.mean(dim=1).reshape(shape).numpy(), words, maps.reshape(shape).numpy())
-
-
-@torch.inference_mode()
-def gather_attention(
-    captioner: Captioner,
-    pixels: torch.Tensor,
-    budget: int | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int]]:
-    """The compressed tokens (1, M, D), every block's gather attention (L, M, N) averaged over heads, and (h, w).
-
-    Raises:
-        CaptionerError: The encoder has no gather attention.
-    """
-    if not has_maps(captioner):
-        raise CaptionerError(f"{captioner.name}'s encoder does not gather: it has no maps to show")
-    encoder = captioner.model.encoder
-    tokens, attention = encoder.forward_maps(captioner.normalize(pixels), budget)
-    height, width = pixels.shape[-2:]
-    return tokens, attention[0].mean(dim=1).float().cpu(), (encoder.grid_side(height), encoder.grid_side(width))
-
-
-@torch.inference_mode()
-def word_attention(
-    captioner: Captioner,
-    tokens: torch.Tensor,
-    ids: Sequence[int],
-) -> tuple[list[str], torch.Tensor]:
-    """The words of a caption and, for each, the mean cross-attention (W, M) of the steps that chose its pieces.
-
-    Heads and layers are averaged too. The finished caption is read once more, as in training. This gives the weights
-    of its decoding, whichever search found it.
-
-    Args:
-        captioner: Captioner that wrote the caption.
-        tokens: Compressed tokens (1, M, D).
-        ids: Pieces of the caption.
-    """
     pieces = [piece for piece in ids if piece not in (PAD, START)]
+    found = captioner.engine.attention(pixels, budget or captioner.default_budget, pieces)
     words = words_of(captioner, pieces)
-    if not words:
-        return [], torch.zeros(0, tokens.shape[1])
-    decoder = captioner.model.decoder
-    fused = decoder.config._attn_implementation
-    decoder.set_attn_implementation("eager")  # a fused kernel never stores the weights
-    read = torch.tensor([[START, *pieces[:-1]]], device=tokens.device)
-    try:
-        found = captioner.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=tokens),
-            decoder_input_ids=read,
-            decoder_attention_mask=torch.ones_like(read),
-            output_attentions=True,
-        ).cross_attentions  # one (1, heads, T, M) per layer
-    finally:
-        decoder.set_attn_implementation(fused)
-    rows = torch.stack(found).mean(dim=(0, 2))[0].float().cpu()  # (T, M); row t chose piece t
-    return [word for word, _ in words], torch.stack([rows[places].mean(dim=0) for _, places in words])
+    rows = [found.read[places].mean(axis=0) for _, places in words]  # of each word, (M,)
+    # All blocks add to the compressed tokens that the decoder reads, so a word's map uses their mean.
+    maps = np.stack(rows) @ found.gathered.mean(axis=0) if rows else np.zeros((0, found.gathered.shape[-1]))  # (W, N)
+    shape = (-1, *found.grid)
+    blocks = found.gathered.mean(axis=1).reshape(shape)
+    return Looks(blocks, [word for word, _ in words], maps.reshape(shape))
 
 
 def words_of(captioner: Captioner, pieces: Sequence[int]) -> list[tuple[str, list[int]]]:
     """The words of a caption, each with the positions of its pieces."""
-    names = captioner.tokenizer.convert_ids_to_tokens(list(pieces))
+    names = captioner.engine.pieces(pieces)
     # An unknown piece has no text in the caption either.
     return group_pieces(["" if piece == UNK else name for piece, name in zip(pieces, names, strict=True)])
 
@@ -150,8 +91,7 @@ def seen(photo: Image.Image, pixels: PixelConfig) -> Image.Image:
     """The part of a photo that the encoder sees, in the photo's own proportions; at most `SHOWN_SIDE` pixels long."""
     width, height = photo.size
     if pixels.crop_mode == "border":  # it may see a border around the photo: show the encoder's own input
-        tensor = pixels.eval_transform()(photo)
-        return Image.fromarray(tensor.permute(1, 2, 0).numpy()).resize((SHOWN_SIDE, SHOWN_SIDE))
+        return Image.fromarray(pixels.cut(photo).transpose(1, 2, 0)).resize((SHOWN_SIDE, SHOWN_SIDE))
     left, top, right, bottom = seen_box(photo.size, pixels)
     part = photo.crop((round(left * width), round(top * height), round(right * width), round(bottom * height)))
     part.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
@@ -216,14 +156,14 @@ def draw_maps(
 
     Raises:
         CaptionerError: The encoder has no gather attention.
-        ValueError: A budget does not fit the grid.
+        EncoderError: A budget does not fit the grid.
     """
     shown, pixels = seen(photo, captioner.pixels), captioner.preprocess([photo])
     rows: list[tuple[str, np.ndarray]] = []  # label, maps (L, h, w)
     for budget in budgets:
-        _, gathered, grid = gather_attention(captioner, pixels, budget)  # (L, M, N)
         side = budget or captioner.default_budget
-        maps = gathered.unflatten(-1, grid).numpy()
+        found = captioner.engine.attention(pixels, side, [])
+        maps = found.gathered.reshape(*found.gathered.shape[:2], *found.grid)  # (L, M, h, w)
         if each_token:
             rows += [(f"{m // side + 1}, {m % side + 1} of {side} x {side}", maps[:, m]) for m in range(side * side)]
         else:

@@ -6,40 +6,37 @@
 
 As in LiT's locked-image tuning (arXiv 2111.07991) and section 3.4 of the LookupViT paper. A captioner folder holds
 config.json, generation_config.json, model.safetensors and the two files of the tokenizer, in Hugging Face's formats.
+
+An engine runs it (vlcap/engines): ONNX Runtime on a CPU, PyTorch on a GPU. This file imports neither.
 """
+
+from __future__ import annotations
 
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import PreTrainedTokenizerBase, VisionEncoderDecoderModel
-from transformers.modeling_outputs import BaseModelOutput
+import numpy as np
+from numpy.typing import NDArray
 
 from .data.images import load_image
 from .data.pixels import PixelConfig
-from .errors import CaptionerError
-from .model.build import build_model, decoder_settings
-from .model.decoding import Watch, find_captions, search_for
-from .model.folder import find_folder
-from .model.loading import load_decoder, load_fitting_tokenizer, load_model, trained_on
+from .engines.choose import choose, torch_engine
+from .engines.interface import Engine, Facts
+from .errors import CaptionerError, VlcapError
+from .model.finding import find_folder
+from .model.search import Watch, Written, find_captions
 from .model.tokenizer import EOS, PAD, START
 
-__all__ = [  # the last four are imported from here by the other rooms
-    "BUNDLED",
-    "Caption",
-    "Captioner",
-    "CaptionerError",
-    "build_model",
-    "decoder_settings",
-    "fastest_dtype",
-    "load_decoder",
-]
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase, VisionEncoderDecoderModel
 
 BUNDLED = Path(str(files("vlcap") / "bundled"))
 
@@ -53,45 +50,47 @@ class Caption:
         budget: Side of the compressed grid that it was read from.
         ms: Milliseconds that it took, as a share of the time of its batch.
         ids: Its pieces, without start, end and padding.
+        logprobs: Log-probability of each piece and of the end, as the decoder gave it; without the end if the caption
+            reached its limit.
     """
 
     text: str
     budget: int
     ms: float
     ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+
+    @property
+    def score(self) -> float:
+        """Mean log-probability of its pieces and its end: 0 is certain, and the lower, the less sure."""
+        return sum(self.logprobs) / len(self.logprobs) if self.logprobs else 0.0
 
 
 class Captioner:
     """Photos to captions.
 
     Args:
-        model: Captioning model, as `build_model` makes it.
-        tokenizer: Tokenizer of the decoder.
+        engine: What runs it.
         name: Name of the captioner in messages and results.
-        trained_on: Names of the data sets that it was trained on; "" if they are not known.
+        is_bundled: Whether it is the captioner that comes with vlcap.
     """
 
-    def __init__(
-        self,
-        model: VisionEncoderDecoderModel,
-        tokenizer: PreTrainedTokenizerBase,
-        name: str = "captioner",
-        trained_on: str = "",
-    ):
-        self.model = model.eval()
-        self.tokenizer = tokenizer
+    def __init__(self, engine: Engine, name: str = "captioner", is_bundled: bool = False):
+        self.engine = engine
         self.name = name
-        self.trained_on = trained_on
-        self._transform = self.pixels.eval_transform()
+        self.is_bundled = is_bundled
+        self.pixels: PixelConfig = engine.facts.pixels  # preprocessing of the photos
 
     @classmethod
     def from_pretrained(
         cls,
         name: str | Path | None = None,
+        engine: str | None = None,
         device: str | None = None,
-        dtype: torch.dtype | None = torch.float32,
-        int8: bool = False,
-    ) -> "Captioner":
+        dtype: torch.dtype | None = None,
+        int8: bool | None = None,
+        budget: int | None = None,
+    ) -> Captioner:
         """A captioner from a folder or from the Hugging Face hub.
 
         Only JSON and safetensors are read, and they are checked before memory is allocated (model/folder.py). No code
@@ -99,35 +98,80 @@ class Captioner:
 
         Args:
             name: Folder or hub id; None for the bundled captioner.
-            device: Device to run on; None for a GPU if there is one and int8 is off, otherwise the CPU.
-            dtype: Type of the weights in memory, whatever type they were saved in; None for the device's fastest.
-            int8: Whether linear layers get 8-bit weights (model/quantize.py): faster on a CPU, a little less exact.
+            engine: onnx or pytorch; None for $VLCAP_ENGINE, or ONNX Runtime on a CPU and PyTorch on a GPU. Another
+                captioner than the bundled one is exported to ONNX when it is first loaded, which takes a minute.
+            device: Device to run on; None for a GPU if there is one, otherwise the CPU. ONNX Runtime is for the CPU.
+            dtype: Type of the weights in memory, whatever type they were saved in; None for float32. With another
+                type, PyTorch is the engine.
+            int8: Whether the weights are in 8 bits: faster on a CPU, a little less exact. None for the fastest that
+                is ready: the bundled captioner brings 8-bit graphs.
+            budget: Side of the compressed grid that will be asked for, if only one: ONNX graphs are made for it alone.
 
         Raises:
-            CaptionerError: There is no captioner of ours in that place, or int8 is asked for on a GPU.
+            CaptionerError: There is no captioner of ours in that place, or the engine can't do what was asked.
         """
-        device = device or ("cpu" if int8 or not torch.cuda.is_available() else "cuda")
-        if int8 and torch.device(device).type != "cpu":
-            raise CaptionerError(f"int8 weights are for CPUs, not for {device}: use dtype=torch.bfloat16 there")
-        if dtype is None:
-            dtype = torch.float32 if int8 else fastest_dtype(device)
         if name is None and not (BUNDLED / "config.json").is_file():
             raise CaptionerError("no bundled captioner in this installation: name one with --model FOLDER")
+        chosen = choose(engine or ("pytorch" if dtype is not None else None), device)
         source = str(BUNDLED) if name is None else str(name)
+        made: Engine
         try:
             folder = find_folder(source)
-            model = load_model(folder, dtype)
-            tokenizer = load_fitting_tokenizer(folder, model.decoder)
-        except (OSError, ValueError) as error:
+            if chosen == "onnx":
+                from .export.cache import onnx_engine  # with it comes ONNX Runtime
+
+                made = onnx_engine(folder, bundled=name is None, int8=int8, budget=budget)
+            else:
+                made = torch_engine(folder, device, dtype, bool(int8))
+        except CaptionerError:
+            raise
+        except (OSError, ValueError, VlcapError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CaptionerError(f"no captioner can be loaded from {source}: {reason}") from error
-        model.encoder.freeze()
-        if int8:
-            from .model.quantize import quantize
+        return cls(made, "bundled" if name is None else Path(source).resolve().name, is_bundled=name is None)
 
-            quantize(model)
-        name = "bundled" if name is None else Path(source).resolve().name
-        return cls(model.to(device), tokenizer, name=name, trained_on=trained_on(folder))
+    @classmethod
+    def from_model(
+        cls,
+        model: VisionEncoderDecoderModel,
+        tokenizer: PreTrainedTokenizerBase | None,
+        name: str = "captioner",
+        trained_on: str = "",
+    ) -> Captioner:
+        """A captioner of a model in memory, run by PyTorch.
+
+        Args:
+            model: Captioning model, as `build_model` makes it.
+            tokenizer: Tokenizer of the decoder; None if no text is needed.
+            name: Name of the captioner in messages and results.
+            trained_on: Names of the data sets that it was trained on; "" if they are not known.
+        """
+        from .engines.pytorch import TorchEngine
+
+        return cls(TorchEngine(model, tokenizer, trained_on), name)
+
+    @property
+    def model(self) -> VisionEncoderDecoderModel:
+        """The PyTorch model.
+
+        Raises:
+            CaptionerError: Another engine runs this captioner.
+        """
+        return self._torch().model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Hugging Face's tokenizer.
+
+        Raises:
+            CaptionerError: Another engine runs this captioner.
+        """
+        return self._torch().tokenizer
+
+    def _torch(self) -> Any:
+        if self.engine.kind != "pytorch":
+            raise CaptionerError(f"{self.name} is run by {self.engine.kind}: load it with engine='pytorch' for this")
+        return self.engine
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Writes the captioner folder.
@@ -137,7 +181,7 @@ class Captioner:
             dtype: Type of the weights in the file; None for their type in memory. bfloat16 halves the size.
 
         Raises:
-            CaptionerError: The captioner has int8 weights, which can only be run.
+            CaptionerError: The captioner has int8 weights, which can only be run, or another engine runs it.
         """
         if any(type(module).__name__ == "Int8Linear" for module in self.model.modules()):
             raise CaptionerError("an int8 captioner can't be saved: load it without int8 and save that")
@@ -151,87 +195,71 @@ class Captioner:
         self.tokenizer.save_pretrained(folder)
 
     @property
+    def facts(self) -> Facts:
+        """What is known of it without running it."""
+        return self.engine.facts
+
+    @property
+    def trained_on(self) -> str:
+        """Names of the data sets that it was trained on; "" if they are not known."""
+        return self.facts.trained_on
+
+    @property
     def budgets(self) -> list[int]:
         """Sides of the compressed grid that it was trained for."""
-        return self.model.encoder.config.budgets
+        return list(self.facts.budgets)
 
     @property
     def default_budget(self) -> int:
         """Side of the compressed grid where none is asked for."""
-        return self.model.encoder.budget
-
-    @property
-    def pixels(self) -> PixelConfig:
-        """Preprocessing of the photos."""
-        return self.model.encoder.pixels
+        return self.facts.budget
 
     def generation(self, **changes: Any) -> dict[str, Any]:
         """The decoding settings of the model, with changes."""
-        own = self.model.generation_config.to_diff_dict() | changes
-        return {name: value for name, value in own.items() if not name.endswith(("_token_id", "_version"))}
+        return {**self.facts.generation, **changes}
 
-    def preprocess(self, photos: Sequence[Any]) -> torch.Tensor:
+    def preprocess(self, photos: Sequence[Any]) -> NDArray[np.uint8]:
         """Photos, in any form that `load_image` takes -> uint8 pixels (B, 3, S, S)."""
-        return torch.stack([self.read(photo) for photo in photos])
+        return np.stack([self.read(photo) for photo in photos])
 
-    def read(self, photo: Any) -> torch.Tensor:
+    def read(self, photo: Any) -> NDArray[np.uint8]:
         """One photo, in any form that `load_image` takes -> uint8 pixels (3, S, S)."""
-        return self._transform(load_image(photo))
+        return self.pixels.cut(load_image(photo))
 
-    @torch.inference_mode()
-    def encode(self, pixels: torch.Tensor, budget: int | None = None) -> torch.Tensor:
-        """uint8 pixels (B, 3, S, S) -> compressed tokens (B, M, D).
+    def encode(self, pixels: NDArray, budget: int | None = None) -> Any:
+        """uint8 pixels (B, 3, S, S) -> compressed tokens in the engine's own form; PyTorch's is (B, M, D).
 
         Raises:
-            EncoderError: The budget does not fit the grid.
+            EncoderError, CaptionerError: The budget does not fit the grid, or the engine's graphs.
         """
-        return self.model.encoder(self.normalize(pixels), budget=budget).last_hidden_state
+        return self.engine.encode(pixels, budget or self.default_budget)
 
-    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 pixels (B, 3, S, S) -> normalized pixels, of the encoder's type and on its device."""
-        return self.pixels.normalize(pixels.to(self.model.device)).to(self.model.dtype)
+    def decode(self, tokens: Any, **generation: Any) -> list[str]:
+        """Compressed tokens of `encode` -> captions. `generation` overrides the settings of the model."""
+        return [self.engine.text(ids) for ids in self.decode_ids(tokens, **generation)]
 
-    def decode(self, tokens: torch.Tensor, **generation: Any) -> list[str]:
-        """Compressed tokens (B, M, D) -> captions. `generation` overrides the settings of the model."""
-        return [self.text(ids) for ids in self.decode_ids(tokens, **generation)]
+    def decode_ids(self, tokens: Any, watch: Watch | None = None, **generation: Any) -> list[tuple[int, ...]]:
+        """Compressed tokens -> the pieces of their captions, without start, end and padding. Arguments as `write`."""
+        return [_without_marks(written.ids) for written in self.write(tokens, watch, **generation)]
 
-    def decode_ids(
-        self,
-        tokens: torch.Tensor,
-        watch: Watch | None = None,
-        **generation: Any,
-    ) -> list[tuple[int, ...]]:
-        """Compressed tokens (B, M, D) -> the pieces of their captions, without start, end and padding.
+    def write(self, tokens: Any, watch: Watch | None = None, **generation: Any) -> list[Written]:
+        """Compressed tokens -> their captions, in pieces.
 
         Args:
-            tokens: Compressed tokens, (B, M, D).
+            tokens: Compressed tokens of `encode`.
             watch: Function that is called after each step with the leading pieces of the first photo. If it returns
                 True, the search ends.
-            generation: As for `caption`. Settings that `search_for` does not know go to Hugging Face's `generate`.
+            generation: As for `caption`. Settings that our own search does not know go to Hugging Face's `generate`,
+                which the PyTorch engine has.
         """
-        search = search_for(self.model, **generation)
-        if search is not None:
-            found = find_captions(self.model, tokens, search, watch)
-        else:
-            found = self._generate(tokens, watch, **generation)
-        return [_without_marks(ids) for ids in found]
-
-    @torch.inference_mode()
-    def _generate(self, tokens: torch.Tensor, watch: Watch | None, **generation: Any) -> list[list[int]]:
-        # Hugging Face's streamers refuse beams. A stopping criterion sees every step of every search, best beam first.
-        def look(ids: torch.Tensor, scores: Any, **unused: Any) -> torch.Tensor:
-            stop = watch is not None and watch(ids[0].tolist())
-            return torch.full((len(ids),), stop, dtype=torch.bool, device=ids.device)
-
-        if watch is not None:
-            generation["stopping_criteria"] = [look]
-        # Wrapped anew each time: beam search expands its input in place.
-        outputs = BaseModelOutput(last_hidden_state=tokens)
-        return self.model.generate(encoder_outputs=outputs, **generation).tolist()
+        search = self.engine.search(**generation)
+        if search is None:
+            return self.engine.generate(tokens, watch, **generation)
+        return find_captions(self.engine.start(tokens, search), search, watch)
 
     def text(self, ids: Sequence[int]) -> str:
         """Pieces of a caption -> its text."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+        return self.engine.text(ids)
 
     def caption(
         self,
@@ -250,28 +278,51 @@ class Captioner:
 
         Raises:
             ImageError: A photo cannot be read.
-            EncoderError: The budget does not fit the grid.
+            EncoderError, CaptionerError: The budget does not fit the grid, or the engine's graphs.
         """
         batches = (photos[i : i + batch_size] for i in range(0, len(photos), batch_size))
         return [
             caption.text
-            for batch in batches
-            for caption in self.caption_pixels(self.preprocess(batch), budget=budget, **generation)
+            for batch in self.caption_batches(map(self.preprocess, batches), budget=budget, **generation)
+            for caption in batch
         ]
 
-    def caption_pixels(self, pixels: torch.Tensor, budget: int | None = None, **generation: Any) -> Iterator[Caption]:
+    def caption_pixels(self, pixels: NDArray, budget: int | None = None, **generation: Any) -> list[Caption]:
         """Captions of one batch of uint8 pixels (B, 3, S, S), with their times."""
-        start = time.perf_counter()
-        found = self.decode_ids(self.encode(pixels, budget), **generation)
-        ms = (time.perf_counter() - start) * 1000 / len(found)
-        for ids in found:
-            yield Caption(self.text(ids), budget=budget or self.default_budget, ms=ms, ids=ids)
+        [found] = self.caption_batches([pixels], budget, **generation)
+        return found
 
-    def stream(self, pixels: torch.Tensor, budget: int | None = None, **generation: Any) -> Iterator[Caption]:
+    def caption_batches(
+        self, batches: Iterable[NDArray], budget: int | None = None, **generation: Any
+    ) -> Iterator[list[Caption]]:
+        """Captions of batches of uint8 pixels, (B, 3, S, S) each. The next batch is encoded while one is decoded."""
+        budget = budget or self.default_budget
+        with ThreadPoolExecutor(1, thread_name_prefix="encoder") as pool:
+            coming = None
+            start = time.perf_counter()
+            for pixels in batches:
+                following = pool.submit(self.engine.encode, pixels, budget)
+                if coming is not None:
+                    yield self._captions(coming.result(), budget, start, **generation)
+                    start = time.perf_counter()
+                coming = following
+            if coming is not None:
+                yield self._captions(coming.result(), budget, start, **generation)
+
+    def _captions(self, tokens: Any, budget: int, start: float, **generation: Any) -> list[Caption]:
+        found = self.write(tokens, **generation)
+        ms = (time.perf_counter() - start) * 1000 / len(found)
+        return [self._caption(written, budget, ms) for written in found]
+
+    def _caption(self, written: Written, budget: int, ms: float) -> Caption:
+        ids = _without_marks(written.ids)
+        return Caption(self.text(ids), budget=budget, ms=ms, ids=ids, logprobs=written.logprobs)
+
+    def stream(self, pixels: NDArray, budget: int | None = None, **generation: Any) -> Iterator[Caption]:
         """The caption of one photo as it grows: the leading beam of each step, and at the end the finished caption.
 
         Decoding runs in a thread and never waits for the reader. A slow reader misses steps. Decoding ends when the
-        reader closes the iterator.
+        reader closes the iterator. Only the finished caption has log-probabilities.
 
         Args:
             pixels: Pixels of the photo, uint8 (1, 3, S, S).
@@ -279,22 +330,21 @@ class Captioner:
             generation: As for `caption`.
         """
         steps: queue.SimpleQueue[tuple[Any, bool]] = queue.SimpleQueue()  # (caption or error, whether it is last)
-        budget = budget or self.default_budget
+        side = budget or self.default_budget
         start = time.perf_counter()
         closed = threading.Event()
 
-        def found(ids: Sequence[int]) -> Caption:
-            kept = _without_marks(ids)
-            return Caption(self.text(kept), budget=budget, ms=(time.perf_counter() - start) * 1000, ids=kept)
+        def found(written: Written) -> Caption:
+            return self._caption(written, side, (time.perf_counter() - start) * 1000)
 
         def watch(ids: Sequence[int]) -> bool:
-            steps.put((found(ids), False))
+            steps.put((found(Written(tuple(ids), ())), False))
             return closed.is_set()
 
         def work() -> None:
             try:
-                [ids] = self.decode_ids(self.encode(pixels, budget), watch=watch, **generation)
-                steps.put((found(ids), True))
+                [written] = self.write(self.encode(pixels, side), watch, **generation)
+                steps.put((found(written), True))
             except Exception as error:
                 steps.put((error, True))
 
@@ -312,14 +362,6 @@ class Captioner:
         finally:
             closed.set()
             worker.join()
-
-
-def fastest_dtype(device: str) -> torch.dtype:
-    """bfloat16 if the device multiplies matrices in it, otherwise float32: emulated bfloat16 is far slower."""
-    if torch.device(device).type == "cpu":
-        able = torch.cpu.get_capabilities()
-        return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
 
 
 def _without_marks(ids: Sequence[int]) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ def everything(context: typer.Context, quick: Quick = False, out: Out = None, as
     if context.invoked_subcommand is None:
         from vlcap.bench.benchmark import PARTS
 
-        _measure([part for part in PARTS if part != "onnx"], quick, out, as_json)  # onnx needs extra packages
+        _measure([part for part in PARTS if part != "onnx"], quick, out, as_json)  # exporting takes minutes
 
 
 def _command(part: str) -> Callable[..., None]:
@@ -35,12 +35,15 @@ def _command(part: str) -> Callable[..., None]:
 
 
 for part, what in {
-    "startup": "Time from the shell to a caption, against importing the libraries.",
+    "startup": "Time and memory from the shell to a caption, against importing PyTorch.",
     "encoder": "Encoders against ViT-B/16, float32 and int8.",
     "decoder": "Decoding against Hugging Face's generate, and against the limit of memory bandwidth.",
     "caption": "Whole captions against ViT-B/16 with GPT-2.",
-    "folder": "A folder of photos in batches that are read ahead, against one by one.",
+    "peers": "Whole captions against vit-gpt2, BLIP-base, GIT-base and SmolVLM-256M.",
+    "folder": "A folder of photos: ONNX Runtime against PyTorch, and reading, encoding and decoding alone.",
+    "demo": "From a photo to its whole caption, as the web page does it: ONNX Runtime against PyTorch.",
     "sizes": "Time and memory as images grow, against ViT-B/16.",
+    "threads": "ONNX Runtime with 1, 2 and 4 threads.",
     "onnx": "Encoder, decoding and captions with ONNX Runtime, against PyTorch.",
 }.items():
     bench.command(part, help=what)(_command(part))

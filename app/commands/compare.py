@@ -38,7 +38,7 @@ def compare(
     captions = read_captions(data, split, limit=limit)
     with results(out, WRITTEN):
         contenders = [
-            contender(name, captioner, budget if captioner.model.encoder.has_choice else None)
+            contender(name, captioner, budget if captioner.facts.has_choice else None)
             for name, captioner in map(loading.load_named, model)
         ]
         found = run(contenders, captions, out, track=track, **loading.search_settings(beams))

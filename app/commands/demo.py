@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from app import loading
+from app.options import Engine
 
 
 def demo(
@@ -14,6 +15,7 @@ def demo(
             "--model", help="Captioner folder or hub id; repeat to offer several models. Default: the bundled one."
         ),
     ] = None,
+    engine: Engine = None,
     port: Annotated[int | None, typer.Option(help="Port. Default: the first free one from 7860.")] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 exposes the page to your network.")
@@ -26,4 +28,4 @@ def demo(
     from app.demo import serve
 
     names: list[str | None] = [*model] if model else [None]
-    serve([loading.load(name) for name in names], port=port, host=host, share=share)
+    serve([loading.load(name, engine) for name in names], port=port, host=host, share=share)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from app import loading
-from app.options import AsJson, Beams, Budget, Data, Int8, Limit, Metrics, Model, Split
+from app.options import AsJson, Beams, Budget, Data, Engine, Int8, Limit, Metrics, Model, Split
 from app.printing import print_json, print_scores, track
 
 
@@ -16,7 +16,8 @@ def evaluate(
     split: Split = "test",
     budget: Budget = None,
     beams: Beams = None,
-    int8: Int8 = False,
+    int8: Int8 = None,
+    engine: Engine = "pytorch",
     metric: Metrics = None,
     out: Annotated[Path | None, typer.Option(help="Folder for predictions.json and metrics.json.")] = None,
     limit: Limit = None,
@@ -33,7 +34,7 @@ def evaluate(
     captions = read_captions(data, split, limit=limit)
     first = connect()
     with results(out if first else None, WRITTEN):
-        captioner = loading.load(model, int8)
+        captioner = loading.load(model, engine, int8=int8)
         report = run(
             captioner,
             captions,

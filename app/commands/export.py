@@ -6,25 +6,46 @@ from typing import Annotated
 import typer
 
 from app import loading
-from app.options import AsJson, Budget, Int8, Model
+from app.options import AsJson, Model
 from app.printing import print_json, say, track
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(help="Folder for encoder.onnx, decoder.onnx and the files they need.")],
+    folder: Annotated[Path, typer.Argument(help="Folder for the graphs and the files they need.")],
     model: Model = None,
-    budget: Budget = None,
-    int8: Int8 = False,
+    budget: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--budget", min=1, help="Side of the grid; repeat for several. Default: those it was trained for."
+        ),
+    ] = None,
+    int8: Annotated[
+        bool,
+        typer.Option("--int8", help="8-bit weights and arithmetic in linear layers, for CPUs that are fast at it."),
+    ] = False,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="8-bit weights in the files, float32 arithmetic: a quarter of the size.")
+    ] = False,
 ) -> None:
-    """Export a captioner to ONNX for machines without PyTorch. vlcap/export/onnx_captioner.py runs it."""
-    from vlcap.export.onnx_export import WRITTEN, check_packages, export_onnx
+    """Export a captioner to ONNX for machines without PyTorch. `python -m vlcap.exported` runs it."""
+    from vlcap.export.graphs import export_graphs, files_of
     from vlcap.files.results import results
 
-    check_packages()
-    with results(folder, WRITTEN):
-        captioner = loading.load(model)
-        export_onnx(captioner, folder, loading.check_budget(captioner, budget), int8)
-    say(f"written to {folder}; caption with it: python -m vlcap.export.onnx_captioner {folder} PHOTO")
+    if int8 and compact:
+        raise typer.BadParameter("--int8 and --compact exclude each other")
+    captioner = loading.load(model, "pytorch")
+    budgets = list(dict.fromkeys(budget or captioner.budgets))
+    for each in budgets:
+        loading.check_budget(captioner, each)
+    with results(folder, files_of(budgets)):
+        export_graphs(
+            captioner.engine,
+            folder,
+            budgets,
+            weights="int8" if int8 else "compact" if compact else "float32",
+            track=lambda graphs: track(graphs, total=len(budgets) + 1, what="exporting"),
+        )
+    say(f"written to {folder}; caption with it: python -m vlcap.exported {folder} PHOTO")
 
 
 def encoders(

@@ -7,21 +7,19 @@ from functools import cached_property
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
-from statistics import mean, median, quantiles
+from statistics import median, quantiles
 from typing import Any
 
-import torch
+import numpy as np
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from encoders.cost import count_parameters
-from vlcap.attention import Looks, has_maps, look, seen, seen_box
+from vlcap.attention import Looks, look, seen, seen_box
 from vlcap.bench.timing import paired_times
 from vlcap.captioner import BUNDLED, Caption, Captioner
-from vlcap.model.loading import trained_on
 
 from .batch import Row, caption_batch
-from .certainty import logprobs_of, words_with_probability
+from .certainty import words_with_probability
 from .parts import refusal
 
 ROUNDS = 3  # of timing the encoder at all budgets, for each photo
@@ -35,7 +33,6 @@ class Answer:
 
     Attributes:
         caption: The caption.
-        logprobs: Log-probability of each of its pieces, and of its end.
         words: Its words, each with its probability.
         box: What the encoder sees of the photo, as `seen_box` gives it.
         photo: That part of the photo; None without maps.
@@ -43,7 +40,6 @@ class Answer:
     """
 
     caption: Caption
-    logprobs: tuple[float, ...]
     words: list[tuple[str, float]]
     box: tuple[float, float, float, float]
     photo: Image.Image | None = None
@@ -52,7 +48,7 @@ class Answer:
     @property
     def score(self) -> float:
         """Mean log-probability of a piece."""
-        return mean(self.logprobs)
+        return self.caption.score
 
 
 class Kept:
@@ -78,11 +74,10 @@ class Author:
 
     def __init__(self, captioner: Captioner):
         self.captioner = captioner
-        encoder = captioner.model.encoder
         self.budgets = sorted({*captioner.budgets, captioner.default_budget})
-        self.gflops = {side: float(f"{encoder.gflops(side):.3g}") for side in self.budgets}
-        self.patches = encoder.grid_side()  # per side of the photo
-        self.has_maps = has_maps(captioner)
+        self.gflops = {side: float(f"{captioner.engine.gflops(side):.3g}") for side in self.budgets}
+        self.patches = captioner.facts.grid  # per side of the photo
+        self.has_maps = captioner.facts.gathers
         self._seconds: dict[int, deque[float]] = {side: deque(maxlen=TIMES) for side in self.budgets}
 
     @property
@@ -92,33 +87,29 @@ class Author:
     @cached_property
     def longest(self) -> int:
         """Maximum number of pieces that its decoder can write."""
-        return self.captioner.model.decoder.config.max_position_embeddings - 1
+        return self.captioner.facts.longest
 
     @cached_property
     def description(self) -> str:
         """Description in Markdown: what it is and what it was trained on."""
         captioner = self.captioner
         size = captioner.pixels.size
-        parameters = count_parameters(captioner.model) / 1e6
+        parameters = captioner.facts.parameters / 1e6
         trained = (
             f"trained on {captioner.trained_on}"
             if captioner.trained_on
             else ("its folder does not say what it was trained on")
         )
         return (
-            f"The captioner {'that comes with vlcap' if self.is_bundled else plain(captioner.name)}: "
+            f"The captioner {'that comes with vlcap' if self.captioner.is_bundled else plain(captioner.name)}: "
             f"{parameters:.3g} million parameters, reads photos at {size} x {size} pixels, {plain(trained)}."
             f"{'' if self.has_maps else ' Its encoder does not gather, so there are no maps of what it looked at.'}"
         )
 
-    @property
-    def is_bundled(self) -> bool:
-        return self.captioner.name == "bundled" and self.captioner.trained_on == trained_on(BUNDLED)
-
     @cached_property
     def judged(self) -> str:
         """How often it is right, in the figures of the bundled captioner's card; "" for any other captioner."""
-        counts = ModelCard.load(BUNDLED / "README.md").data.get("judged") if self.is_bundled else None
+        counts = ModelCard.load(BUNDLED / "README.md").data.get("judged") if self.captioner.is_bundled else None
         if not counts:
             return ""
         return (
@@ -160,18 +151,19 @@ class Author:
     def explain(self, photo: Image.Image, caption: Caption) -> Answer:
         """How sure it was of a caption's words, and what they came from."""
         captioner, pixels = self.captioner, self.captioner.preprocess([photo])
-        logprobs = logprobs_of(captioner, pixels, caption)
-        words = words_with_probability(captioner, caption.ids, logprobs)
+        words = words_with_probability(captioner, caption)
         box = seen_box(photo.size, captioner.pixels)
         if not self.has_maps:
-            return Answer(caption, logprobs, words, box)
+            return Answer(caption, words, box)
         looks = look(captioner, pixels, caption.ids, caption.budget)
-        return Answer(caption, logprobs, words, box, seen(photo, captioner.pixels), looks)
+        return Answer(caption, words, box, seen(photo, captioner.pixels), looks)
 
     def warm_up(self) -> None:
         """Captions an empty photo, so that the first visitor's times are those of all others."""
-        pixels = torch.zeros(1, 3, self.captioner.pixels.size, self.captioner.pixels.size, dtype=torch.uint8)
-        self.captioner.decode_ids(self.captioner.encode(pixels, self.default_budget))
+        pixels = np.zeros((1, 3, self.captioner.pixels.size, self.captioner.pixels.size), dtype=np.uint8)
+        for side in self.budgets:
+            tokens = self.captioner.encode(pixels, side)
+        self.captioner.decode_ids(tokens)
 
     def times(self, photo: Image.Image) -> dict[int, float]:
         """Median milliseconds of one pass of the encoder by budget; nothing if the budgets differ by noise alone.
@@ -181,7 +173,8 @@ class Author:
         """
         pixels = self.captioner.preprocess([photo])
         passes = {side: (lambda side=side: self.captioner.encode(pixels, side)) for side in self.budgets}
-        for side, seconds in paired_times(passes, ROUNDS, self.captioner.model.device).items():
+        device = self.captioner.model.device if self.captioner.engine.kind == "pytorch" else None
+        for side, seconds in paired_times(passes, ROUNDS, device).items():
             self._seconds[side].extend(seconds)
         middles = [quantiles(self._seconds[side], n=4) for side in self.budgets]
         for (lower, _, upper), (next_lower, _, next_upper) in pairwise(middles):

@@ -7,7 +7,6 @@ import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from statistics import mean
 from typing import Any, BinaryIO, TextIO
 
 from PIL import Image
@@ -16,7 +15,6 @@ from vlcap.captioner import Captioner
 from vlcap.data.archives import count_photos, read_photos
 from vlcap.data.images import ImageError
 
-from .certainty import logprobs_of
 from .photos import open_photo, pixels_to_decode
 
 THUMBNAIL = (192, 192)
@@ -78,11 +76,9 @@ def caption_batch(
         except ImageError as error:
             yield Row(name, problem=str(error).removeprefix(f"{name}: ")), total
             continue
-        pixels_read = captioner.preprocess([photo])
-        [found] = captioner.caption_pixels(pixels_read, budget=budget, **generation)
-        score = mean(logprobs_of(captioner, pixels_read, found))
+        [found] = captioner.caption_pixels(captioner.preprocess([photo]), budget=budget, **generation)
         photo.thumbnail(THUMBNAIL)
-        yield Row(name, photo, found.text, tokens=found.budget**2, ms=found.ms, score=score), total
+        yield Row(name, photo, found.text, tokens=found.budget**2, ms=found.ms, score=found.score), total
 
 
 def write_csv(rows: Iterable[Row], file: TextIO) -> None:

@@ -4,16 +4,12 @@ import math
 import re
 
 import pytest
-import torch
-from transformers.modeling_outputs import BaseModelOutput
 
 from app.demo import answers
 from app.demo.answers import Author, Kept
-from app.demo.certainty import logprobs_of
 from app.demo.pictures import budgets_table, caption_card
 from tests.support.demo_captioner import photo, talking_captioner
 from vlcap.captioner import Caption
-from vlcap.model.tokenizer import EOS, START
 
 
 @pytest.fixture(scope="module")
@@ -21,29 +17,13 @@ def author() -> Author:
     return Author(talking_captioner())
 
 
-def test_logprobs_are_the_decoders(author):
-    """One piece after another, with the decoder asked anew for each."""
-    captioner = author.captioner
-    caption = author.caption(photo(), 3, {})
-    pixels = captioner.preprocess([photo()])
-    found = logprobs_of(captioner, pixels, caption)
-    tokens, read = captioner.encode(pixels, 3), [START]
-    assert len(found) == len(caption.ids) + 1
-    for piece, value in zip([*caption.ids, EOS], found, strict=True):
-        with torch.inference_mode():
-            seen = BaseModelOutput(last_hidden_state=tokens)
-            out = captioner.model(encoder_outputs=seen, decoder_input_ids=torch.tensor([read])).logits[0, -1]
-        assert value == pytest.approx(out.log_softmax(-1)[piece].item(), abs=1e-4)
-        read.append(piece)
-
-
 def test_words_and_their_probabilities(author):
     answer = author.explain(photo(), author.caption(photo(), 3, {}))
     assert [word for word, _ in answer.words] == answer.caption.text.split()
     assert all(0 <= probability <= 1 for _, probability in answer.words)
-    whole = math.prod(probability for _, probability in answer.words) * math.exp(answer.logprobs[-1])
-    assert math.log(whole) == pytest.approx(sum(answer.logprobs), rel=1e-3)
-    assert answer.score == pytest.approx(sum(answer.logprobs) / len(answer.logprobs))
+    whole = math.prod(probability for _, probability in answer.words) * math.exp(answer.caption.logprobs[-1])
+    assert math.log(whole) == pytest.approx(sum(answer.caption.logprobs), rel=1e-3)
+    assert answer.score == pytest.approx(sum(answer.caption.logprobs) / len(answer.caption.logprobs))
     card = caption_card(answer, author)
     assert "may be wrong" in card and f"{math.exp(answer.score):.0%} sure" in card
 

@@ -28,7 +28,8 @@ from encoders.cost import count_gflops
 from tests.support import drawings
 from tests.support.demo_captioner import photo, talking_captioner
 from tests.support.demo_visitors import REPOSITORY
-from vlcap.captioner import Captioner, build_model
+from vlcap.captioner import Captioner
+from vlcap.model.build import build_model
 from vlcap.model.encoder import Encoder
 from vlcap.model.tokenizer import train_tokenizer
 
@@ -325,7 +326,9 @@ def test_a_model_without_maps_or_choice(tmp_path):
     """A plain ViT has one budget and does not gather."""
     words = train_tokenizer(drawings.captions(60), vocab_size=60)
     encoder = Encoder.create("vit_tiny_patch16_224")
-    captioner = Captioner(build_model(encoder, vocab_size=60, width=32, layers=1, heads=2, max_length=8), words)
+    captioner = Captioner.from_model(
+        build_model(encoder, vocab_size=60, width=32, layers=1, heads=2, max_length=8), words
+    )
     author = Author(captioner)
     assert author.budgets == [14] and author.patches == 14
     assert "no maps" in author.description

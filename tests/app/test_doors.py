@@ -112,7 +112,7 @@ def test_all_streams_closed_and_results_in_a_file(captioner_folder, tmp_path):
 def test_a_folder_with_an_equals_sign_is_a_folder(captioner_folder, tmp_path, monkeypatch):
     from app import loading
 
-    monkeypatch.setattr(loading, "load", lambda source: source)
+    monkeypatch.setattr(loading, "load", lambda source, engine: source)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "runs" / "lr=0.001" / "captioner"
     folder.mkdir(parents=True)

@@ -8,7 +8,8 @@ from encoders import create_encoder
 from encoders.preprocessing import augreg_cfg
 from encoders.registry import describe_encoders
 from tests.support import drawings
-from vlcap.captioner import Captioner, build_model
+from vlcap.captioner import Captioner
+from vlcap.model.build import build_model
 from vlcap.model.encoder import Encoder
 from vlcap.model.tokenizer import train_tokenizer
 
@@ -35,7 +36,7 @@ def test_it_captions(tmp_path):
     tokenizer = train_tokenizer(drawings.captions(60), vocab_size=60)
     encoder = Encoder.create("shallow_vit_48")
     model = build_model(encoder, vocab_size=len(tokenizer), width=32, layers=1, heads=2, max_length=12)
-    captioner = Captioner(model, tokenizer)
+    captioner = Captioner.from_model(model, tokenizer)
     captioner.save_pretrained(tmp_path / "captioner")
     again = Captioner.from_pretrained(tmp_path / "captioner")
     photos = [drawings.draw(number) for number in range(3)]

@@ -175,7 +175,7 @@ def test_a_captioner_on_each(name, tmp_path):
     tokenizer = train_tokenizer(drawings.captions(60), vocab_size=60)
     encoder = Encoder.create(name, **SHAPE, **arguments)
     model = build_model(encoder, vocab_size=len(tokenizer), width=32, layers=1, heads=2, max_length=12)
-    made = Captioner(model, tokenizer)
+    made = Captioner.from_model(model, tokenizer)
     made.save_pretrained(tmp_path)
     loaded = Captioner.from_pretrained(tmp_path)
     x = torch.randn(1, 3, 48, 48)

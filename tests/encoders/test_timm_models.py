@@ -12,7 +12,8 @@ from encoders import create_encoder
 from encoders.cost import count_gflops
 from tests.support import drawings
 from train.classifier import ClassifierRecipe, train_classifier
-from vlcap.captioner import Captioner, build_model
+from vlcap.captioner import Captioner
+from vlcap.model.build import build_model
 from vlcap.model.encoder import Encoder
 from vlcap.model.tokenizer import train_tokenizer
 
@@ -88,7 +89,7 @@ def test_a_captioner_folder_keeps_it(name, tmp_path):
     size = encoder.pixels.size
     assert size == arguments["img_size"]
     model = build_model(encoder, vocab_size=len(tokenizer), width=32, layers=1, heads=2, max_length=12)
-    captioner = Captioner(model, tokenizer)
+    captioner = Captioner.from_model(model, tokenizer)
     captioner.save_pretrained(tmp_path / "captioner")
     again = Captioner.from_pretrained(tmp_path / "captioner")
     pixels = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)

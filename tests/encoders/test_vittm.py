@@ -220,7 +220,7 @@ def test_a_folder_of_an_earlier_version(tmp_path):
     old.save_pretrained(tmp_path / "encoder")
     tokenizer = train_tokenizer(drawings.captions(60), vocab_size=60)
     model = build_model(old, vocab_size=len(tokenizer), width=48, layers=1, heads=2)
-    Captioner(model, tokenizer).save_pretrained(tmp_path / "captioner")
+    Captioner.from_model(model, tokenizer).save_pretrained(tmp_path / "captioner")
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         expected = old(x).last_hidden_state

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from vlcap.captioner import Captioner, build_model
+from vlcap.captioner import Captioner
+from vlcap.model.build import build_model
 from vlcap.model.encoder import Encoder
 from vlcap.model.tokenizer import train_tokenizer
 
@@ -70,7 +71,7 @@ def seed() -> dict[str, dict[str, bytes]]:
     with tempfile.TemporaryDirectory() as folder:
         encoder.save_pretrained(Path(folder, "encoder"))
         model = build_model(encoder, len(tokenizer), width=16, layers=1, heads=2, max_length=6)
-        Captioner(model, tokenizer).save_pretrained(Path(folder, "captioner"))
+        Captioner.from_model(model, tokenizer).save_pretrained(Path(folder, "captioner"))
         for kind in ("encoder", "captioner"):
             found[kind] = {path.name: path.read_bytes() for path in Path(folder, kind).iterdir()}
     return found

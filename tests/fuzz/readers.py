@@ -7,7 +7,7 @@ from vlcap.data.captions import CaptionDataError
 from vlcap.data.images import ImageError
 from vlcap.model.folder import ModelFolderError
 
-from . import Reader, archives, captions, images, labels, layouts, models, recipes
+from . import Reader, archives, captions, folders, images, labels, layouts, models, recipes
 
 CAPTIONS = (CaptionDataError, ImageError)
 READERS = {
@@ -17,6 +17,11 @@ READERS = {
     "references": Reader(captions.make_references, captions.read_references, (CaptionDataError,)),
     "predictions": Reader(captions.make_predictions, captions.read_predictions, (CaptionDataError,)),
     "parquet": Reader(captions.make_parquet, captions.read_folder, CAPTIONS, prepare=labels.prepare),
+    "sidecars": Reader(folders.make_sidecars, folders.read, CAPTIONS, prepare=captions.photos),
+    "metadata": Reader(folders.make_metadata, folders.read, CAPTIONS, prepare=captions.photos),
+    "tables": Reader(folders.make_tables, folders.read, CAPTIONS, prepare=captions.photos),
+    "shards": Reader(folders.make_shards, folders.read, CAPTIONS, prepare=captions.photos),
+    "labelling": Reader(folders.make_labelling, folders.read, CAPTIONS, prepare=captions.photos),
     "models": Reader(models.make, models.read, (CaptionerError,), prepare=models.seed),
     "encoders": Reader(models.make_encoder, models.read_encoder, (ModelFolderError,), prepare=models.seed),
     "archives": Reader(archives.make, archives.read, (), prepare=archives.photos),

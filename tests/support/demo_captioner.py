@@ -5,7 +5,8 @@ import itertools
 import torch
 from PIL import Image
 
-from vlcap.captioner import Captioner, build_model
+from vlcap.captioner import Captioner
+from vlcap.model.build import build_model
 from vlcap.model.encoder import Encoder
 from vlcap.model.tokenizer import train_tokenizer
 
@@ -23,7 +24,7 @@ def talking_captioner(seed: int = 2, name: str = "tiny_random", trained_on: str 
     for parameter in model.decoder.parameters():
         if parameter.ndim > 1:  # new weights are so small that a decoder hardly notices what it reads
             parameter.data *= 30
-    return Captioner(model, tokenizer, name=name, trained_on=trained_on)
+    return Captioner.from_model(model, tokenizer, name=name, trained_on=trained_on)
 
 
 def photo(seed: int = 0) -> Image.Image:

@@ -11,9 +11,10 @@ from tests.support import drawings
 from train.captioner import CaptionerRecipe, Captioning, train_captioner
 from train.decoder import DecoderRecipe, TextTask, read_texts, shift, train_decoder
 from train.loop import TrainingError
-from vlcap.captioner import Captioner, CaptionerError, load_decoder
+from vlcap.captioner import Captioner, CaptionerError
 from vlcap.data.captions import CaptionDataError, read_captions
 from vlcap.model.encoder import Encoder
+from vlcap.model.loading import load_decoder
 from vlcap.model.tokenizer import EOS, PAD, START
 
 pytestmark = pytest.mark.usefixtures("quick_curves")

@@ -8,7 +8,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from encoders import create_encoder
 from tests.support import drawings
-from vlcap.attention import draw_maps, gather_attention, group_pieces, look, overlay, seen, word_attention
+from vlcap.attention import draw_maps, group_pieces, look, overlay, seen
 from vlcap.captioner import CaptionerError
 from vlcap.data.images import PixelConfig
 from vlcap.model.tokenizer import START, UNK
@@ -28,24 +28,26 @@ def caption(captioner, pixels):
 
 
 def test_gather_attention_is_the_encoders(captioner, pixels):
-    tokens, gathered, grid = gather_attention(captioner, pixels, budget=2)
-    assert torch.equal(tokens, captioner.encode(pixels, budget=2))
-    assert grid == (6, 6) and gathered.shape == (2, 4, 36)  # 48 pixels in patches of 8; 2 blocks, 2 x 2 tokens
+    found = captioner.engine.attention(pixels, 2, [])
+    assert found.grid == (6, 6) and found.gathered.shape == (
+        2,
+        4,
+        36,
+    )  # 48 pixels in patches of 8; 2 blocks
     encoder = captioner.model.encoder.model
     with torch.inference_mode():  # the first block, by the equations
-        compressed, lookup = encoder.embed(captioner.normalize(pixels), 2)
+        compressed, lookup = encoder.embed(captioner.engine.normalize(pixels), 2)
         block = encoder.blocks[0]
         q = block.gather.q_norm(block.gather.q(block.norm_compressed(compressed)))[0].reshape(4, 2, 32)
         k = block.gather.k_norm(block.gather.k(block.norm_lookup(lookup)))[0].reshape(36, 2, 32)
         by_head = [(q[:, head] @ k[:, head].T / 32**0.5).softmax(dim=-1) for head in range(2)]
-    assert torch.allclose(gathered[0], (by_head[0] + by_head[1]) / 2, atol=1e-6)
+    assert np.allclose(found.gathered[0], (by_head[0] + by_head[1]) / 2, atol=1e-6)
 
 
 def test_word_attention_is_the_decoders(captioner, pixels, caption):
     """Row t is computed one step at a time, as in greedy decoding: later pieces must not matter."""
     tokens = captioner.encode(pixels, budget=2)
-    words, rows = word_attention(captioner, tokens, caption.ids)
-    assert " ".join(words) == caption.text
+    read = captioner.engine.attention(pixels, 2, caption.ids).read
     captioner.model.decoder.set_attn_implementation("eager")
     expected = []
     with torch.inference_mode():
@@ -57,17 +59,18 @@ def test_word_attention_is_the_decoders(captioner, pixels, caption):
             ).cross_attentions
             expected.append(sum(layer[0, :, -1].mean(dim=0) for layer in weights) / len(weights))
     captioner.model.decoder.set_attn_implementation("sdpa")
-    groups = group_pieces(captioner.tokenizer.convert_ids_to_tokens(list(caption.ids)))
-    for row, (_, places) in zip(rows, groups, strict=True):
-        assert torch.allclose(row, sum(expected[place] for place in places) / len(places), atol=1e-6)
+    assert np.allclose(read, torch.stack(expected), atol=1e-6)
 
 
 def test_maps_are_carried_to_the_photos_grid(captioner, pixels, caption):
     found = look(captioner, pixels, caption.ids, budget=2)
-    tokens, gathered, _ = gather_attention(captioner, pixels, budget=2)
-    _, rows = word_attention(captioner, tokens, caption.ids)
+    attention = captioner.engine.attention(pixels, 2, caption.ids)
+    gathered = attention.gathered
+    groups = group_pieces(captioner.engine.pieces(caption.ids))
+    rows = np.stack([attention.read[places].mean(axis=0) for _, places in groups])
+    assert " ".join(found.words) == caption.text
     assert found.blocks.shape == (2, 6, 6) and found.maps.shape == (len(found.words), 6, 6)
-    assert np.allclose(found.blocks[1].ravel(), gathered[1].mean(dim=0))
+    assert np.allclose(found.blocks[1].ravel(), gathered[1].mean(axis=0))
     by_hand = sum(rows[0, token] * (gathered[0, token] + gathered[1, token]) / 2 for token in range(4))
     assert np.allclose(found.maps[0].ravel(), by_hand, atol=1e-6)
     assert np.allclose(found.blocks.sum(axis=(1, 2)), 1, atol=1e-5)
@@ -82,10 +85,9 @@ def test_looking_leaves_the_decoder_as_it_was(captioner, pixels, caption):
 
 
 def test_unknown_pieces_are_left_out_of_words(captioner, pixels):
-    tokens = captioner.encode(pixels, budget=2)
     name, known = next((n, i) for n, i in captioner.tokenizer.get_vocab().items() if n.startswith("▁") and len(n) > 1)
-    words, rows = word_attention(captioner, tokens, [known, UNK, known])
-    assert words == [name[1:], name[1:]] and rows.shape == (2, 4)
+    found = look(captioner, pixels, [known, UNK, known], budget=2)
+    assert found.words == [name[1:], name[1:]] and found.maps.shape == (2, 6, 6)
 
 
 def test_an_empty_caption_has_no_words(captioner, pixels):
@@ -97,7 +99,7 @@ def test_an_encoder_that_does_not_gather(captioner, pixels, monkeypatch):
     plain = create_encoder("vit_mini_patch8_96", num_classes=0)
     monkeypatch.setitem(captioner.model.encoder._modules, "model", plain)
     with pytest.raises(CaptionerError, match="does not gather"):
-        gather_attention(captioner, pixels)
+        captioner.engine.attention(pixels, 2, [])
 
 
 def test_words_are_joined_by_their_marks():
@@ -143,10 +145,10 @@ def test_maps_are_drawn_block_by_block(captioner, each_token, rows):
     figure = draw_maps(captioner, photo, budgets=[2, 3], each_token=each_token)
     places = np.array(figure.axes).reshape(rows, 3)  # the photo, two blocks
     assert [place.get_title() for place in places[0]] == ["", "block 1", "block 2"]
-    _, gathered, grid = gather_attention(captioner, captioner.preprocess([photo]), budget=3)
+    found = captioner.engine.attention(captioner.preprocess([photo]), 3, [])
     shown = seen(photo, captioner.pixels)
-    wanted = gathered[1, 8] if each_token else gathered[1].mean(dim=0)
-    expected = overlay(shown, wanted.reshape(grid).numpy())
+    wanted = found.gathered[1, 8] if each_token else found.gathered[1].mean(axis=0)
+    expected = overlay(shown, wanted.reshape(found.grid))
     assert np.array_equal(places[-1, 2].images[0].get_array(), np.asarray(expected))
     assert np.array_equal(places[-1, 0].images[0].get_array(), np.asarray(shown))
 

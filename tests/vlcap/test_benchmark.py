@@ -10,7 +10,7 @@ import torch
 from transformers import GPT2Config, ViTConfig
 
 from vlcap.bench import benchmark, machine, peers, timing
-from vlcap.captioner import build_model
+from vlcap.model.build import build_model
 from vlcap.model.encoder import Encoder
 
 
@@ -25,6 +25,11 @@ def test_functions_run_in_turn():
     times = timing.paired_times({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2)
     assert order == ["a", "b", "b", "a", "a", "b"]  # another first each time; the first pair is not counted
     assert all(len(own) == 2 for own in times.values())
+
+
+def test_another_clock_is_read_before_and_after():
+    seconds = iter([0.0, 9.0, 10.0, 13.0])
+    assert timing.paired_times({"a": lambda: None}, rounds=1, clock=lambda: next(seconds)) == {"a": [3.0]}
 
 
 def test_memory_is_the_most_held_at_once():

@@ -1,24 +1,45 @@
 """The bundled captioner: small, complete, and as good as its card says."""
 
+import subprocess
+import sys
+
 import pytest
 
+from tests.support import drawings
 from vlcap import Captioner
 from vlcap.captioner import BUNDLED
 from vlcap.data.captions import read_captions
 from vlcap.evaluation.evaluate import predict
 from vlcap.evaluation.metrics import score
+from vlcap.export.cache import onnx_engine
+from vlcap.export.graphs import files_of
 
 
 @pytest.fixture(scope="module")
 def bundled():
-    return Captioner.from_pretrained()
+    return Captioner.from_pretrained(engine="pytorch")
+
+
+@pytest.mark.slow
+def test_the_script_makes_a_captioner_with_graphs(captioner_folder, captioner, tmp_path):
+    out = tmp_path / "bundled"
+    script = [sys.executable, "scripts/bundle.py", captioner_folder, "num_beams=2", "--out", out]
+    done = subprocess.run(script, cwd=BUNDLED.parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    engine = onnx_engine(out, bundled=True, int8=None)
+    assert engine.folder == out / "graphs" and engine.facts.generation["num_beams"] == 2
+    photos = captioner.preprocess([drawings.draw(number) for number in range(6)])
+    found, expected = (each.caption_pixels(photos, num_beams=1) for each in (Captioner(engine), captioner))
+    assert sum(a.text == b.text for a, b in zip(found, expected, strict=True)) >= 3
 
 
 def test_small_and_safe():
-    files = {path.name: path.stat().st_size for path in BUNDLED.iterdir()}
-    assert sum(files.values()) <= 45_000_000
-    assert {"README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= files.keys()
-    assert all(name.endswith((".md", ".json", ".safetensors")) for name in files)
+    paths = [path for path in BUNDLED.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in paths) <= 45_000_000
+    files = {path.relative_to(BUNDLED).as_posix() for path in paths}
+    assert {"README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= files
+    assert {name for name in files if name.startswith("graphs/")} == {f"graphs/{name}" for name in files_of([3, 5, 7])}
+    assert all(name.startswith("graphs/") or name.endswith((".md", ".json", ".safetensors")) for name in files)
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ def test_captions_differ_between_photos_and_keep_their_order(captioner, photos):
 def test_from_tokens_as_from_pixels(captioner, photos, beams):
     """Beam search from computed tokens equals Hugging Face's from pixels: nothing is expanded twice or mixed up."""
     pixels = captioner.preprocess(photos)
-    ids = captioner.model.generate(pixel_values=captioner.pixels.normalize(pixels), num_beams=beams)
+    ids = captioner.model.generate(pixel_values=captioner.engine.normalize(pixels), num_beams=beams)
     expected = [text.strip() for text in captioner.tokenizer.batch_decode(ids, skip_special_tokens=True)]
     tokens = captioner.encode(pixels)
     assert captioner.decode(tokens, num_beams=beams) == expected

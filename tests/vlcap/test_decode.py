@@ -10,10 +10,11 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from tests.support import drawings
 from vlcap import Captioner
-from vlcap.captioner import build_model, fastest_dtype
 from vlcap.data.captions import read_captions
-from vlcap.model.decoding import find_captions, search_for
+from vlcap.engines.pytorch import TorchEngine, fastest_dtype
+from vlcap.model.build import build_model
 from vlcap.model.encoder import Encoder
+from vlcap.model.search import find_captions
 from vlcap.model.tokenizer import EOS, PAD, START
 
 SETTINGS = [
@@ -49,9 +50,11 @@ def by_hugging_face(model, tokens, **settings):
 
 
 def by_us(model, tokens, **settings):
-    search = search_for(model, **settings)
+    engine = TorchEngine(model, tokenizer=None)
+    search = engine.search(**settings)
     assert search is not None
-    return [[piece for piece in ids if piece not in (PAD, START, EOS)] for ids in find_captions(model, tokens, search)]
+    found = find_captions(engine.start(tokens, search), search)
+    return [[piece for piece in written.ids if piece not in (PAD, START, EOS)] for written in found]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
@@ -87,7 +90,9 @@ def test_bundled_captioner_over_photos(real_data, settings):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"do_sample": True},
+        {"do_sample": True, "num_beams": 2},
+        {"do_sample": True, "temperature": 0.0},
+        {"do_sample": True, "min_p": 0.1},
         {"num_return_sequences": 2, "num_beams": 2},
         {"no_repeat_ngram_size": 2},
         {"min_length": 3},
@@ -98,14 +103,14 @@ def test_bundled_captioner_over_photos(real_data, settings):
     ],
 )
 def test_the_rest_is_left_to_hugging_face(settings):
-    assert search_for(random_model(0, 64), **{"max_new_tokens": 5, **settings}) is None
+    assert TorchEngine(random_model(0, 64), None).search(**{"max_new_tokens": 5, **settings}) is None
 
 
 def test_other_attention_is_left_to_hugging_face():
     model = random_model(0, 64)
-    assert search_for(model) is not None
+    assert TorchEngine(model, None).search() is not None
     model.decoder.config.scale_attn_by_inverse_layer_idx = True
-    assert search_for(model) is None
+    assert TorchEngine(model, None).search() is None
 
 
 def test_unknown_settings_reach_hugging_face(captioner):

@@ -28,7 +28,7 @@ def test_layer_rounds_and_no_more(engines, rows, bias):
 
 @pytest.mark.slow
 def test_bundled_captioner_stays_close(real_data):
-    whole, small = Captioner.from_pretrained(), Captioner.from_pretrained(int8=True)
+    whole, small = Captioner.from_pretrained(), Captioner.from_pretrained(int8=True, engine="pytorch")
     pixels = whole.preprocess([drawings.draw(number) for number in range(8)])
     expected, tokens = whole.encode(pixels), small.encode(pixels)
     assert torch.cosine_similarity(tokens, expected, dim=-1).min() > 0.98

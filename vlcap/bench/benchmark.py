@@ -8,29 +8,22 @@ rounds. Limits are those of the machine, measured in the same process: the best 
 and the best rate of reading memory (machine.py).
 """
 
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from PIL import Image
 from transformers.modeling_outputs import BaseModelOutput
 
 from encoders.cost import count_gflops
 
-from ..captioner import Captioner
-from ..data.finding import find_images
-from ..data.images import ImageError
-from ..data.reading import read_batches
-from ..model.decoding import find_captions
 from ..model.quantize import quantize, quantize_encoder
 from ..model.search import Search
 from . import machine, peers
-from .onnx_runtime import bench_onnx
+from .captioners import bench_captioners
+from .commands import bench_demo, bench_folder, bench_startup
+from .onnx_runtime import bench_onnx, bench_threads
 from .timing import Row, compared, paired_times
 
 SIZES = (224, 384, 512, 768, 1024)
@@ -110,8 +103,8 @@ def bench_decoder(quick: bool = False) -> list[Row]:
             "generate": lambda tokens=tokens, beams=beams: whole.generate(
                 encoder_outputs=BaseModelOutput(last_hidden_state=tokens), num_beams=beams, **peers.EXACTLY
             ),
-            "ours": partial(find_captions, whole, tokens, search),
-            "ours int8": partial(find_captions, small, tokens, search),
+            "ours": partial(peers.decode, whole, tokens, search),
+            "ours int8": partial(peers.decode, small, tokens, search),
         }
         for row in compared(paired_times(functions, 3 if quick else 5), against="generate"):
             read = peers.weight_bytes(small if "int8" in row["what"] else whole)
@@ -139,7 +132,7 @@ def bench_caption(quick: bool = False) -> list[Row]:
         pixels = torch.randn(batch, 3, 224, 224)
         functions: dict[str, Any] = {name: partial(theirs.generate, pixel_values=pixels, num_beams=4, **peers.EXACTLY)}
         for label, model in (("", whole), (" int8", small)):
-            functions[f"LookupViT-B/16 5x5 + 6 x 512{label}"] = lambda pixels=pixels, model=model: find_captions(
+            functions[f"LookupViT-B/16 5x5 + 6 x 512{label}"] = lambda pixels=pixels, model=model: peers.decode(
                 model, model.encoder(pixels, budget=5).last_hidden_state, search
             )
         rows += [
@@ -149,71 +142,16 @@ def bench_caption(quick: bool = False) -> list[Row]:
     return rows
 
 
-def bench_folder(quick: bool = False) -> list[Row]:
-    """A folder of JPEG photos to captions, in batches read ahead, against one by one."""
-    model = peers.captioner()
-    captioner = Captioner(model, tokenizer=None)
-    search = Search(**peers.EXACTLY, num_beams=4)
-    count = 8 if quick else 64
-
-    def write(pixels: torch.Tensor) -> None:
-        find_captions(model, captioner.encode(pixels, 5), search)
-
-    with TemporaryDirectory() as folder:
-        for number in range(count):
-            generator = torch.Generator().manual_seed(number)
-            noise = torch.randint(256, (60, 80, 3), dtype=torch.uint8, generator=generator)
-            Image.fromarray(noise.numpy()).resize((640, 480)).save(Path(folder) / f"{number:02}.jpg", quality=90)
-        paths = find_images([folder]).images
-
-        def one_by_one() -> None:
-            for path in paths:
-                write(captioner.read(path)[None])
-
-        def refuse(error: ImageError) -> None:
-            raise error
-
-        def in_batches() -> None:
-            for batch in read_batches(paths, captioner.read, size=16, report=refuse):
-                write(torch.stack([pixels for _, pixels in batch]))
-
-        functions = {"one by one": one_by_one, "batches of 16, read ahead": in_batches}
-        rows = compared(paired_times(functions, 1 if quick else 2), against="one by one")
-    return [{**row, "photos": count, "against": "one by one"} for row in rows]
-
-
-def bench_startup(quick: bool = False) -> list[Row]:
-    """From the shell to the caption of one photo, against a Python that only imports the libraries."""
-    with TemporaryDirectory() as folder:
-        photo = Path(folder) / "photo.jpg"
-        Image.linear_gradient("L").convert("RGB").save(photo)
-        imports = "import torch, transformers, timm"
-        commands = {
-            f"python -c '{imports}'": ["-c", f"{imports}; print(flush=True)"],
-            "vlcap caption photo.jpg": ["-m", "app.cli", "caption", str(photo)],
-        }
-
-        def first_line(command: list[str]) -> None:
-            with subprocess.Popen(
-                [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            ) as process:
-                assert process.stdout and process.stdout.readline()
-                process.kill()
-
-        functions = {name: partial(first_line, command) for name, command in commands.items()}
-        against = next(iter(commands))
-        return [
-            {**row, "against": against} for row in compared(paired_times(functions, 2 if quick else 7), against=against)
-        ]
-
-
 PARTS = {
     "startup": bench_startup,
     "encoder": bench_encoder,
     "decoder": bench_decoder,
     "caption": bench_caption,
+    "peers": bench_captioners,
     "folder": bench_folder,
+    "demo": bench_demo,
     "sizes": bench_sizes,
+    "threads": bench_threads,
     "onnx": bench_onnx,
 }
 

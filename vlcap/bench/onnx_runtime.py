@@ -1,34 +1,29 @@
 """ONNX Runtime against PyTorch: encoder, whole caption and greedy decoding. `vlcap bench onnx`"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from transformers.modeling_outputs import BaseModelOutput
 
-from ..captioner import BUNDLED, Captioner
-from ..export.onnx_export import check_packages, export_onnx
+from ..captioner import BUNDLED
+from ..engines.onnx import OnnxEngine
+from ..engines.pytorch import TorchEngine
+from ..export.graphs import export_graphs
+from ..model.search import Search, find_captions
 from ..model.tokenizer import load_tokenizer
 from . import peers
 from .timing import Row, compared, paired_times
 
 
 def bench_onnx(quick: bool = False) -> list[Row]:
-    """The graphs that `vlcap export` writes, run by ONNX Runtime, against the same peers in PyTorch.
-
-    Raises:
-        CaptionerError: Packages are missing.
-    """
-    check_packages()
+    """The graphs that `vlcap export` writes, run by ONNX Runtime, against the same peers in PyTorch."""
     model, vit, gpt2 = peers.captioner(), peers.encoder(peers.VIT), peers.vit_gpt2()
-    model.generation_config.min_new_tokens = peers.PIECES
-    captioner = Captioner(model, load_tokenizer(BUNDLED))
-    exported = _export_all(captioner, sides=(5,) if quick else (3, 5))
+    engine = TorchEngine(model, load_tokenizer(BUNDLED))
+    exported = _export_all(engine, sides=[5] if quick else [3, 5])
     rows: list[Row] = []
 
     def versus(task: str, peer: str, theirs: Callable[[], Any], ours: Callable[[Any], Any]) -> None:
@@ -39,47 +34,67 @@ def bench_onnx(quick: bool = False) -> list[Row]:
             rows.append({**row, "task": task, "against": peer, "of_limit": limit})
 
     for batch in (8, 1):
-        pixels = torch.randint(256, (batch, 3, captioner.pixels.size, captioner.pixels.size), dtype=torch.uint8)
-        floats = captioner.normalize(pixels)
+        pixels = np.random.default_rng(0).integers(256, size=(batch, 3, 224, 224), dtype=np.uint8)
+        floats = engine.normalize(pixels)
         versus(
             f"encoder, batch {batch}",
             peers.VIT,
             partial(vit.forward_tokens, floats),
-            partial(_encode, pixels.numpy()),
+            partial(_encode, pixels),
         )
-    array = pixels.numpy()
     versus(
         "whole caption",
         "ViT-B/16 + GPT-2, generate",
         partial(gpt2.generate, pixel_values=floats, num_beams=4, **peers.EXACTLY),
-        lambda each: each.find(each.encode(array)),
+        lambda each: _decode(_encode(pixels, each), each),
     )
-    tokens = BaseModelOutput(last_hidden_state=captioner.encode(pixels, 5))
-    photos = {id(each): each.encode(array) for each in exported.values()}
-    for each in exported.values():
-        each.search = replace(each.search, num_beams=1)
+    tokens = BaseModelOutput(last_hidden_state=engine.encode(pixels, 5))
+    photos = {id(each): _encode(pixels, each) for each in exported.values()}
     versus(
         "greedy decoding",
         "generate",
         lambda: model.generate(encoder_outputs=tokens, num_beams=1, **peers.EXACTLY),
-        lambda each: each.find(photos[id(each)]),
+        lambda each: _decode(photos[id(each)], each, beams=1),
     )
     return rows
 
 
-def _encode(pixels: np.ndarray, captioner: Any) -> np.ndarray:
-    return captioner.encode(pixels)
+def _encode(pixels: np.ndarray, engine: OnnxEngine) -> np.ndarray:
+    return engine.encode(pixels, engine.exported[0])
 
 
-def _export_all(captioner: Captioner, sides: Sequence[int]) -> dict[str, Any]:
+def _decode(photo: np.ndarray, engine: OnnxEngine, beams: int = 4) -> Any:
+    search = Search(num_beams=beams, **peers.EXACTLY)
+    return find_captions(engine.start(photo, search), search)
+
+
+def _export_all(engine: TorchEngine, sides: Sequence[int]) -> dict[str, OnnxEngine]:
     """Exported captioners by name: each side of the grid in float32 and in int8."""
-    from ..export.onnx_captioner import OnnxCaptioner  # imports onnxruntime, which an installation may lack
-
     exported = {}
     with TemporaryDirectory() as name:
-        for side in sides:
-            for label in ("", " int8"):
+        for weights, label in (("float32", ""), ("int8", " int8")):
+            for side in sides:
                 folder = Path(name) / f"{side}{label}"
-                export_onnx(captioner, folder, budget=side, int8=bool(label))
-                exported[f"LookupViT-B/16 {side}x{side}{label}"] = OnnxCaptioner(folder)
+                export_graphs(engine, folder, [side], weights=weights)
+                made = exported[f"LookupViT-B/16 {side}x{side}{label}"] = OnnxEngine(folder)
+                made.load(side)
     return exported
+
+
+def bench_threads(quick: bool = False) -> list[Row]:
+    """The bundled captioner's graphs with 1, 2 and 4 threads: encoding a batch, and decoding it with 4 beams."""
+    engines = {f"threads {threads}": OnnxEngine(BUNDLED / "graphs", threads) for threads in (1, 2, 4)}
+    rows: list[Row] = []
+    for batch in (1, 16):
+        first = next(iter(engines.values()))
+        pixels = np.random.default_rng(0).integers(256, size=(batch, 3, *[first.facts.pixels.size] * 2), dtype=np.uint8)
+        tokens = _encode(pixels, first)
+        tasks: dict[str, Callable[[OnnxEngine], Any]] = {
+            "encoder": partial(_encode, pixels),
+            "decoder": partial(_decode, tokens),
+        }
+        for task, function in tasks.items():
+            functions = {name: partial(function, engine) for name, engine in engines.items()}
+            found = compared(paired_times(functions, 3 if quick else 15), against="threads 1")
+            rows += [{"task": task, "batch": batch, **row, "against": "threads 1"} for row in found]
+    return rows

@@ -3,12 +3,15 @@
 `vlcap bench` and `vlcap compare` time with it.
 """
 
+from __future__ import annotations
+
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 Key = TypeVar("Key")
 Row = dict[str, Any]
@@ -19,6 +22,7 @@ def paired_times(
     rounds: int,
     device: torch.device | None = None,
     track: Callable[[Iterable, int], Iterable] = lambda items, total: items,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Key, list[float]]:
     """Seconds of each function in each round, after one round that is not counted.
 
@@ -29,15 +33,17 @@ def paired_times(
         rounds: Number of rounds that are counted.
         device: Device whose work is waited for; None for the CPU, where nothing is left to wait for.
         track: (rounds, number of them) -> rounds, to show progress.
+        clock: What tells the time. `time.process_time` counts the seconds of the processor instead, over all threads:
+            with one thread, they hardly depend on what else the machine does.
     """
     names = list(functions)
     times: dict[Key, list[float]] = {name: [] for name in names}
     for turn in track(range(rounds + 1), rounds + 1):
         for step in range(len(names)):
             name = names[(turn + step) % len(names)]
-            start = _now(device)
+            start = _now(device, clock)
             functions[name]()
-            times[name].append(_now(device) - start)
+            times[name].append(_now(device, clock) - start)
     return {name: own[1:] for name, own in times.items()}
 
 
@@ -56,7 +62,9 @@ def compared(times: Mapping[str, list[float]], against: str) -> list[Row]:
     ]
 
 
-def _now(device: torch.device | None) -> float:
+def _now(device: torch.device | None, clock: Callable[[], float]) -> float:
     if device is not None and device.type == "cuda":
+        import torch
+
         torch.cuda.synchronize(device)
-    return time.perf_counter()
+    return clock()

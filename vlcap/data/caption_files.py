@@ -16,6 +16,7 @@ from .caption_set import CaptionDataError
 
 MAX_BYTES = 2 * 1024**3  # of a caption file; COCO's largest has 66 MB, Karpathy's 144 MB
 
+Id = TypeVar("Id", int, int | str)
 Parsed = TypeVar("Parsed")
 
 
@@ -28,7 +29,7 @@ def read_coco_captions(path: str | os.PathLike) -> dict[int, list[str]]:
     Raises:
         CaptionDataError: The file is missing, damaged, not an annotation file, or without captions.
     """
-    found = captions_by_image(read_file(path, pipes=True), path)
+    found = captions_by_image(read_file(path, pipes=True), path, whole_id)
     references = {image_id: kept for image_id, captions in found.items() if (kept := filled(captions))}
     if not references:
         raise CaptionDataError(f"{path}: no captions in this file")
@@ -70,16 +71,20 @@ def read_file(path: str | os.PathLike, pipes: bool = False) -> Any:
     return load_json(path, MAX_BYTES, pipes=pipes, error=CaptionDataError)
 
 
-def captions_by_image(data: Any, path: str | os.PathLike) -> dict[int, list[str]]:
+def captions_by_image(data: Any, path: str | os.PathLike, parse_id: Callable[[Any], Id]) -> dict[Id, list[str]]:
     """Captions of a COCO annotation file by image_id, empty ones included."""
-    references: dict[int, list[str]] = {}
-    for image_id, caption in parsed(list_at(data, "annotations", path), f"{path}: annotations ", annotation):
+
+    def parse(entry: dict) -> tuple[Id, str]:
+        return parse_id(entry["image_id"]), text_of(entry["caption"])
+
+    references: dict[Id, list[str]] = {}
+    for image_id, caption in parsed(list_at(data, "annotations", path), f"{path}: annotations ", parse):
         references.setdefault(image_id, []).append(caption)
     return references
 
 
 def annotation(entry: dict) -> tuple[int, str]:
-    """image_id and caption of an entry of a COCO file."""
+    """image_id and caption of an entry of a COCO result file."""
     return whole_id(entry["image_id"]), text_of(entry["caption"])
 
 
@@ -116,6 +121,11 @@ def whole_id(value: Any) -> int:
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value):
         return int(value)
     raise TypeError(f"an image id must be a whole number, got {value!r:.60}")
+
+
+def known_id(value: Any) -> int | str:
+    """An id as labelling tools write them: as `whole_id`, or any other text."""
+    return value if isinstance(value, str) and value and not value.isdigit() else whole_id(value)
 
 
 def text_of(value: Any) -> str:

@@ -3,17 +3,15 @@
 import functools
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from ..errors import VlcapError
-from .files import file_size
-from .images import ImageError, load_image
+from .images import load_image
+from .photo_sources import Source, content_of, size_of
 
 
 class CaptionDataError(VlcapError, ValueError):
@@ -34,7 +32,8 @@ class CaptionSet:
         image_ids: One id per photo, all different.
         captions: One or more captions per photo, none empty.
         files: Name of each photo, to show a person.
-        sources: Place of each photo: a path, or a row {"image": {"bytes", "path"}} of a data set on disk.
+        sources: Place of each photo: a list of paths and parts of archives, or a Hugging Face data set with the column
+            image.
         dropped: Number of photos of the split that are left out because they have no caption.
     """
 
@@ -43,7 +42,7 @@ class CaptionSet:
     image_ids: list[int] = field(repr=False)
     captions: list[list[str]] = field(repr=False)
     files: list[str] = field(repr=False)
-    sources: Sequence[str | Mapping[str, Mapping]] = field(repr=False)
+    sources: Sequence[Source] = field(repr=False)
     dropped: int = 0
 
     def __len__(self) -> int:
@@ -58,7 +57,15 @@ class CaptionSet:
         source = self.sources[i]
         if isinstance(source, str):
             return load_image(source)
-        return load_image(source["image"]["bytes"], name=f"{self.files[i]} in {self.name}, {self.split}")
+        return load_image(content_of(source), name=f"{self.files[i]} in {self.name}, {self.split}")
+
+    def content(self, i: int) -> bytes:
+        """The bytes of the file of photo number `i`.
+
+        Raises:
+            ImageError: The file cannot be read.
+        """
+        return content_of(self.sources[i])
 
     def references(self) -> dict[int, list[str]]:
         """Captions by image_id, as the metrics take them."""
@@ -78,7 +85,7 @@ class CaptionSet:
         """SHA-256 of the ids, captions, file names and sizes of all photos, in hex. No photo is read."""
         sizes: Iterable[int]
         if isinstance(self.sources, list):
-            sizes = map(file_size, self.sources)
+            sizes = map(size_of, self.sources)
         else:
             import pyarrow.compute
 
@@ -94,15 +101,7 @@ class CaptionSet:
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for i, source in enumerate(self.sources):
-            if isinstance(source, str):
-                try:
-                    if not os.path.isfile(source):  # reading a device or a pipe could take forever
-                        raise ImageError(f"{source}: cannot be read (not a file)")
-                    content = Path(source).read_bytes()
-                except OSError as error:
-                    raise ImageError(f"{source}: cannot be read ({error.strerror})") from error
-            else:
-                content = source["image"]["bytes"]
+            content = content_of(source)
             # The length separates the bytes of one photo from the record of the next.
             digest.update(json.dumps([self.image_ids[i], self.captions[i], self.files[i], len(content)]).encode())
             digest.update(content)

@@ -2,39 +2,47 @@
 
 `read_captions` takes the first layout that fits the folder:
 
-    Karpathy   dataset_coco.json, dataset_flickr8k.json, dataset_flickr30k.json or dataset.json; photos in {filepath}/,
-               images/ or beside the file; its restval counts as train
-    COCO       annotations/captions_{split}{year}.json, or {split}_{year}; photos in {split}{year}/, {split}/ or
-               images/; if a folder has two years, the split names one: "val2014"
-    parquet    {split}.parquet or {split}-*.parquet, also in data/; columns image, captions or caption, image_id
-    COCO file  captions_{split}.json; photos as in COCO, or beside the file
+    Karpathy      dataset_coco.json, dataset_flickr8k.json, dataset_flickr30k.json or dataset.json; photos in
+                  {filepath}/, images/ or beside the file; its restval counts as train
+    COCO          annotations/captions_{split}{year}.json, or {split}_{year}; photos in {split}{year}/, {split}/ or
+                  images/; if a folder has two years, the split names one: "val2014"
+    parquet       {split}.parquet or {split}-*.parquet, also in data/; columns image, captions or caption, image_id
+    COCO file     captions_{split}.json; photos as in COCO, or beside the file
+    imagefolder   metadata.jsonl or metadata.csv, in the folder or one per folder below it
+    table         CSV or TSV with a header, JSON lines, or Flickr's token files (tables.py)
+    COCO JSON     any other .json file with COCO's keys, as labelling tools write it
+    webdataset    .tar files, in the folder or right below it
+    sidecars      photo and .txt or .caption, in the folder and below it, as kohya's trainers read them
 
-A reader for each is in layouts.py. A new layout needs a reader there, and a line here.
+The last five find the splits by themselves: a column split says them, or a word such as train or val2017 in the name of
+a file or as the name of a folder. If nothing does, photos are drawn by their content: 90 % train, 5 % val, 5 % test.
+
+A new layout needs a reader, and a line here and in `find_layouts`.
 """
 
 import os
-import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from .caption_files import read_coco_captions, read_coco_results, write_coco_results
 from .caption_set import CaptionDataError, CaptionSet, MissingSplit
-from .layouts import files_by_split, read_coco, read_karpathy, read_parquet
+from .labelling import find_labelling
+from .layouts import Coco, Karpathy, Layout, Parquet
 from .names import listed
+from .shards import find_shards
+from .sidecars import find_sidecars
+from .tables import find_tables
 
 __all__ = [
     "CaptionDataError",
     "CaptionSet",
     "MissingSplit",
+    "find_layouts",
     "read_captions",
     "read_coco_captions",
     "read_coco_results",
     "write_coco_results",
 ]
-
-# By name, because Hugging Face puts a dataset_info.json beside parquet files.
-KARPATHY_FILES = ("dataset_coco.json", "dataset_flickr8k.json", "dataset_flickr30k.json", "dataset.json")
-COCO_FILE = re.compile(r"captions_([A-Za-z]+)[_-]?(\d*)\.json")
-PARQUET_FILE = re.compile(r"(\w+)(?:-.+)?\.parquet")
 
 
 def read_captions(folder: str | os.PathLike, split: str, limit: int | None = None) -> CaptionSet:
@@ -52,30 +60,54 @@ def read_captions(folder: str | os.PathLike, split: str, limit: int | None = Non
         CaptionDataError: The folder, the layout or the split is missing; a file is damaged; photos are missing; an id
             occurs twice.
     """
+    folder = absolute(folder)
+    if limit is not None and limit < 1:
+        raise CaptionDataError(f"limit must be at least 1, got {limit}")
+    for layout in find_layouts(folder):
+        return layout.read(split, limit)
+    raise no_captions(folder, split)
+
+
+def absolute(folder: str | os.PathLike) -> Path:
+    """The absolute path of a folder. Raises CaptionDataError if there is none."""
     folder = Path(os.path.abspath(folder))
     if not os.path.isdir(folder):
         raise CaptionDataError(f"{folder}: no such folder")
-    if limit is not None and limit < 1:
-        raise CaptionDataError(f"limit must be at least 1, got {limit}")
+    return folder
 
-    if karpathy := [folder / name for name in KARPATHY_FILES if (folder / name).is_file()]:
-        if len(karpathy) > 1:
-            names = ", ".join(path.name for path in karpathy)
-            raise CaptionDataError(f"{folder}: only one of {names} can be read, move the others elsewhere")
-        return read_karpathy(folder, karpathy[0], split, limit)
-    if files := files_by_split(folder / "annotations", COCO_FILE):
-        return read_coco(folder, files, split, limit)
-    if files := files_by_split(folder, PARQUET_FILE) or files_by_split(folder / "data", PARQUET_FILE):
-        return read_parquet(folder, files, split, limit)
-    if files := files_by_split(folder, COCO_FILE):
-        return read_coco(folder, files, split, limit)
+
+def find_layouts(folder: Path) -> Iterator[Layout]:
+    """The layouts that fit a folder. The first is the one that `read_captions` reads.
+
+    Raises:
+        CaptionDataError: Several files of a layout are there, and nothing says which one to read.
+        OSError: The folder cannot be read.
+    """
+    for find in (
+        Karpathy.find,
+        lambda folder: Coco.find(folder, "annotations"),
+        Parquet.find,
+        lambda folder: Coco.find(folder, ""),
+        lambda folder: find_tables(folder, metadata=True),
+        lambda folder: find_tables(folder, metadata=False),
+        find_labelling,
+        find_shards,
+        find_sidecars,
+    ):
+        if layout := find(folder):
+            yield layout
+
+
+def no_captions(folder: Path, split: str) -> CaptionDataError:
+    """The error that a folder fits no layout."""
     found = [
         f"{name}/ with {listed(sorted(os.listdir(folder / name)))}"
         if name in ("annotations", "data") and (folder / name).is_dir()
         else name
         for name in sorted(os.listdir(folder))
     ]
-    raise CaptionDataError(
+    return CaptionDataError(
         f"{folder}: no captions found. Expected dataset_coco.json, annotations/captions_{split}2014.json (or 2017), "
-        f"{split}.parquet or captions_{split}.json, but there is {listed(found)}"
+        f"{split}.parquet, captions_{split}.json, metadata.jsonl, a .csv, .tsv or .tar file, or photos with .txt "
+        f"files, but there is {listed(found)}"
     )

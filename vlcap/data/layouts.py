@@ -1,32 +1,99 @@
-"""Readers of captioned photos, one for each layout. captions.py lists the layouts and chooses the reader."""
+"""Layouts of captioned photos whose files say everything: Karpathy's JSON, COCO's JSON, parquet.
+
+captions.py lists all layouts and chooses one. listed.py has those whose splits or ids may have to be found.
+"""
 
 import os
 import re
-import warnings
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol
 
-from .caption_files import captions_by_image, filled, list_at, parsed, read_file, text_of, whole_id
-from .caption_set import CaptionDataError, CaptionSet, MissingSplit
-from .files import load_files, readable, split_names
-from .names import listed, one_line, shown
-from .photo_paths import locate, path_parts
+from .building import from_files, matching_split, numbers_of, usable
+from .caption_files import captions_by_image, known_id, list_at, parsed, read_file, text_of, whole_id
+from .caption_set import CaptionDataError, CaptionSet
+from .files import load_files, readable
+from .names import listed, one_line
 
-Place = TypeVar("Place")
+KARPATHY_FILES = ("dataset_coco.json", "dataset_flickr8k.json", "dataset_flickr30k.json", "dataset.json")
+COCO_FILE = re.compile(r"captions_([A-Za-z]+)[_-]?(\d*)\.json")
+PARQUET_FILE = re.compile(r"(\w+)(?:-.+)?\.parquet")
 
 
-def read_karpathy(folder: Path, path: Path, split: str, limit: int | None) -> CaptionSet:
-    """Reads a split of Karpathy's JSON: images[] with split, filepath, filename, cocoid or imgid, sentences[].raw."""
-    photos: dict[str, list[tuple[int, list[str], str]]] = {}
-    entries = list_at(read_file(path), "images", path)
-    for part, image_id, captions, name in parsed(entries, f"{path}: images ", _karpathy_photo):
-        photos.setdefault(part, []).append((image_id, captions, name))
-    part = _matching(photos, split, path)
-    known = [(image_id, name) for each in photos.values() for image_id, _, name in each]
-    usable = _usable(photos[part], f"{path}, {part}", limit)
-    return _from_files(folder, split, *usable, places=("", "images"), known=known)
+class Layout(Protocol):
+    """Captioned photos in a folder."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the layout, for a person."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files with the captions."""
+
+    def splits(self) -> list[str]:
+        """Names of the splits. Raises CaptionDataError if the files cannot be read."""
+
+    def read(self, split: str, limit: int | None) -> CaptionSet:
+        """Reads a split. Raises CaptionDataError as `read_captions` does."""
+
+    def problems(self) -> list[str]:
+        """The problems by which `read` would refuse the files, each with its file and line."""
+
+    def remarks(self) -> list[str]:
+        """What is left out or repaired, one line each."""
+
+
+class Strict:
+    """A layout that refuses its files at the first problem."""
+
+    def problems(self) -> list[str]:
+        return []
+
+    def remarks(self) -> list[str]:
+        return []
+
+
+@dataclass(frozen=True, eq=False)
+class Karpathy(Strict):
+    """Karpathy's JSON: images[] with split, filepath, filename, cocoid or imgid, sentences[].raw."""
+
+    kind: ClassVar = "Karpathy's JSON"
+    folder: Path
+    path: Path
+
+    @classmethod
+    def find(cls, folder: Path) -> "Karpathy | None":
+        # By name, because Hugging Face puts a dataset_info.json beside parquet files.
+        found = [folder / name for name in KARPATHY_FILES if (folder / name).is_file()]
+        if len(found) > 1:
+            names = ", ".join(path.name for path in found)
+            raise CaptionDataError(f"{folder}: only one of {names} can be read, move the others elsewhere")
+        return cls(folder, found[0]) if found else None
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.path]
+
+    @cached_property
+    def photos(self) -> dict[str, list[tuple[int, list[str], str]]]:
+        """image_id, captions and file name of the photos of each split."""
+        photos: dict[str, list[tuple[int, list[str], str]]] = {}
+        entries = list_at(read_file(self.path), "images", self.path)
+        for part, image_id, captions, name in parsed(entries, f"{self.path}: images ", _karpathy_photo):
+            photos.setdefault(part, []).append((image_id, captions, name))
+        return photos
+
+    def splits(self) -> list[str]:
+        return list(self.photos)
+
+    def read(self, split: str, limit: int | None) -> CaptionSet:
+        part = matching_split(self.photos, split, self.path)
+        known = [(image_id, name) for each in self.photos.values() for image_id, _, name in each]
+        kept, dropped = usable(self.photos[part], f"{self.path}, {part}", limit)
+        return from_files(self.folder, split, kept, dropped, places=("", "images"), known=known)
 
 
 def _karpathy_photo(entry: dict) -> tuple[str, int, list[str], str]:
@@ -37,58 +104,123 @@ def _karpathy_photo(entry: dict) -> tuple[str, int, list[str], str]:
     return "train" if split == "restval" else split, image_id, captions, f"{place}/{name}" if place else name
 
 
-def read_coco(folder: Path, files: Mapping[str, list[Path]], split: str, limit: int | None) -> CaptionSet:
-    """Reads a split of COCO's JSON: images[] with id and file_name, annotations[] with image_id and caption."""
-    part = _matching(files, split, folder)  # "val2014" for "val"
-    path = files[part][0]
+@dataclass(frozen=True, eq=False)
+class Coco(Strict):
+    """COCO's JSON: images[] with id and file_name, annotations[] with image_id and caption."""
+
+    kind: ClassVar = "COCO annotations"
+    folder: Path
+    by_split: Mapping[str, list[Path]]
+
+    @classmethod
+    def find(cls, folder: Path, place: str) -> "Coco | None":
+        files = files_by_split(folder / place, COCO_FILE)
+        return cls(folder, files) if files else None
+
+    @property
+    def files(self) -> list[Path]:
+        return [path for paths in self.by_split.values() for path in paths]
+
+    def splits(self) -> list[str]:
+        return list(self.by_split)
+
+    def read(self, split: str, limit: int | None) -> CaptionSet:
+        part = matching_split(self.by_split, split, self.folder)  # "val2014" for "val"
+        path = self.by_split[part][0]
+        photos = coco_photos(path)
+        written, bare = path.stem.removeprefix("captions_"), part.rstrip("0123456789")
+        beside = (written, part, bare)
+        places = (*beside, *(f"images/{place}" for place in beside), "images", "")
+        known = [(image_id, name) for image_id, _, name in photos]
+        return from_files(self.folder, split, *usable(photos, str(path), limit), places=places, known=known)
+
+
+def coco_photos(path: Path) -> list[tuple[int, list[str], str]]:
+    """image_id, captions and file name of the photos of a COCO file.
+
+    Ids that are texts ("img_7") become numbers: those that the file names end in, or else the places in the file.
+
+    Raises:
+        CaptionDataError: The file is missing, damaged, or not a COCO file.
+    """
     data = read_file(path)
-    references = captions_by_image(data, path)
-    photos = [
-        (image_id, references.get(image_id, []), name)
-        for image_id, name in parsed(list_at(data, "images", path), f"{path}: images ", _coco_photo)
-    ]
-    if unknown := references.keys() - {photo[0] for photo in photos}:
-        raise CaptionDataError(f"{path}: image_id {min(unknown)} has captions but is not among the file's images")
-    written, bare = path.stem.removeprefix("captions_"), part.rstrip("0123456789")
-    beside = (written, part, bare)
-    places = (*beside, *(f"images/{place}" for place in beside), "images", "")
-    known = [(image_id, name) for image_id, _, name in photos]
-    return _from_files(folder, split, *_usable(photos, str(path), limit), places=places, known=known)
+    references = captions_by_image(data, path, known_id)
+    images = list(parsed(list_at(data, "images", path), f"{path}: images ", _coco_photo))
+    if unknown := references.keys() - {image_id for image_id, _ in images}:
+        first = min(unknown, key=lambda each: (isinstance(each, str), each))
+        raise CaptionDataError(f"{path}: image_id {first!r:.60} has captions but is not among the file's images")
+    captions = [references.get(image_id, []) for image_id, _ in images]
+    names = [name for _, name in images]
+    ids = [image_id for image_id, _ in images if isinstance(image_id, int)]
+    if len(ids) < len(images):
+        if len({image_id for image_id, _ in images}) < len(images):
+            raise CaptionDataError(f"{path}: an id occurs twice among the file's images, each photo needs its own")
+        ids = numbers_of(names)
+    return list(zip(ids, captions, names, strict=True))
 
 
-def _coco_photo(entry: dict) -> tuple[int, str]:
+def _coco_photo(entry: dict) -> tuple[int | str, str]:
     """image_id and file name of an entry."""
-    return whole_id(entry["id"]), text_of(entry["file_name"])
+    return known_id(entry["id"]), text_of(entry["file_name"])
 
 
-def read_parquet(folder: Path, files: Mapping[str, list[Path]], split: str, limit: int | None) -> CaptionSet:
-    """Reads a split from parquet files through Hugging Face datasets, whose cache keeps the photos on disk."""
-    import pyarrow.compute
+@dataclass(frozen=True, eq=False)
+class Parquet(Strict):
+    """Parquet files with photos in them, read through Hugging Face datasets, whose cache keeps them on disk."""
 
-    paths = files[_matching(files, split, folder)]
-    where = str(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
-    rows, text = _parquet_rows(paths, where)
-    images = rows.data.column("image")
-    if pyarrow.compute.struct_field(images, "bytes").null_count:
-        raise CaptionDataError(f"{where}: rows without the bytes of their photo: embed the photos, not only paths")
+    kind: ClassVar = "parquet"
+    folder: Path
+    by_split: Mapping[str, list[Path]]
 
-    def parse(row: dict) -> tuple[int, list[str], int]:
-        captions = [row[text]] if isinstance(row[text], str) else row[text] or []
-        return whole_id(row.get("image_id", row["row"])), [text_of(caption or "") for caption in captions], row["row"]
+    @classmethod
+    def find(cls, folder: Path) -> "Parquet | None":
+        for place in (folder, folder / "data"):
+            found = files_by_split(place, PARQUET_FILE)
+            # img2dataset writes 00000.parquet, without photos, beside each 00000.tar
+            files = {
+                split: kept
+                for split, paths in found.items()
+                if (kept := [path for path in paths if not path.with_suffix(".tar").exists()])
+            }
+            if files:
+                return cls(folder, files)
+        return None
 
-    texts = rows.select_columns([name for name in ("image_id", text) if name in rows.column_names]).to_list()
-    photos = list(parsed([row | {"row": number} for number, row in enumerate(texts)], f"{where}: row ", parse))
-    kept, dropped = _usable(photos, where, limit)
-    names = pyarrow.compute.struct_field(images, "path").to_pylist()
-    return CaptionSet(
-        name=one_line(folder.name),
-        split=split,
-        image_ids=[image_id for image_id, _, _ in kept],
-        captions=[captions for _, captions, _ in kept],
-        files=[names[row] or f"row {row}" for _, _, row in kept],
-        sources=rows.select_columns(["image"]).select([row for _, _, row in kept]),
-        dropped=dropped,
-    )
+    @property
+    def files(self) -> list[Path]:
+        return [path for paths in self.by_split.values() for path in paths]
+
+    def splits(self) -> list[str]:
+        return list(self.by_split)
+
+    def read(self, split: str, limit: int | None) -> CaptionSet:
+        import pyarrow.compute
+
+        paths = self.by_split[matching_split(self.by_split, split, self.folder)]
+        where = str(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+        rows, text = _parquet_rows(paths, where)
+        images = rows.data.column("image")
+        if pyarrow.compute.struct_field(images, "bytes").null_count:
+            raise CaptionDataError(f"{where}: rows without the bytes of their photo: embed the photos, not only paths")
+
+        def parse(row: dict) -> tuple[int, list[str], int]:
+            found = [row[text]] if isinstance(row[text], str) else row[text] or []
+            captions = [text_of(caption or "") for caption in found]
+            return whole_id(row.get("image_id", row["row"])), captions, row["row"]
+
+        texts = rows.select_columns([name for name in ("image_id", text) if name in rows.column_names]).to_list()
+        numbered = [row | {"row": number} for number, row in enumerate(texts)]
+        kept, dropped = usable(list(parsed(numbered, f"{where}: row ", parse)), where, limit)
+        names = pyarrow.compute.struct_field(images, "path").to_pylist()
+        return CaptionSet(
+            name=one_line(self.folder.name),
+            split=split,
+            image_ids=[image_id for image_id, _, _ in kept],
+            captions=[captions for _, captions, _ in kept],
+            files=[names[row] or f"row {row}" for _, _, row in kept],
+            sources=rows.select_columns(["image"]).select([row for _, _, row in kept]),
+            dropped=dropped,
+        )
 
 
 def _parquet_rows(paths: Sequence[Path], where: str) -> tuple[Any, str]:
@@ -111,67 +243,3 @@ def files_by_split(folder: Path, pattern: re.Pattern) -> dict[str, list[Path]]:
         if match := pattern.fullmatch(name):
             found.setdefault("".join(match.groups()), []).append(folder / name)  # captions_val_2017 is for val2017
     return found
-
-
-def _matching(files: Mapping[str, Any], split: str, folder: Path) -> str:
-    """The split asked for, by whichever of its names it has, and without its year if there is only one year."""
-    called = "|".join(map(re.escape, split_names(split)))
-    matches = [split] if split in files else [part for part in files if re.fullmatch(rf"({called})(\d{{4}})?", part)]
-    if len(matches) != 1:
-        problem = f"more than one split {split!r}, say which" if matches else f"no split {split!r}, there is"
-        raise (CaptionDataError if matches else MissingSplit)(f"{folder}: {problem} {listed(matches or files)}")
-    return matches[0]
-
-
-def _usable(
-    photos: list[tuple[int, list[str], Place]], where: str, limit: int | None
-) -> tuple[list[tuple[int, list[str], Place]], int]:
-    """Leaves out empty captions and photos without any, and applies the limit.
-
-    Args:
-        photos: (image_id, captions, place of the photo) of a whole split.
-        where: The file, for messages.
-        limit: Largest number of photos to keep, or None.
-
-    Returns:
-        The photos kept, and the number of photos without a caption.
-    """
-    image_id, times = Counter(photo[0] for photo in photos).most_common(1)[0] if photos else (None, 0)
-    if times > 1:
-        raise CaptionDataError(f"{where}: image_id {image_id} occurs {times} times, each photo needs its own")
-    captioned = [(image_id, filled(captions), place) for image_id, captions, place in photos]
-    kept = [photo for photo in captioned if photo[1]]
-    if not kept:
-        raise CaptionDataError(f"{where}: no captions, {len(photos)} photos")
-    if len(kept) < len(photos):
-        warnings.warn(f"{where}: photos without a caption, skipped: {len(photos) - len(kept)}", stacklevel=2)
-    return kept[:limit], len(photos) - len(kept)
-
-
-def _from_files(
-    folder: Path,
-    split: str,
-    photos: list[tuple[int, list[str], str]],
-    dropped: int,
-    places: Iterable[str],
-    known: Sequence[tuple[int, str]],
-) -> CaptionSet:
-    """The set of photos that are files in one of `places`. `known` has the ids and names of all photos in the file."""
-    first: dict[tuple[str, ...], int] = {}
-    for image_id, name in known:
-        if first.setdefault(path_parts(name), image_id) != image_id:
-            raise CaptionDataError(
-                f"{folder}: image_ids {first[path_parts(name)]} and {image_id} are both the photo {shown(name)}: "
-                "list it once, with all of its captions"
-            )
-    names = [name for _, _, name in photos]
-    files = locate(folder, names, list(dict.fromkeys(places)), {name for _, name in known})
-    return CaptionSet(
-        name=one_line(folder.name),
-        split=split,
-        image_ids=[image_id for image_id, _, _ in photos],
-        captions=[captions for _, captions, _ in photos],
-        files=files,
-        sources=[os.path.join(folder, file) for file in files],
-        dropped=dropped,
-    )

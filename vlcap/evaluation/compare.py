@@ -137,12 +137,12 @@ def contender(
     """
     if not budgets:
         budgets = captioner.budgets
-    encoder = captioner.model.encoder
-    if not encoder.has_choice:
-        if tuple(budgets) != tuple(captioner.budgets):
-            raise CaptionerError(f"{name}: {encoder.config.architecture} has no choice of budget")
+    facts = captioner.facts
+    if not facts.has_choice:
+        if tuple(budgets) != facts.budgets:
+            raise CaptionerError(f"{name}: {facts.architecture} has no choice of budget")
     else:
-        most = encoder.grid_side()
+        most = facts.grid
         if bad := [budget for budget in budgets if not 1 <= budget <= most]:
             raise CaptionerError(f"{name}: budget {bad[0]} doesn't fit, its grid allows 1 to {most}")
     return Contender(name, captioner, tuple(dict.fromkeys(budgets)), {**(generation or {})})

@@ -1,1 +1,1 @@
-"""The captioner without PyTorch: ONNX."""
+"""Captioners as ONNX graphs, for the ONNX engine."""

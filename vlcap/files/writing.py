@@ -84,6 +84,53 @@ def written_whole(folder: Path, what: str | None = None) -> Iterator[Path]:
         _discard(new)
 
 
+@contextlib.contextmanager
+def new_tree(folder: Path, what: str) -> Iterator[Path]:
+    """Gives an empty folder to write files and folders into. It becomes `folder` when all of them are written.
+
+    Args:
+        folder: A folder that does not exist, or is empty.
+        what: Kind of the folder, for its marker.
+
+    Raises:
+        NotOursError: As for `check_new`.
+        OSError: The folder cannot be written. Nothing is at `folder`.
+    """
+    check_new(folder)
+    folder = Path(os.path.realpath(folder))
+    new = _unfinished_tree(folder)
+    _discard(new)
+    new.mkdir(parents=True)
+    try:
+        _mark(new, what, {})
+        yield new
+        if folder.is_dir():
+            folder.rmdir()  # fails if somebody has put something there meanwhile
+        new.rename(folder)
+    finally:
+        _discard(new)
+
+
+def check_new(folder: Path) -> None:
+    """Checks that `new_tree` may write a folder.
+
+    Raises:
+        NotOursError: Something is in its place, other than an empty folder.
+        OSError: Its parent cannot be written.
+    """
+    real = Path(os.path.realpath(folder))
+    if os.path.lexists(real) and not real.is_dir():
+        raise NotOursError(f"{folder} is in the way, a file where a folder will be written: choose another folder")
+    if real.is_dir() and (found := sorted(os.listdir(real))):
+        raise NotOursError(f"{folder} is not empty (it holds {found[0]!r:.100}): choose another folder")
+    new = _unfinished_tree(real)
+    if os.path.lexists(new) and not _is_ours(new):
+        raise NotOursError(f"{new} is in the way and was not written by vlcap: move it elsewhere")
+    above = next(path for path in real.parents if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise PermissionError(errno.EACCES, "no permission to write here", str(above))
+
+
 def check_replaceable(folder: Path, what: str | None = None) -> None:
     """Checks that `written_whole` may write a folder.
 
@@ -158,6 +205,11 @@ def _put(new: Path, folder: Path, what: str, digests: Mapping[str, list[str]]) -
 def _unfinished(folder: Path) -> Path:
     """Where `written_whole` keeps unfinished files: on the same disk."""
     return folder / NEW if folder.is_dir() else folder.with_name(f".{folder.name}{NEW}")
+
+
+def _unfinished_tree(folder: Path) -> Path:
+    """Where `new_tree` keeps an unfinished folder: beside it."""
+    return folder.with_name(f".{folder.name}{NEW}")
 
 
 def _discard(new: Path) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import timm
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from timm.models import build_model_with_cfg
 from transformers import GenerationConfig, GPT2Config, PreTrainedModel
@@ -25,15 +24,6 @@ MAX_GRID = 128  # patches on a side of the picture
 MAX_SIZE = 2**31  # largest number in a config
 MAX_BEAMS = 64
 MAX_SETTING = 10_000  # largest penalty, temperature or count in generation_config.json
-FILES = (
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "README.md",
-)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 DTYPES = ("F64", "F32", "F16", "BF16")
 DECODER = (
@@ -78,15 +68,6 @@ GENERATION = {
 
 class ModelFolderError(VlcapError, ValueError):
     """A model folder cannot be loaded. The message says which of its files is wrong, and why."""
-
-
-def find_folder(name: str) -> Path:
-    """The folder of this name, or a download of `FILES` from the Hugging Face hub's repository of this name.
-
-    Raises:
-        OSError, ValueError: There is neither; these are Hugging Face's errors.
-    """
-    return Path(name) if Path(name).is_dir() else Path(snapshot_download(name, allow_patterns=list(FILES)))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,0 +1,45 @@
+"""Makes a trained captioner the bundled one: its weights in float16, and its ONNX graphs with 8-bit weights.
+
+    python scripts/bundle.py runs/self-critical-hybrid/captioner num_beams=4 repetition_penalty=1.4
+    python scripts/bundle.py runs/self-critical-hybrid/captioner --out /tmp/bundled num_beams=4
+
+The settings are decoding settings by Hugging Face's names, chosen on the validation split.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+import yaml
+
+from app.printing import say, track
+from vlcap.captioner import BUNDLED, Captioner
+from vlcap.export.cache import GRAPHS
+from vlcap.export.graphs import export_graphs
+
+
+def bundle(
+    captioner: Annotated[Path, typer.Argument(help="Captioner folder of a run.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="Decoding settings, key=value.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write; default: the package's own.")] = BUNDLED,
+) -> None:
+    trained = Captioner.from_pretrained(captioner, engine="pytorch", device="cpu")
+    changes = {key: yaml.safe_load(value) for key, value in (each.split("=", 1) for each in settings or [])}
+    trained.model.generation_config.update(**changes)
+    trained.save_pretrained(out, dtype=torch.float16)
+    rounded = Captioner.from_pretrained(out, engine="pytorch", device="cpu")  # the graphs have the weights as shipped
+    graphs = out / GRAPHS
+    export_graphs(
+        rounded.engine,
+        graphs,
+        weights="compact",
+        track=lambda names: track(names, total=len(rounded.budgets) + 1, what="exporting"),
+    )
+    (graphs / "tokenizer.json").unlink()  # the same as the captioner's own
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    say(f"{out}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    typer.run(bundle)

@@ -1,0 +1,54 @@
+"""The peers of `vlcap bench peers` have the size of the published captioners, and are compared fairly."""
+
+from functools import partial
+
+import pytest
+import torch
+from transformers import GPT2Config, ViTConfig
+
+from vlcap.bench import benchmark, captioners, peers
+from vlcap.captioner import build_model
+from vlcap.model.encoder import Encoder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("build", "millions"),  # as published; BLIP's 247 M count its embedding, which is also its head, twice
+    [(peers.vit_gpt2, 239.2), (peers.blip, 247.4 - 30524 * 768 / 1e6), (peers.git, 176.6), (peers.smolvlm, 256.5)],
+    ids=["vit-gpt2", "BLIP-base", "GIT-base", "SmolVLM-256M"],
+)
+def test_peers_are_as_large_as_the_published_models(build, millions):
+    with torch.device("meta"):
+        model = build()
+    assert sum(weight.numel() for weight in model.parameters()) / 1e6 == pytest.approx(millions, rel=1e-3)
+
+
+def test_flops_of_a_call_include_attention():
+    q = torch.randn(1, 1, 10, 8)
+    counted = captioners.caption_gflops(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q))
+    assert counted * 1e9 == 2 * 2 * 10 * 10 * 8
+
+
+@pytest.mark.slow
+def test_each_peer_is_compared_with_ours(monkeypatch):
+    small = "lookupvit_test_patch8_48"
+    monkeypatch.setattr(
+        peers,
+        "captioner",
+        lambda: build_model(
+            Encoder.create(small), vocab_size=900, width=32, layers=2, heads=2, max_length=peers.PIECES + 1
+        ).eval(),
+    )
+    monkeypatch.setattr(
+        peers, "ViTConfig", partial(ViTConfig, image_size=48, patch_size=8, hidden_size=96, num_hidden_layers=2)
+    )
+    monkeypatch.setattr(peers, "GPT2Config", partial(GPT2Config, n_embd=96, n_layer=2))
+    inputs = partial(captioners._photos, 48)
+    tiny = [captioners.Peer(f"tiny {beams}", peers.vit_gpt2, beams, inputs) for beams in (1, 3)]
+    monkeypatch.setattr(captioners, "PEERS", tiny)
+    monkeypatch.setattr(captioners, "SIDE", 48)
+    rows = benchmark.run("peers", quick=True)
+    assert [(row["against"], row["beams"]) for row in rows] == [("tiny 1", 1)] * 3 + [("tiny 3", 3)] * 3
+    for row in rows:
+        assert row["ms"] > 0 and row["gflops"] > 0
+        assert (row["times_faster"] == row["of_flop_ratio"] == 1) == (row["what"] == row["against"])

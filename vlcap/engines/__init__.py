@@ -1,0 +1,1 @@
+"""What runs a captioner: PyTorch or ONNX Runtime, behind one protocol (interface.py)."""

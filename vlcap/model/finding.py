@@ -1,0 +1,26 @@
+"""Finds a captioner folder, on the disk or on the Hugging Face hub."""
+
+from pathlib import Path
+
+FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "README.md",
+)
+
+
+def find_folder(name: str) -> Path:
+    """The folder of this name, or a download of `FILES` from the Hugging Face hub's repository of this name.
+
+    Raises:
+        OSError, ValueError: There is neither; these are Hugging Face's errors.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, allow_patterns=list(FILES)))
