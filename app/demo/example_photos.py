@@ -1,4 +1,4 @@
-"""Example photos: real ones that come with this project's dependencies, loaded from there, so that none is shipped.
+"""Example photos: real ones, free of rights (examples/LICENSE.md) or loaded from this project's dependencies.
 
 The page offers those in `SHOWN`. tests/app/test_examples.py asserts that the bundled captioner names what is on each of
 them, and that it fails on all other candidates, so that a better captioner brings a longer list.
@@ -69,7 +69,16 @@ def _animal(*right: str) -> dict:
     return {"words": (frozenset(right),), "wrong": ANIMALS - {*right} | {"snow"}}
 
 
+CC0 = "CC0, from scikit-image"
 CANDIDATES = (
+    Example("Cat", "app", "demo/examples/cat.jpg", f"by Stéfan van der Walt, {CC0}", **_animal("cat", "kitten")),
+    Example(
+        "Photographer",
+        "app",
+        "demo/examples/photographer.jpg",
+        f"by Lav Varshney, {CC0}",
+        (frozenset({"man", "person"}), frozenset({"camera"})),
+    ),
     Example("Tower", "gradio", "media_assets/images/tower.jpg", GRADIO, (frozenset({"tower"}),)),
     Example(
         "Officer",
@@ -83,7 +92,7 @@ CANDIDATES = (
     Example("Cheetah", "gradio", "media_assets/images/cheetah.jpg", GRADIO, **_animal("cheetah", "leopard")),
     Example("Young cheetah", "gradio", "media_assets/images/cheetah1.jpg", GRADIO, **_animal("cheetah", "leopard")),
 )
-SHOWN = ("Tower",)
+SHOWN = ("Cat", "Photographer", "Tower")
 
 
 def load_examples() -> list[tuple[Example, Image.Image]]:
