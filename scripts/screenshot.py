@@ -25,10 +25,9 @@ def main(photo: str, word: str = "2") -> None:
         tab.set_default_timeout(120_000)  # the machine may be busy
         tab.goto(page.local_url)
         tab.set_input_files("#photo input[type=file]", photo)
-        tab.locator("#words label").nth(int(word)).click()
-        tab.locator("#word_map img").wait_for()
-        tab.get_by_role("button", name="Compare all budgets").click()
-        tab.locator("table.budgets tbody tr .bar").nth(2).wait_for()
+        tab.locator("table.budgets caption", has_text="encoder").wait_for()
+        tab.locator("#caption button.word").nth(int(word) - 1).click()
+        tab.locator("#word_map .map").wait_for()
         tab.wait_for_timeout(1000)  # wait for what fades in or out
         tab.screenshot(path=OUT, animations="disabled", full_page=True)
         browser.close()

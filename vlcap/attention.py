@@ -59,15 +59,20 @@ def look(captioner: Captioner, pixels: NDArray, ids: Sequence[int], budget: int 
     """
     pieces = [piece for piece in ids if piece not in (PAD, START)]
     found = captioner.engine.attention(pixels, budget or captioner.default_budget, pieces)
-    # An unknown piece has no text in the caption either.
-    names = captioner.engine.pieces(pieces)
-    words = group_pieces(["" if piece == UNK else name for piece, name in zip(pieces, names, strict=True)])
+    words = words_of(captioner, pieces)
     rows = [found.read[places].mean(axis=0) for _, places in words]  # of each word, (M,)
     # All blocks add to the compressed tokens that the decoder reads, so a word's map uses their mean.
     maps = np.stack(rows) @ found.gathered.mean(axis=0) if rows else np.zeros((0, found.gathered.shape[-1]))  # (W, N)
     shape = (-1, *found.grid)
     blocks = found.gathered.mean(axis=1).reshape(shape)
     return Looks(blocks, [word for word, _ in words], maps.reshape(shape))
+
+
+def words_of(captioner: Captioner, pieces: Sequence[int]) -> list[tuple[str, list[int]]]:
+    """The words of a caption, each with the positions of its pieces."""
+    names = captioner.engine.pieces(pieces)
+    # An unknown piece has no text in the caption either.
+    return group_pieces(["" if piece == UNK else name for piece, name in zip(pieces, names, strict=True)])
 
 
 def group_pieces(pieces: Sequence[str]) -> list[tuple[str, list[int]]]:
@@ -87,15 +92,26 @@ def seen(photo: Image.Image, pixels: PixelConfig) -> Image.Image:
     width, height = photo.size
     if pixels.crop_mode == "border":  # it may see a border around the photo: show the encoder's own input
         return Image.fromarray(pixels.cut(photo).transpose(1, 2, 0)).resize((SHOWN_SIDE, SHOWN_SIDE))
+    left, top, right, bottom = seen_box(photo.size, pixels)
+    part = photo.crop((round(left * width), round(top * height), round(right * width), round(bottom * height)))
+    part.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    return part
+
+
+def seen_box(size: tuple[int, int], pixels: PixelConfig) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of what the encoder sees of a photo of this width and height.
+
+    All are parts of the photo's width or height: (0, 0, 1, 1) is the whole photo. Where the encoder sees a border
+    around it, they lie outside of 0 to 1.
+    """
+    width, height = size
     kept = pixels.size / int(pixels.size / pixels.crop_pct)
     if pixels.crop_mode == "squash":
         across, down = width * kept, height * kept
     else:
-        across = down = min(width, height) * kept
-    left, top = (width - across) / 2, (height - down) / 2
-    part = photo.crop((round(left), round(top), round(left + across), round(top + down)))
-    part.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
-    return part
+        across = down = (max if pixels.crop_mode == "border" else min)(width, height) * kept
+    left, top = (1 - across / width) / 2, (1 - down / height) / 2
+    return left, top, 1 - left, 1 - top
 
 
 def overlay(photo: Image.Image, attention: np.ndarray) -> Image.Image:
@@ -108,14 +124,20 @@ def overlay(photo: Image.Image, attention: np.ndarray) -> Image.Image:
     Returns:
         An RGB image of the photo's size.
     """
+    colors = np.asarray(heat(attention, photo.size), dtype=np.float32)
+    # The photo is drawn in gray, so that color means attention alone.
+    grey = np.asarray(photo.convert("L"), dtype=np.float32)[..., None]
+    return Image.fromarray((grey * (1 - OPACITY) + colors * OPACITY).round().astype(np.uint8))
+
+
+def heat(attention: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """Attention (h, w), on any scale, as an RGB image of this width and height: dark for little, bright for much."""
     low, high = float(attention.min()), float(attention.max())
     # Nearly even attention must not look like peaks: the scale covers at least half of the highest value.
     scaled = (attention - low) / max(high - low, high / 2, 1e-12)
-    smooth = Image.fromarray(scaled.astype(np.float32)).resize(photo.size, Image.Resampling.BICUBIC)
-    heat = colormaps["inferno"](np.clip(np.asarray(smooth), 0, 1))[..., :3] * 255
-    # The photo is drawn in gray, so that color means attention alone.
-    grey = np.asarray(photo.convert("L"), dtype=np.float32)[..., None]
-    return Image.fromarray((grey * (1 - OPACITY) + heat * OPACITY).round().astype(np.uint8))
+    smooth = Image.fromarray(scaled.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+    colors = colormaps["inferno"](np.clip(np.asarray(smooth), 0, 1))[..., :3] * 255
+    return Image.fromarray(colors.round().astype(np.uint8))
 
 
 def draw_maps(

@@ -72,11 +72,13 @@ class Captioner:
     Args:
         engine: What runs it.
         name: Name of the captioner in messages and results.
+        is_bundled: Whether it is the captioner that comes with vlcap.
     """
 
-    def __init__(self, engine: Engine, name: str = "captioner"):
+    def __init__(self, engine: Engine, name: str = "captioner", is_bundled: bool = False):
         self.engine = engine
         self.name = name
+        self.is_bundled = is_bundled
         self.pixels: PixelConfig = engine.facts.pixels  # preprocessing of the photos
 
     @classmethod
@@ -125,7 +127,7 @@ class Captioner:
         except (OSError, ValueError, VlcapError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CaptionerError(f"no captioner can be loaded from {source}: {reason}") from error
-        return cls(made, name="bundled" if name is None else Path(source).resolve().name)
+        return cls(made, "bundled" if name is None else Path(source).resolve().name, is_bundled=name is None)
 
     @classmethod
     def from_model(

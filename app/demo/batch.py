@@ -1,11 +1,13 @@
-"""Captions of many photos at once, from files and zip archives, as rows for the page and for a CSV file."""
+"""Captions of many photos at once, from files and zip archives, as rows for the page and for files to download."""
 
 import csv
+import json
 import re
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TextIO
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, TextIO
 
 from PIL import Image
 
@@ -15,11 +17,11 @@ from vlcap.data.images import ImageError
 
 from .photos import open_photo, pixels_to_decode
 
-THUMBNAIL = (320, 320)
+THUMBNAIL = (192, 192)
 MAX_PIXELS = 400_000_000  # to decode in a batch, so that nobody waits long for its end; a JPEG counts an eighth
 # What a spreadsheet would start a formula with, at the start of a cell or where it splits one; also in full width.
 FORMULA = re.compile("(^|[;\\t\\r\\n])(?=[\\s\"']*[=+\\-@\uff1d\uff0b\uff0d\uff20]|[\\t\\r])")
-COLUMNS = ("photo", "caption", "problem", "tokens", "ms")
+COLUMNS = ("photo", "caption", "problem", "tokens", "ms", "score")
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,12 @@ class Row:
 
     Attributes:
         name: Name of the file; in an archive, the path inside it.
-        thumbnail: RGB image with a long side of at most 320 pixels; None with a problem.
+        thumbnail: RGB image with a long side of at most 192 pixels; None with a problem.
         caption: The caption; "" with a problem.
         problem: The reason why there is no caption, one line; "" with a caption.
         tokens: Number of compressed tokens that the caption was read from; None with a problem.
         ms: Milliseconds that captioning took; None with a problem.
+        score: Mean log-probability of the caption's pieces; None with a problem.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Row:
     problem: str = ""
     tokens: int | None = None
     ms: float | None = None
+    score: float | None = None
 
 
 def caption_batch(
@@ -74,7 +78,7 @@ def caption_batch(
             continue
         [found] = captioner.caption_pixels(captioner.preprocess([photo]), budget=budget, **generation)
         photo.thumbnail(THUMBNAIL)
-        yield Row(name, thumbnail=photo, caption=found.text, tokens=found.budget**2, ms=found.ms), total
+        yield Row(name, photo, found.text, tokens=found.budget**2, ms=found.ms, score=found.score), total
 
 
 def write_csv(rows: Iterable[Row], file: TextIO) -> None:
@@ -84,7 +88,38 @@ def write_csv(rows: Iterable[Row], file: TextIO) -> None:
     for row in rows:
         ms = "" if row.ms is None else round(row.ms, 1)
         tokens = "" if row.tokens is None else row.tokens
-        writer.writerow([_as_text(row.name), _as_text(row.caption), _as_text(row.problem), tokens, ms])
+        score = "" if row.score is None else round(row.score, 3)
+        writer.writerow([_as_text(row.name), _as_text(row.caption), _as_text(row.problem), tokens, ms, score])
+
+
+def write_jsonl(rows: Iterable[Row], file: TextIO) -> None:
+    """Writes one JSON object per line, with the columns of the CSV file; null where a row has no value."""
+    for row in rows:
+        values = (row.name, row.caption or None, row.problem or None, row.tokens, row.ms, row.score)
+        file.write(json.dumps(dict(zip(COLUMNS, values, strict=True)), ensure_ascii=False) + "\n")
+
+
+def write_sidecars(rows: Iterable[Row], file: BinaryIO) -> None:
+    """Writes a zip archive with a text file beside each captioned photo: `a/photo.txt` for `a/photo.jpg`.
+
+    No name in it leads out of the folder that it is unpacked in. Where two photos would share a text file, the second
+    keeps its suffix: `a/photo.png.txt`.
+    """
+    taken: set[str] = set()
+    with zipfile.ZipFile(file, "w", compression=zipfile.ZIP_DEFLATED) as archive:
+        for row in rows:
+            if row.problem:
+                continue
+            parts = [part for part in re.split(r"[/\\]", row.name.replace(":", "_")) if part.strip(". ")]
+            path = PurePosixPath(*parts or ["photo"])
+            names = (
+                str(path.with_suffix(".txt")),
+                f"{path}.txt",
+                *(f"{path}.{n}.txt" for n in range(2, len(taken) + 3)),
+            )
+            name = next(name for name in names if name.lower() not in taken)
+            taken.add(name.lower())
+            archive.writestr(name, row.caption + "\n")
 
 
 def _as_text(value: str) -> str:

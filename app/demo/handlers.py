@@ -1,23 +1,22 @@
 """What happens on the page's events: from the values of its fields to the values that they get."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from vlcap.attention import overlay
 from vlcap.captioner import Caption
 
-from .answers import Author, Seen
-from .batch import write_csv
+from .answers import Author, Kept
+from .batch import Row, write_csv, write_jsonl, write_sidecars
 from .layout import budget_value
 from .parts import Given, Photo, refusal
-from .pictures import budgets_table, figure, notice, rows_table
+from .pictures import NO_CAPTION, block_maps, budgets_table, caption_card, growing, notice, rows_table
 
-HIDDEN = gr.update(value="", visible=False)
-WHOLE = -1  # chosen in place of a word: the photo itself
+EMPTY = (NO_CAPTION, block_maps(None, None), "")  # caption, maps of blocks, table of budgets
+SKIP = gr.skip()
 
 
 class Handlers:
@@ -26,58 +25,60 @@ class Handlers:
     Args:
         authors: The captioners to choose from, by name.
         photo: The field of the photo.
-        download: The button that offers a batch's captions.
+        downloads: The buttons that offer a batch's captions as CSV, as JSON lines, and as text files.
     """
 
-    def __init__(self, authors: Mapping[str, Author], photo: Photo, download: gr.DownloadButton):
+    def __init__(self, authors: Mapping[str, Author], photo: Photo, downloads: Sequence[gr.DownloadButton]):
         self.authors = authors
         self.photo = photo
-        self.download = download
+        self.downloads = downloads
+        self.kept = Kept()
 
-    def grow(self, given: Given, budget: int | None, model: str, *advanced: Any) -> Iterator[tuple]:
-        """The caption as it is decoded. Outputs: photo, problem, text, tokens, cost, ms, the caption itself."""
+    def answer(self, given: Given, budget: int | None, model: str, *advanced: Any) -> Iterator[tuple]:
+        """The caption as it grows, then its words and maps, then all budgets, smallest first.
+
+        Outputs: photo, problem, caption, maps of blocks, table of budgets.
+        """
         if given.photo is None:  # an unreadable file would show as a broken picture
-            yield None, notice(given.problem), "", None, None, None, None
+            yield None, notice(given.problem), *EMPTY
             return
-        author = self.authors[model]
+        photo, author = given.photo, self.authors[model]
+        side, settings = author.side(budget), author.settings(*advanced)
+        found = self.kept.of(photo, model, settings)
         # The same each time: Gradio sends the browser only what differs, and a skip would take the photo apart there.
-        shown = gr.skip() if given.shown else self.photo.replacement(given.photo)
-        for found in author.stream(given.photo, budget, author.settings(*advanced)):
-            yield shown, "", *_cells(author, found), found
+        shown = SKIP if given.shown else self.photo.replacement(photo)
+        if side not in found:
+            for caption in author.stream(photo, side, settings):
+                yield shown, "", growing(caption, author), EMPTY[1], budgets_table(found, author, side)
+            found[side] = caption
+        answer = author.explain(photo, found[side])
+        card, blocks = caption_card(answer, author), block_maps(answer.looks, answer.photo, answer.box)
+        for table in self._compare(given, author, side, found, settings):
+            yield shown, "", card, blocks, table
 
-    def ask(self, photo: Given, budget: int | None, model: str) -> tuple:
-        """The finished caption, for programs. Outputs: text, tokens, cost, ms."""
-        author = self.authors[model]
-        return _cells(author, author.caption(photo.needed(), budget, {}))
+    def answer_anew(self, given: Given, budget: int | None, model: str, *advanced: Any) -> Iterator[tuple]:
+        """As `answer`, with another sample in place of the captions that were written before."""
+        if given.photo is not None:
+            self.kept.of(given.photo, model, self.authors[model].settings(*advanced)).clear()
+        yield from self.answer(given, budget, model, *advanced)
 
-    def all_budgets(self, given: Given, model: str, *advanced: Any) -> Iterator[str]:
-        """The table of all budgets, row by row."""
-        author, found = self.authors[model], []
+    def _compare(
+        self, given: Given, author: Author, chosen: int, found: dict[int, Caption], settings: dict[str, Any]
+    ) -> Iterator[str]:
+        """The table of all budgets, row by row, and at last with the times of the encoder."""
+        photo = given.needed()
+        yield budgets_table(found, author, chosen)
         for side in author.budgets:
-            found.append(author.caption(given.needed(), side, author.settings(*advanced)))
-            yield budgets_table(found, author.gflops, pending=len(author.budgets) - len(found))
+            if side not in found:
+                found[side] = author.caption(photo, side, settings)
+                yield budgets_table(found, author, chosen)
+        yield budgets_table(found, author, chosen, author.times(photo))
 
-    def look(self, given: Given, model: str, caption: Caption | None) -> Iterator[tuple]:
-        """The maps of a caption. Outputs: what is kept for clicks on words, maps of blocks, the words, a word's map."""
+    def ask(self, photo: Given, budget: int | None, model: str) -> tuple[str, int, float, int]:
+        """The finished caption, for programs. Outputs: text, tokens, GFLOPs, milliseconds."""
         author = self.authors[model]
-        if given.photo is None or caption is None or not author.has_maps:
-            yield None, [], gr.update(choices=[], value=None, visible=False), HIDDEN
-            return
-        seen = author.look(given.photo, caption)
-        words = [("(the photo)", WHOLE), *((name, place) for place, name in enumerate(seen.looks.words))]
-        yield seen, gr.skip(), gr.update(choices=words, value=WHOLE, visible=len(words) > 1), HIDDEN
-        small = seen.photo.reduce(2)
-        pictures = [(overlay(small, block), f"Block {number}") for number, block in enumerate(seen.looks.blocks, 1)]
-        yield seen, pictures, gr.skip(), gr.skip()
-
-    def look_at(self, seen: Seen | None, word: int | None) -> dict[str, Any]:
-        """The map of one word."""
-        if seen is None or word is None or word == WHOLE:
-            return HIDDEN
-        if not 0 <= word < len(seen.looks.words):
-            raise refusal("The caption has no such word.")
-        name = f"Where this word came from: {seen.looks.words[word]}"
-        return gr.update(value=figure(overlay(seen.photo, seen.looks.maps[word]), name), visible=True)
+        caption = author.caption(photo.needed(), budget, {})
+        return caption.text, caption.budget**2, author.gflops[caption.budget], round(caption.ms)
 
     def batch(
         self,
@@ -85,30 +86,35 @@ class Handlers:
         budget: int | None,
         model: str,
         *advanced: Any,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008  (Gradio recognizes it by this default)
-    ) -> tuple:
-        """Captions of many photos. Outputs: report, gallery, download."""
+    ) -> Iterator[tuple]:
+        """Captions of many photos, as they are written. Outputs: report, downloads."""
         if not files:
             raise refusal("Choose photos or a zip archive first.")
         author, rows = self.authors[model], []
+        closed = [gr.update(value=None, interactive=False)] * len(self.downloads)
+        yield "", *closed  # the last batch's
         for row, total in author.batch(files, budget, author.settings(*advanced)):
             rows.append(row)
-            progress((len(rows), total), desc="Captioning", unit="photos")
-        pictures = [(row.thumbnail, row.caption) for row in rows if not row.problem]
+            yield rows_table(rows, total), *[SKIP] * len(closed)
+        yield rows_table(rows, len(rows)), *self._files(rows)
+
+    def _files(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """The values of the buttons that offer a batch's captions."""
+        updates = []
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "captions.csv")
-            with open(path, "w", newline="", encoding="utf-8-sig") as file:
+            csv, jsonl, texts = (Path(folder, name) for name in ("captions.csv", "captions.jsonl", "captions.zip"))
+            with open(csv, "w", newline="", encoding="utf-8-sig") as file:
                 write_csv(rows, file)
-            # Copied to Gradio's own folder, which is cleaned up.
-            kept = self.download.serve_static_file(path)["path"]
-        return rows_table(rows), pictures, gr.update(value=kept, interactive=True)
+            with open(jsonl, "w", encoding="utf-8") as file:
+                write_jsonl(rows, file)
+            with open(texts, "wb") as archive:
+                write_sidecars(rows, archive)
+            for button, path in zip(self.downloads, (csv, jsonl, texts), strict=True):
+                # Copied to Gradio's own folder, which is cleaned up.
+                updates.append(gr.update(value=button.serve_static_file(path)["path"], interactive=True))
+        return updates
 
     def change(self, model: str, budget: int | None) -> tuple:
-        """Another model is chosen. Outputs: budget, description, table."""
+        """Another model is chosen. Outputs: budget, description."""
         author = self.authors[model]
-        return budget_value(author, budget), author.description, ""
-
-
-def _cells(author: Author, caption: Caption) -> tuple[str, int, float, int]:
-    """Text, tokens, GFLOPs and milliseconds of a caption."""
-    return caption.text, caption.budget**2, author.gflops[caption.budget], round(caption.ms)
+        return budget_value(author, budget), author.description

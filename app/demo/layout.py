@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +13,9 @@ from PIL import Image
 from vlcap.data.archives import MAX_PHOTOS
 
 from .answers import Author
-from .example_photos import draw_examples
+from .example_photos import Example, load_examples
 from .parts import Budget, Choice, Photo, Photos
-
-SESSION = 3600  # seconds that a session's maps are kept
+from .pictures import NO_CAPTION, NO_MAP, block_maps
 
 INTRODUCTION = """\
 # Photo captions from few tokens
@@ -23,17 +23,9 @@ Drop a photo. A [LookupViT](https://arxiv.org/abs/2407.12753) encoder compresses
 decoder writes the caption from these tokens alone. How few are enough?
 """
 MAPS = """\
-In each block, the encoder gathers from the photo's patches into its few tokens. Bright areas contributed most. A map
-shows where information came from, not why.
+In each block, the encoder gathers from the photo's patches into its few tokens. Bright areas contributed most. Choose a
+block to see its map over the photo. A map shows where information came from, not why.
 """
-GALLERY: dict[str, Any] = {
-    "show_label": False,
-    "height": "auto",
-    "buttons": [],
-    "interactive": False,
-    "object_fit": "contain",
-    "elem_classes": "gallery",
-}
 
 
 def lay_out(authors: Mapping[str, Author]) -> SimpleNamespace:
@@ -41,28 +33,29 @@ def lay_out(authors: Mapping[str, Author]) -> SimpleNamespace:
     fields = SimpleNamespace()
     first = next(iter(authors.values()))
     gr.Markdown(INTRODUCTION)
-    with gr.Row(equal_height=False):
-        with gr.Column(elem_id="photo_and_caption"):
-            _photo_and_caption(fields)
-        with gr.Column():
-            _settings(fields, authors, first)
-    with gr.Tab("All budgets"):
-        fields.compare = gr.Button("Compare all budgets", variant="primary")
-        fields.table = gr.HTML(label="Budgets")
-    with gr.Tab("What it looked at"):
+    # On a phone: the caption right below its photo, all budgets right below the caption, then the settings.
+    with gr.Row(equal_height=False, elem_id="main"):
+        with gr.Column(elem_id="photo_and_examples"):
+            _photo(fields)
+        with gr.Column(elem_id="answer"):
+            fields.caption = gr.HTML(NO_CAPTION, elem_id="caption", container=True, padding=True)
+            fields.table = gr.HTML(elem_id="budgets", container=True)
+        with gr.Column(elem_id="settings"):
+            fields.budget = Budget(value=budget_value(first))
+            fields.model = gr.Dropdown(list(authors), label="Captioner", visible=len(authors) > 1, elem_id="model")
+            fields.description = gr.Markdown(first.description, elem_classes="quiet")
+            with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+                _advanced(fields, first, longest=max(author.longest for author in authors.values()))
+    with gr.Tab("What each block looked at"):
         gr.Markdown(MAPS)
-        fields.blocks = gr.Gallery(label="What each block gathered from", **GALLERY)
+        fields.blocks = gr.HTML(block_maps(None, None), elem_id="blocks")
     with gr.Tab("Many photos"):
         _batch(fields)
-    fields.kept_caption, fields.kept_seen = gr.State(time_to_live=SESSION), gr.State(time_to_live=SESSION)
-    fields.api_budget = Choice(
-        choices=[], value=first.default_budget, label="Side of the grid of tokens", visible=False
-    )
+    _for_programs(fields, first)
     return fields
 
 
-def _photo_and_caption(fields: SimpleNamespace) -> None:
-    # The caption is right below its photo, so that a phone shows both at once.
+def _photo(fields: SimpleNamespace) -> None:
     with gr.Column(elem_id="stage"):  # a word's map lies over the photo
         fields.photo = Photo(
             label="Photo",
@@ -71,40 +64,30 @@ def _photo_and_caption(fields: SimpleNamespace) -> None:
             sources=["upload", "webcam", "clipboard"],
             elem_id="photo",
         )
-        fields.word_map = gr.HTML(elem_id="word_map", visible=False)
+        gr.HTML(NO_MAP, elem_id="word_map")
     fields.problem = gr.HTML(elem_id="problem")
-    fields.text = gr.Textbox(
-        label="Caption", lines=2, interactive=False, elem_id="caption", placeholder="Choose a photo first."
-    )
-    fields.word = Choice(
-        choices=[],
-        label="Where did it look?",
-        info="Click a word to see which part of the photo it came from.",
-        visible=False,
-        elem_id="words",
-    )
-
-
-def _settings(fields: SimpleNamespace, authors: Mapping[str, Author], first: Author) -> None:
     with gr.Row(elem_id="examples"):
-        fields.examples = [(_example(name, image), image) for name, image in draw_examples().items()]
-    fields.budget = Budget(value=budget_value(first))
-    with gr.Row(elem_id="numbers"):
-        fields.tokens, fields.cost, fields.ms = (
-            gr.Number(label=label, placeholder="-", interactive=False, min_width=90)
-            for label in ("Tokens", "Encoder GFLOPs", "Milliseconds")
-        )
-    fields.model = gr.Dropdown(list(authors), label="Model", visible=len(authors) > 1)
-    fields.description = gr.Markdown(first.description)
-    longest = max(author.longest for author in authors.values())
-    with gr.Accordion("Advanced", open=False):
-        beams = first.captioner.generation().get("num_beams", 1)
-        fields.beams = gr.Slider(1, 8, value=beams, step=1, label="Beams")
-        fields.length = gr.Slider(1, longest, value=first.longest, step=1, label="Longest caption, in pieces")
-        fields.sampling = gr.Checkbox(label="Sampling: a different caption each time, without beams")
-        fields.temperature = gr.Slider(0.1, 2, value=0.8, step=0.1, label="Sampling temperature")
-        fields.top_p = gr.Slider(0.05, 1, value=0.95, step=0.05, label="Sampling top p")
-        fields.again = gr.Button("Caption again", size="sm")
+        gr.HTML("Or try one:", elem_classes="title quiet")
+        fields.examples = [(_button(example, image), image) for example, image in load_examples()]
+        sources = "; ".join(f"{example.name}: {example.source}" for example, _ in load_examples())
+        gr.HTML(escape(sources), elem_classes="title quiet")
+
+
+def _advanced(fields: SimpleNamespace, first: Author, longest: int) -> None:
+    gr.HTML('<p id="put_back" class="quiet" role="status"></p>')  # page.js says there what it put back
+    beams = first.captioner.generation().get("num_beams", 1)
+    fields.beams = gr.Slider(1, 8, value=beams, step=1, label="Beams", info="Captions that are weighed at once.")
+    fields.length = gr.Slider(
+        1, longest, value=first.longest, step=1, label="Longest caption", info="In parts of words; most words are one."
+    )
+    fields.sampling = gr.Checkbox(label="Sampling: another caption each time, without beams")
+    fields.temperature = gr.Slider(
+        0.1, 2, value=0.8, step=0.1, label="Temperature", info="Higher is more surprising.", visible=False
+    )
+    fields.top_p = gr.Slider(
+        0.05, 1, value=0.95, step=0.05, label="Top p", info="Lower leaves out more of what is unlikely.", visible=False
+    )
+    fields.again = gr.Button("Another caption", size="sm", visible=False)
 
 
 def _batch(fields: SimpleNamespace) -> None:
@@ -114,11 +97,25 @@ def _batch(fields: SimpleNamespace) -> None:
         file_types=["image", ".zip"],
         elem_id="files",
     )
+    fields.caption_all = gr.Button("Caption all", variant="primary")
+    fields.report = gr.HTML(label="Captions of all photos", elem_id="report")
     with gr.Row():
-        fields.caption_all = gr.Button("Caption all", variant="primary")
-        fields.download = gr.DownloadButton("Download CSV", interactive=False)
-    fields.report = gr.HTML(label="Captions of all photos")
-    fields.gallery = gr.Gallery(label="Photos with captions", **GALLERY)
+        fields.downloads = [
+            gr.DownloadButton(f"Download {kind}", interactive=False, size="sm")
+            for kind in ("CSV", "JSON lines", "text files")
+        ]
+
+
+def _for_programs(fields: SimpleNamespace, first: Author) -> None:
+    """Fields of the API alone, and the button that page.js presses to put a tab's photo back."""
+    fields.api_budget = Choice(
+        choices=[], value=first.default_budget, label="Side of the grid of tokens", visible=False
+    )
+    fields.api_answer = [
+        gr.Textbox(label="Caption", visible=False),
+        *(gr.Number(label=label, visible=False) for label in ("Tokens", "Encoder GFLOPs", "Milliseconds")),
+    ]
+    fields.restore = gr.Button("Restore", visible="hidden", elem_id="restore")
 
 
 def budget_value(author: Author, side: int | None = None) -> dict[str, Any]:
@@ -127,11 +124,11 @@ def budget_value(author: Author, side: int | None = None) -> dict[str, Any]:
     return {"side": chosen, "sides": author.budgets, "patches": author.patches}
 
 
-def _example(name: str, image: Image.Image) -> gr.Button:
+def _button(example: Example, image: Image.Image) -> gr.Button:
     icon = image.copy()
     icon.thumbnail((144, 108))
     with tempfile.TemporaryDirectory() as folder:
         icon.save(path := Path(folder, "example.png"))
-        button = gr.Button(name, icon=path, size="sm")  # Gradio copies it
+        button = gr.Button(example.name, icon=path, size="sm")  # Gradio copies it
     button.keep_in_cache.add(button.icon["path"])  # otherwise it is deleted like a visitor's file
     return button

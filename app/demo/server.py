@@ -18,9 +18,9 @@ from vlcap.captioner import Captioner
 from .address import HERE, AddressError, check_address
 from .guard import Guard
 from .page import build
-from .pictures import CSS
 from .uploads import Uploads, own_folder
 
+FOLDER = Path(__file__).parent
 MAX_FILE_SIZE = "20mb"
 SWEEP_EVERY = 60  # seconds
 # SIGHUP, so that a closed terminal leaves no visitor's photo behind either; Windows has no SIGHUP.
@@ -84,11 +84,12 @@ def _launch(page: gr.Blocks, port: int | None, host: str, share: bool, folder: P
         max_file_size=MAX_FILE_SIZE,
         run_history=False,  # it would keep photos in the browser
         enable_monitoring=False,
-        state_session_capacity=200,  # a session keeps a small photo and its maps
+        state_session_capacity=200,
         footer_links=["api", "gradio"],
         i18n=gr.I18n(en={"common.upload": "Upload"}),  # a text for screen readers that Gradio lacks
         theme=THEME,
-        css=CSS,
+        css=(FOLDER / "page.css").read_text(encoding="utf-8"),
+        js=(FOLDER / "page.js").read_text(encoding="utf-8"),
     )
 
 

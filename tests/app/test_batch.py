@@ -2,13 +2,14 @@
 
 import csv
 import io
+import json
 import struct
 import zipfile
 
 import pytest
 
 from app.demo import batch
-from app.demo.batch import Row, caption_batch, write_csv
+from app.demo.batch import Row, caption_batch, write_csv, write_jsonl, write_sidecars
 from tests.support import drawings
 from vlcap.data import archives
 from vlcap.data.names import printable
@@ -41,7 +42,7 @@ def test_photos_and_archives_in_their_order(captioner, tmp_path):
     assert [row.name for row, _ in found] == ["first.png", "b/one.png", "a.png"]
     assert {total for _, total in found} == {3}
     assert [row.caption for row, _ in found] == captioner.caption([drawings.draw(n) for n in range(3)], num_beams=1)
-    assert all(row.tokens == 9 and row.ms > 0 and row.thumbnail.size == (64, 48) for row, _ in found)
+    assert all(row.tokens == 9 and row.ms > 0 and row.score < 0 and row.thumbnail.size == (64, 48) for row, _ in found)
 
 
 def test_bad_ones_are_reported_each(captioner, tmp_path):
@@ -165,10 +166,10 @@ def test_every_cell_is_quoted(tmp_path):
     """D10: where a spreadsheet splits at semicolons, `;=8.jpg` would become a formula in a cell of its own."""
     with open(tmp_path / "a.csv", "w", newline="", encoding="utf-8") as file:
         names = (";=8.jpg", " =1.jpg", "\t=2", "\uff1d3")
-        write_csv([Row(name, caption="a;=dog", tokens=9, ms=1.26) for name in names], file)
+        write_csv([Row(name, caption="a;=dog", tokens=9, ms=1.26, score=-0.5) for name in names], file)
     first, *lines = (tmp_path / "a.csv").read_text(encoding="utf-8").splitlines()
-    assert first == '"photo","caption","problem","tokens","ms"'
-    assert lines[0] == '";\'=8.jpg","a;\'=dog","","9","1.3"'
+    assert first == '"photo","caption","problem","tokens","ms","score"'
+    assert lines[0] == '";\'=8.jpg","a;\'=dog","","9","1.3","-0.5"'
     with open(tmp_path / "a.csv", newline="", encoding="utf-8") as file:
         cells = [cell for row in csv.reader(file, delimiter=";") for cell in row]
     assert not any(cell.startswith("=") for cell in cells)
@@ -180,10 +181,31 @@ def test_csv_runs_nothing(tmp_path):
         write_csv([Row("=1+1.png", caption='a "dog", running', tokens=9, ms=1.26), Row("b.png", problem="no")], file)
     with open(tmp_path / "a.csv", newline="", encoding="utf-8") as file:
         assert list(csv.reader(file)) == [
-            ["photo", "caption", "problem", "tokens", "ms"],
-            ["'=1+1.png", 'a "dog", running', "", "9", "1.3"],
-            ["b.png", "", "no", "", ""],
+            ["photo", "caption", "problem", "tokens", "ms", "score"],
+            ["'=1+1.png", 'a "dog", running', "", "9", "1.3", ""],
+            ["b.png", "", "no", "", "", ""],
         ]
+
+
+def test_json_lines_have_the_columns_of_the_table():
+    file = io.StringIO()
+    write_jsonl([Row("\u732b.png", caption="a cat", tokens=9, ms=1.26, score=-0.5), Row("b.png", problem="no")], file)
+    found = [json.loads(line) for line in file.getvalue().splitlines()]
+    assert found[0] == dict(photo="\u732b.png", caption="a cat", problem=None, tokens=9, ms=1.26, score=-0.5)
+    assert found[1] == dict(photo="b.png", caption=None, problem="no", tokens=None, ms=None, score=None)
+
+
+def test_a_text_file_for_each_photo(tmp_path):
+    """Names come from strangers' archives: none leads out of the folder, and none takes another's place."""
+    names = ["a/one.jpg", "a/one.png", "a/ONE.png", "../../out.png", "/tmp/out.jpg", "C:\\x\\y.png", "..", "bad.png"]
+    rows = [Row(name, caption=f"of {name}") for name in names[:-1]] + [Row("bad.png", problem="no")]
+    with open(tmp_path / "texts.zip", "wb") as file:
+        write_sidecars(rows, file)
+    with zipfile.ZipFile(tmp_path / "texts.zip") as texts:
+        found = {name: texts.read(name).decode() for name in texts.namelist()}
+    wanted = ["a/one.txt", "a/one.png.txt", "a/ONE.png.2.txt", "out.txt", "tmp/out.txt", "C_/x/y.txt", "photo.txt"]
+    assert list(found) == wanted
+    assert list(found.values()) == [f"of {name}\n" for name in names[:-1]]
 
 
 def test_names_stay_on_one_line():

@@ -3,12 +3,15 @@
 `vlcap bench` and `vlcap compare` time with it.
 """
 
+from __future__ import annotations
+
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 Key = TypeVar("Key")
 Row = dict[str, Any]
@@ -61,5 +64,7 @@ def compared(times: Mapping[str, list[float]], against: str) -> list[Row]:
 
 def _now(device: torch.device | None, clock: Callable[[], float]) -> float:
     if device is not None and device.type == "cuda":
+        import torch
+
         torch.cuda.synchronize(device)
     return clock()
