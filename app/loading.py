@@ -71,3 +71,24 @@ def check_budget(captioner: Any, budget: int | None) -> int | None:
 def search_settings(beams: int | None) -> dict[str, int]:
     """Generation settings for --beams; without it, the captioner's own apply."""
     return {} if beams is None else {"num_beams": beams}
+
+
+def search_for(captioner: Any, beams: int | None, count: int) -> dict[str, int]:
+    """Generation settings for --beams and --count, which needs as many beams as captions."""
+    settings = search_settings(beams)
+    searched = captioner.generation(**settings).get("num_beams", 1)
+    if count <= max(1, searched):
+        return settings
+    say(f"searching with {count} beams instead of {searched}, to find {count} captions per photo")
+    return {"num_beams": count}
+
+
+def identify(model: str | None, captioner: Any, int8: bool | None) -> dict[str, Any]:
+    """What distinguishes a loaded captioner from others: its files by their content, and what runs it."""
+    from vlcap.captioner import BUNDLED
+    from vlcap.files.writing import digest_file
+    from vlcap.model.finding import FILES, find_folder
+
+    folder = BUNDLED if model is None else find_folder(model)
+    files = {name: digest_file(folder / name)[:16] for name in FILES if (folder / name).is_file()}
+    return {"captioner": files, "engine": captioner.engine.kind, "int8": int8}

@@ -1,7 +1,7 @@
 """Command-line options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,6 +25,26 @@ Int8 = Annotated[
 Engine = Annotated[
     str | None,
     typer.Option("--engine", help="onnx or pytorch. Default: $VLCAP_ENGINE, or onnx on a CPU and pytorch on a GPU."),
+]
+CaptionFile = Annotated[
+    Path | None,
+    typer.Option("--out", help="File for the captions: .jsonl, .csv or .parquet. Nothing is printed."),
+]
+Sidecar = Annotated[
+    str | None,
+    typer.Option("--sidecar", help="Write a file beside each photo: .txt, .caption or .json. Nothing is printed."),
+]
+Existing = Annotated[
+    Literal["skip", "overwrite", "append"] | None,
+    typer.Option(
+        "--existing",
+        help="If there are captions already: skip those photos, overwrite what vlcap wrote, or append other captions. "
+        "Default: skip with --sidecar; with --out, an existing file is refused.",
+    ),
+]
+MinScore = Annotated[
+    float | None,
+    typer.Option("--min-score", help="Leave out captions with a lower score. Scores are at most 0."),
 ]
 Metrics = Annotated[
     list[str] | None,

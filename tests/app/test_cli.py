@@ -73,7 +73,7 @@ def test_json_lines(album, captioner_folder):
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert [record["image"] for record in records] == [str(path) for path in photos]
-    assert all(record.keys() == {"image", "caption", "budget", "ms"} for record in records)
+    assert all(record.keys() == {"image", "caption", "budget", "score", "ms"} for record in records)
     assert all(record["budget"] == 2 and record["ms"] > 0 for record in records)
 
 
