@@ -84,11 +84,13 @@ def keep(
         What became of the photos of all processes; None in all processes but the first.
     """
     from vlcap import processes
+    from vlcap.auto_budget import AutoBudget
     from vlcap.bulk.work import caption_groups, in_groups
 
+    own = captioner.default_budget
     settings = {
         **weights,
-        "budget": wish.budget or captioner.default_budget,
+        "budget": wish.budget.to_dict() if isinstance(wish.budget, AutoBudget) else wish.budget or own,
         "generation": captioner.generation(**wish.generation),
         "count": wish.count,
         "min_score": wish.min_score,

@@ -15,6 +15,14 @@ Budget = Annotated[
     int | None,
     typer.Option("--budget", min=1, help="Side of the compressed grid: 5 means 25 tokens. Default: the model's own."),
 ]
+BudgetOrAuto = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        help="Side of the compressed grid: 5 means 25 tokens. auto starts at the smallest and takes a larger one where "
+        "the caption is unsure. Default: the model's own.",
+    ),
+]
 Beams = Annotated[int | None, typer.Option("--beams", min=1, help="Number of beams; 1 is greedy search.")]
 Int8 = Annotated[
     bool | None,

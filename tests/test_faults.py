@@ -5,6 +5,7 @@ test_survival.py tests two more: a run that is killed, and two runs that write t
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -58,6 +59,49 @@ def disk(tmp_path, namespaces) -> Path:
     """Folder on which a disk of 3 MB will be mounted."""
     (tmp_path / "disk").mkdir()
     return tmp_path / "disk"
+
+
+def test_disk_full_while_captions_are_kept(disk):
+    """What was kept stays, no half file takes the place of the captions, and the same run goes on."""
+    program = """
+import sys
+from pathlib import Path
+from vlcap.bulk.table import Table
+from vlcap.bulk.work import Captioned
+from vlcap.captioner import Caption
+folder = Path(sys.argv[1])
+photos = [folder / f"{number:05}.jpg" for number in range(20_000)]
+def kept(photo):
+    return Captioned(photo, (Caption(f"a caption of {photo.name} " * 2, 3, 1.0, (5,), (-1.0,)),))
+def run(file, filler=0):
+    table = Table(folder / file)
+    try:
+        todo = [photo for photo in table.begin(photos[:10_000], {}) if not table.is_done(photo)]
+        (folder / "filler").write_bytes(bytes(filler))
+        for start in range(0, len(todo), 16):
+            table.add([kept(photo) for photo in todo[start : start + 16]])
+        (folder / "filler").write_bytes(bytes(filler and 1_500_000))  # now for the file itself
+        table.finish()
+    except OSError as error:
+        print(error.strerror, len(todo), (folder / file).exists())
+    finally:
+        table.close()
+run("captions.csv", filler=2_500_000)
+(folder / "filler").unlink()
+run("captions.csv", filler=1)
+(folder / "filler").unlink()
+run("captions.csv")
+(folder / "filler").unlink()
+print(sorted(path.name for path in folder.iterdir()))
+rows = (folder / "captions.csv").read_text().splitlines()[1:]
+assert [row[:9] for row in rows] == [photo.name for photo in photos[:10_000]]
+"""
+    done = python(program, disk, unshare="-rm", before=SMALL_DISK)
+    assert done.returncode == 0, done.stderr
+    first, second, there = done.stdout.splitlines()
+    assert first == "No space left on device 10000 False"
+    assert re.fullmatch(r"No space left on device [1-9]\d{3} False", second)
+    assert there == "['.vlcap-written.jsonl', 'captions.csv']"
 
 
 def test_disk_full_while_writing_a_checkpoint(disk):

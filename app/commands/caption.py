@@ -8,7 +8,7 @@ import typer
 
 from app import loading
 from app.keeping import Tally, keep
-from app.options import AsJson, Beams, Budget, CaptionFile, Engine, Existing, Int8, MinScore, Model, Sidecar
+from app.options import AsJson, Beams, BudgetOrAuto, CaptionFile, Engine, Existing, Int8, MinScore, Model, Sidecar
 from app.printing import print_json, say
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def caption(
     photos: Annotated[list[Path], typer.Argument(help="Image files and folders.", show_default=False)],
     model: Model = None,
-    budget: Budget = None,
+    budget: BudgetOrAuto = None,
     beams: Beams = None,
     int8: Int8 = None,
     engine: Engine = None,
@@ -40,6 +40,7 @@ def caption(
     captions go into files instead. A run that was killed goes on when the command is repeated.
     """
     _check_options(out, sidecar, existing, as_json, prefix + suffix)
+    side = loading.parse_budget(budget)
     from vlcap.data.finding import find_images, without
 
     found = find_images(photos)
@@ -48,12 +49,12 @@ def caption(
         if getattr(place, "was_finished", False):
             say(f"{out}: an interrupted run had written it already")
             return
-        captioner = loading.load(model, engine, fastest=True, int8=int8, budget=budget)
+        captioner = loading.load(model, engine, fastest=True, int8=int8, budget=side)
         from vlcap.bulk.work import Wish
 
-        budget = loading.check_budget(captioner, budget)
+        chosen = loading.choose_budget(captioner, budget, model)
         search = loading.search_for(captioner, beams, count)
-        wish = Wish(budget, count, min_score, prefix, suffix, search)
+        wish = Wish(chosen, count, min_score, prefix, suffix, search)
         tally: Tally | None
         if place is None:
             tally = _print(captioner, found.images, wish, batch_size, as_json)

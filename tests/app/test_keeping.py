@@ -363,6 +363,37 @@ def test_ten_kills_change_nothing(captioner_folder, tmp_path, words):
     assert two == one and len(one) == (80 if words[0] == "--sidecar" else 41)
 
 
+WITHOUT_TORCH = """
+import runpy, sys
+try:
+    runpy.run_module(sys.argv.pop(1), run_name="__main__")
+finally:
+    loaded = {"torch", "transformers", "timm", "datasets", "pandas"} & set(sys.modules)
+    assert not loaded, loaded
+"""
+
+
+@pytest.mark.slow
+def test_onnx_runtime_keeps_captions_without_torch(captioner_folder, photos, monkeypatch):
+    from vlcap.export.cache import onnx_engine
+
+    monkeypatch.setenv("VLCAP_CACHE", str(photos.parent / "cache"))
+    monkeypatch.setenv("VLCAP_ENGINE", "onnx")
+    onnx_engine(captioner_folder, bundled=False, int8=None)
+    for words in (["--out", "a.csv"], ["--out", "a.parquet", "--count", "2"], ["--sidecar", ".json"]):
+        command = ["app.cli", "caption", str(photos), "--model", str(captioner_folder), *words]
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_TORCH, *command],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            cwd=photos.parent,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1 and "9 captioned, 0 skipped, 1 unreadable" in done.stderr
+        assert "AssertionError" not in done.stderr, done.stderr
+    assert len(rows_of(photos.parent / "a.csv")) == 10
+
+
 @pytest.mark.slow
 def test_two_processes_share_the_photos(captioner_folder, tmp_path):
     for number in range(25):
@@ -406,3 +437,17 @@ def test_one_of_two_processes_is_killed(captioner_folder, tmp_path):
         torchrun(*command, "--out", file, processes=processes)
         assert file.read_bytes() == (tmp_path / "whole.csv").read_bytes()
         assert not list(tmp_path.glob("*unfinished*"))
+
+
+def test_budget_auto(vlcap, captioner, captioner_folder, photos, monkeypatch):
+    assert vlcap(photos, "--budget", "0")[0] == vlcap(photos, "--budget", "many")[0] == 2
+    status, _, said = vlcap(photos, "--budget", "auto")
+    assert status == 1 and "vlcap auto-budget writes one" in said
+    good = [path for path in sorted(photos.iterdir()) if path.name != "05.png"]
+    scores = sorted(each.score for each in captioner.caption_pixels(captioner.preprocess(good), 2))
+    rule = {"budgets": [2, 3], "threshold": (scores[3] + scores[4]) / 2}
+    (photos.parent / "budget_auto.json").write_text(json.dumps(rule))
+    monkeypatch.setattr(loading, "folder_of", lambda model: photos.parent)
+    file = photos.parent / "captions.jsonl"
+    vlcap(photos, "--budget", "auto", "--out", file)
+    assert [row["budget"] for row in rows_of(file) if not row["problem"]].count(3) == 4

@@ -7,7 +7,7 @@ uninterrupted run would have computed, to the last bit.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import auto_budget
+from ..auto_budget import AutoBudget
 from ..captioner import Caption, Captioner
 from ..data.images import ImageError, one_line
 from ..data.names import plain_line
@@ -30,7 +32,7 @@ class Wish:
     """What is asked of the captions.
 
     Attributes:
-        budget: Side of the compressed grid; None for the captioner's own.
+        budget: Side of the compressed grid, or the rule that chooses it; None for the captioner's own.
         count: Captions for each photo, all different.
         min_score: Captions with a lower score are left out; None to keep all.
         prefix: Text before each caption.
@@ -38,7 +40,7 @@ class Wish:
         generation: As for `Captioner.caption`.
     """
 
-    budget: int | None = None
+    budget: int | AutoBudget | None = None
     count: int = 1
     min_score: float | None = None
     prefix: str = ""
@@ -70,10 +72,6 @@ class Captioned:
             best = self.left_out[0]
             return [Row(name, "", round(best.score, 3), best.budget)]
         return [Row(name, each.text, round(each.score, 3), each.budget) for each in self.captions]
-
-
-Batches = Iterable["NDArray"]
-Write = Callable[[Batches], Iterable[list[Caption]]]  # batches of pixels -> the captions of each
 
 
 def in_groups(photos: Sequence[Path], size: int) -> list[Sequence[Path]]:
@@ -108,7 +106,12 @@ def caption_groups(captioner: Captioner, groups: Iterable[Sequence[Path]], wish:
         group = read.popleft()
         return [Captioned(path, error=error) if error else _kept(path, next(captions), wish) for path, error in group]
 
-    for captions in captioner.caption_batches(batches(), wish.budget, wish.count, **wish.generation):
+    written: Iterator[list[Caption]]
+    if isinstance(wish.budget, AutoBudget):
+        written = auto_budget.caption_batches(captioner, batches(), wish.budget, wish.count, **wish.generation)
+    else:
+        written = captioner.caption_batches(batches(), wish.budget, wish.count, **wish.generation)
+    for captions in written:
         while all(error for _, error in read[0]):  # a group without a single readable photo has no batch
             yield finished(iter(()))
         yield finished(iter(captions))
