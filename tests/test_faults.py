@@ -70,37 +70,39 @@ from vlcap.bulk.table import Table
 from vlcap.bulk.work import Captioned
 from vlcap.captioner import Caption
 folder = Path(sys.argv[1])
-photos = [folder / f"{number:05}.jpg" for number in range(20_000)]
+photos = [folder / f"{number:05}.jpg" for number in range(2000)]
 def kept(photo):
-    return Captioned(photo, (Caption(f"a caption of {photo.name} " * 2, 3, 1.0, (5,), (-1.0,)),))
-def run(file, filler=0):
-    table = Table(folder / file)
+    return Captioned(photo, (Caption(f"a caption of {photo.name} " * 9, 3, 1.0, (5,), (-1.0,)),))
+def fill(leave):
+    (folder / "filler").write_bytes(bytes(3_000_000 - leave))
+def run(leave=None, leave_at_the_end=None):
+    table = Table(folder / "captions.csv")
     try:
-        todo = [photo for photo in table.begin(photos[:10_000], {}) if not table.is_done(photo)]
-        (folder / "filler").write_bytes(bytes(filler))
+        todo = [photo for photo in table.begin(photos, {}) if not table.is_done(photo)]
+        if leave:
+            fill(leave)
         for start in range(0, len(todo), 16):
             table.add([kept(photo) for photo in todo[start : start + 16]])
-        (folder / "filler").write_bytes(bytes(filler and 1_500_000))  # now for the file itself
+        if leave_at_the_end:
+            fill(leave_at_the_end)
         table.finish()
     except OSError as error:
-        print(error.strerror, len(todo), (folder / file).exists())
+        print(error.strerror, len(todo), (folder / "captions.csv").exists())
     finally:
         table.close()
-run("captions.csv", filler=2_500_000)
-(folder / "filler").unlink()
-run("captions.csv", filler=1)
-(folder / "filler").unlink()
-run("captions.csv")
-(folder / "filler").unlink()
+    (folder / "filler").unlink(missing_ok=True)
+run(leave=200_000)
+run(leave_at_the_end=700_000)  # room for the journal, not for the file
+run()
 print(sorted(path.name for path in folder.iterdir()))
 rows = (folder / "captions.csv").read_text().splitlines()[1:]
-assert [row[:9] for row in rows] == [photo.name for photo in photos[:10_000]]
+assert [row[:9] for row in rows] == [photo.name for photo in photos]
 """
     done = python(program, disk, unshare="-rm", before=SMALL_DISK)
     assert done.returncode == 0, done.stderr
     first, second, there = done.stdout.splitlines()
-    assert first == "No space left on device 10000 False"
-    assert re.fullmatch(r"No space left on device [1-9]\d{3} False", second)
+    assert first == "No space left on device 2000 False"
+    assert re.fullmatch(r"No space left on device [1-9]\d{2,3} False", second)
     assert there == "['.vlcap-written.jsonl', 'captions.csv']"
 
 

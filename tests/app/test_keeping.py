@@ -374,14 +374,15 @@ finally:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_onnx_runtime_keeps_captions_without_torch(captioner_folder, photos, monkeypatch):
     from vlcap.export.cache import onnx_engine
 
     monkeypatch.setenv("VLCAP_CACHE", str(photos.parent / "cache"))
     monkeypatch.setenv("VLCAP_ENGINE", "onnx")
-    onnx_engine(captioner_folder, bundled=False, int8=None)
+    onnx_engine(captioner_folder, bundled=False, int8=None, budget=2)
     for words in (["--out", "a.csv"], ["--out", "a.parquet", "--count", "2"], ["--sidecar", ".json"]):
-        command = ["app.cli", "caption", str(photos), "--model", str(captioner_folder), *words]
+        command = ["app.cli", "caption", str(photos), "--model", str(captioner_folder), "--budget", "2", *words]
         done = subprocess.run(
             [sys.executable, "-c", WITHOUT_TORCH, *command],
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
