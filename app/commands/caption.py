@@ -1,5 +1,6 @@
 """`vlcap caption` and `vlcap attention`: what a captioner says about photos, and where it looks."""
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,6 +41,8 @@ def caption(
     captions go into files instead. A run that was killed goes on when the command is repeated.
     """
     _check_options(out, sidecar, existing, as_json, prefix + suffix)
+    if min_score is not None and not math.isfinite(min_score):
+        raise typer.BadParameter(f"--min-score {min_score}: a number, such as -1.5")
     side = loading.parse_budget(budget)
     from vlcap.data.finding import find_images, without
 

@@ -244,6 +244,7 @@ def test_usage(vlcap, photos):
         ("--out", "a.csv", "--json"),
         ("--existing", "skip"),
         ("--prefix", "two\nlines"),
+        ("--min-score", "nan"),
         ("--existing", "maybe", "--out", "a.csv"),
     ):
         assert vlcap(photos, *words)[0] == 2, words
