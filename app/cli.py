@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .commands.auto_budget import auto_budget
 from .commands.bench import bench
 from .commands.caption import attention, caption
 from .commands.compare import compare
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Caption photos with few visual tokens; train, evaluate and compare captioners.",
 )
-for command in (caption, demo, evaluate, score, baselines, compare, data, attention, export, encoders):
+for command in (caption, demo, evaluate, score, baselines, compare, auto_budget, data, attention, export, encoders):
     app.command()(command)
 train.command()(study)
 train.command()(table3)

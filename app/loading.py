@@ -68,6 +68,59 @@ def check_budget(captioner: Any, budget: int | None) -> int | None:
     return budget
 
 
+def parse_budget(text: str | None) -> int | None:
+    """The number that --budget names; None for the model's own, and for auto.
+
+    Raises:
+        BadParameter: It is neither.
+    """
+    if text is None or text == "auto":
+        return None
+    if not (text.isascii() and text.isdecimal()) or not int(text):
+        raise typer.BadParameter(f"--budget {text}: a whole number from 1, or auto")
+    return int(text)
+
+
+def choose_budget(captioner: Any, text: str | None, model: str | None) -> Any:
+    """The budget that --budget names: a side of the grid, a rule, or None for the model's own."""
+    if text != "auto":
+        return check_budget(captioner, parse_budget(text))
+    from vlcap.auto_budget import read_rule
+
+    rule = read_rule(folder_of(model))
+    for budget in rule.budgets:
+        check_budget(captioner, budget)
+    return rule
+
+
+def folder_of(model: str | None) -> Path:
+    """The captioner folder that --model names."""
+    from vlcap.captioner import BUNDLED
+    from vlcap.model.finding import find_folder
+
+    return BUNDLED if model is None else find_folder(model)
+
+
 def search_settings(beams: int | None) -> dict[str, int]:
     """Generation settings for --beams; without it, the captioner's own apply."""
     return {} if beams is None else {"num_beams": beams}
+
+
+def search_for(captioner: Any, beams: int | None, count: int) -> dict[str, int]:
+    """Generation settings for --beams and --count, which needs as many beams as captions."""
+    settings = search_settings(beams)
+    searched = captioner.generation(**settings).get("num_beams", 1)
+    if count <= max(1, searched):
+        return settings
+    say(f"searching with {count} beams instead of {searched}, to find {count} captions per photo")
+    return {"num_beams": count}
+
+
+def identify(model: str | None, captioner: Any, int8: bool | None) -> dict[str, Any]:
+    """What distinguishes a loaded captioner from others: its files by their content, and what runs it."""
+    from vlcap.files.writing import digest_file
+    from vlcap.model.finding import FILES
+
+    folder = folder_of(model)
+    files = {name: digest_file(folder / name)[:16] for name in FILES if (folder / name).is_file()}
+    return {"captioner": files, "engine": captioner.engine.kind, "int8": int8}

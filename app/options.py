@@ -1,7 +1,7 @@
 """Command-line options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,11 +16,39 @@ Budget = Annotated[
     int | None,
     typer.Option("--budget", min=1, help="Side of the compressed grid: 5 means 25 tokens. Default: the model's own."),
 ]
+BudgetOrAuto = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        help="Side of the compressed grid: 5 means 25 tokens. auto starts at the smallest and takes a larger one where "
+        "the caption is unsure. Default: the model's own.",
+    ),
+]
 Beams = Annotated[int | None, typer.Option("--beams", min=1, help="Number of beams; 1 is greedy search.")]
 Int8 = Annotated[bool, typer.Option("--int8", help="8-bit weights, for CPUs that are fast at it; slightly less exact.")]
 Engine = Annotated[
     str | None,
     typer.Option("--engine", help="onnx or pytorch. Default: $VLCAP_ENGINE, or onnx on a CPU and pytorch on a GPU."),
+]
+CaptionFile = Annotated[
+    Path | None,
+    typer.Option("--out", help="File for the captions: .jsonl, .csv or .parquet. Nothing is printed."),
+]
+Sidecar = Annotated[
+    str | None,
+    typer.Option("--sidecar", help="Write a file beside each photo: .txt, .caption or .json. Nothing is printed."),
+]
+Existing = Annotated[
+    Literal["skip", "overwrite", "append"] | None,
+    typer.Option(
+        "--existing",
+        help="If there are captions already: skip those photos, overwrite what vlcap wrote, or append other captions. "
+        "Default: skip with --sidecar; with --out, an existing file is refused.",
+    ),
+]
+MinScore = Annotated[
+    float | None,
+    typer.Option("--min-score", help="Leave out captions with a lower score. Scores are at most 0."),
 ]
 Metrics = Annotated[
     list[str] | None,

@@ -5,6 +5,7 @@ test_survival.py tests two more: a run that is killed, and two runs that write t
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -58,6 +59,51 @@ def disk(tmp_path, namespaces) -> Path:
     """Folder on which a disk of 3 MB will be mounted."""
     (tmp_path / "disk").mkdir()
     return tmp_path / "disk"
+
+
+def test_disk_full_while_captions_are_kept(disk):
+    """What was kept stays, no half file takes the place of the captions, and the same run goes on."""
+    program = """
+import sys
+from pathlib import Path
+from vlcap.bulk.table import Table
+from vlcap.bulk.work import Captioned
+from vlcap.captioner import Caption
+folder = Path(sys.argv[1])
+photos = [folder / f"{number:05}.jpg" for number in range(2000)]
+def kept(photo):
+    return Captioned(photo, (Caption(f"a caption of {photo.name} " * 9, 3, 1.0, (5,), (-1.0,)),))
+def fill(leave):
+    (folder / "filler").write_bytes(bytes(3_000_000 - leave))
+def run(leave=None, leave_at_the_end=None):
+    table = Table(folder / "captions.csv")
+    try:
+        todo = [photo for photo in table.begin(photos, {}) if not table.is_done(photo)]
+        if leave:
+            fill(leave)
+        for start in range(0, len(todo), 16):
+            table.add([kept(photo) for photo in todo[start : start + 16]])
+        if leave_at_the_end:
+            fill(leave_at_the_end)
+        table.finish()
+    except OSError as error:
+        print(error.strerror, len(todo), (folder / "captions.csv").exists())
+    finally:
+        table.close()
+    (folder / "filler").unlink(missing_ok=True)
+run(leave=200_000)
+run(leave_at_the_end=700_000)  # room for the journal, not for the file
+run()
+print(sorted(path.name for path in folder.iterdir()))
+rows = (folder / "captions.csv").read_text().splitlines()[1:]
+assert [row[:9] for row in rows] == [photo.name for photo in photos]
+"""
+    done = python(program, disk, unshare="-rm", before=SMALL_DISK)
+    assert done.returncode == 0, done.stderr
+    first, second, there = done.stdout.splitlines()
+    assert first == "No space left on device 2000 False"
+    assert re.fullmatch(r"No space left on device [1-9]\d{2,3} False", second)
+    assert there == "['.vlcap-written.jsonl', 'captions.csv']"
 
 
 def test_disk_full_while_writing_a_checkpoint(disk):

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from .engines.choose import choose, torch_engine
 from .engines.interface import Engine, Facts
 from .errors import CaptionerError, VlcapError
 from .model.finding import find_folder
-from .model.search import Watch, Written, find_captions
+from .model.search import Watch, Written, find_captions, find_several
 from .model.tokenizer import EOS, PAD, START
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Caption:
         ids: Its pieces, without start, end and padding.
         logprobs: Log-probability of each piece and of the end, as the decoder gave it; without the end if the caption
             reached its limit.
+        others: Other captions of the photo, if several were asked for, the best first. Their texts are all different.
     """
 
     text: str
@@ -59,6 +60,7 @@ class Caption:
     ms: float
     ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
+    others: tuple[Caption, ...] = ()
 
     @property
     def score(self) -> float:
@@ -256,6 +258,17 @@ class Captioner:
             return self.engine.generate(tokens, watch, **generation)
         return find_captions(self.engine.start(tokens, search), search, watch)
 
+    def write_several(self, tokens: Any, **generation: Any) -> list[list[Written]]:
+        """Compressed tokens -> all captions that each photo's search ended with, one per beam, the best first.
+
+        Raises:
+            CaptionerError: The settings need Hugging Face's `generate`, which gives one caption.
+        """
+        search = self.engine.search(**generation)
+        if search is None:
+            raise CaptionerError("several captions of a photo need a beam search, without further settings")
+        return find_several(self.engine.start(tokens, search), search)
+
     def text(self, ids: Sequence[int]) -> str:
         """Pieces of a caption -> its text."""
         return self.engine.text(ids)
@@ -292,9 +305,17 @@ class Captioner:
         return found
 
     def caption_batches(
-        self, batches: Iterable[NDArray], budget: int | None = None, **generation: Any
+        self, batches: Iterable[NDArray], budget: int | None = None, count: int = 1, **generation: Any
     ) -> Iterator[list[Caption]]:
-        """Captions of batches of uint8 pixels, (B, 3, S, S) each. The next batch is encoded while one is decoded."""
+        """Captions of batches of uint8 pixels, (B, 3, S, S) each. The next batch is encoded while one is decoded.
+
+        Args:
+            batches: The batches.
+            budget: Side of the compressed grid; None for the model's default.
+            count: Captions for each photo, at most as many as the search has beams; see `Caption.others`. A photo has
+                fewer if some of the search's captions read the same.
+            generation: As for `caption`.
+        """
         budget = budget or self.default_budget
         with ThreadPoolExecutor(1, thread_name_prefix="encoder") as pool:
             coming = None
@@ -302,16 +323,26 @@ class Captioner:
             for pixels in batches:
                 following = pool.submit(self.engine.encode, pixels, budget)
                 if coming is not None:
-                    yield self._captions(coming.result(), budget, start, **generation)
+                    yield self._captions(coming.result(), budget, count, start, **generation)
                     start = time.perf_counter()
                 coming = following
             if coming is not None:
-                yield self._captions(coming.result(), budget, start, **generation)
+                yield self._captions(coming.result(), budget, count, start, **generation)
 
-    def _captions(self, tokens: Any, budget: int, start: float, **generation: Any) -> list[Caption]:
-        found = self.write(tokens, **generation)
+    def _captions(self, tokens: Any, budget: int, count: int, start: float, **generation: Any) -> list[Caption]:
+        if count > 1:
+            found = self.write_several(tokens, **generation)
+        else:
+            found = [[written] for written in self.write(tokens, **generation)]
         ms = (time.perf_counter() - start) * 1000 / len(found)
-        return [self._caption(written, budget, ms) for written in found]
+        distinct = []
+        for each in found:
+            by_text: dict[str, Caption] = {}
+            for written in each:
+                caption = self._caption(written, budget, ms)
+                by_text.setdefault(caption.text, caption)
+            distinct.append([*by_text.values()])
+        return [replace(best, others=tuple(others[: count - 1])) for best, *others in distinct]
 
     def _caption(self, written: Written, budget: int, ms: float) -> Caption:
         ids = _without_marks(written.ids)

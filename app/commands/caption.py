@@ -1,66 +1,126 @@
 """`vlcap caption` and `vlcap attention`: what a captioner says about photos, and where it looks."""
 
+import math
 import sys
-from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app import loading
-from app.options import AsJson, Beams, Budget, Engine, Int8, Model
+from app.keeping import Tally, keep
+from app.options import AsJson, Beams, BudgetOrAuto, CaptionFile, Engine, Existing, Int8, MinScore, Model, Sidecar
 from app.printing import print_json, say
+
+if TYPE_CHECKING:
+    from vlcap.bulk.sidecars import Sidecars
+    from vlcap.bulk.table import Table
+    from vlcap.bulk.work import Wish
 
 
 def caption(
     photos: Annotated[list[Path], typer.Argument(help="Image files and folders.", show_default=False)],
     model: Model = None,
-    budget: Budget = None,
+    budget: BudgetOrAuto = None,
     beams: Beams = None,
     int8: Int8 = False,
     engine: Engine = None,
     as_json: AsJson = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Photos per batch.")] = 16,
+    out: CaptionFile = None,
+    sidecar: Sidecar = None,
+    existing: Existing = None,
+    prefix: Annotated[str, typer.Option(help="Text before each caption.")] = "",
+    suffix: Annotated[str, typer.Option(help="Text after each caption.")] = "",
+    count: Annotated[int, typer.Option(min=1, help="Captions per photo, all different: the best beams.")] = 1,
+    min_score: MinScore = None,
 ) -> None:
     """Caption photos: one line per photo, in the given order. Unreadable files are reported and skipped.
 
-    In folders, hidden files are ignored, and files that are not images are counted at the end.
+    In folders, hidden files are ignored, and files that are not images are counted at the end. With --out or --sidecar,
+    captions go into files instead. A run that was killed goes on when the command is repeated.
     """
-    import numpy as np
+    _check_options(out, sidecar, existing, as_json, prefix + suffix)
+    if min_score is not None and not math.isfinite(min_score):
+        raise typer.BadParameter(f"--min-score {min_score}: a number, such as -1.5")
+    side = loading.parse_budget(budget)
+    from vlcap.data.finding import find_images, without
 
-    captioner = loading.load(model, engine, fastest=True, int8=int8, budget=budget)
-    from vlcap.data.images import ImageError, find_images, one_line
-    from vlcap.data.names import plain_line
-    from vlcap.data.reading import read_batches
+    found = find_images(photos)
+    place = _open_place(out, sidecar, existing, found.images)
+    try:
+        if getattr(place, "was_finished", False):
+            say(f"{out}: an interrupted run had written it already")
+            return
+        captioner = loading.load(model, engine, fastest=True, int8=int8, budget=side)
+        from vlcap.bulk.work import Wish
 
-    budget = loading.check_budget(captioner, budget)
-    failed = False
+        chosen = loading.choose_budget(captioner, budget, model)
+        search = loading.search_for(captioner, beams, count)
+        wish = Wish(chosen, count, min_score, prefix, suffix, search)
+        tally: Tally | None
+        if place is None:
+            tally = _print(captioner, found.images, wish, batch_size, as_json)
+        else:
+            weights = loading.identify(model, captioner, int8)
+            tally = keep(captioner, place, found.images, wish, batch_size, weights)
+    finally:
+        if place is not None:
+            place.close()
+    if tally is not None:  # the first process speaks for all
+        found = without(found, getattr(place, "files", {}).values())
+        for remark in [*found.remarks(), *tally.remarks(out or sidecar)]:
+            say(remark)
+        raise typer.Exit(1 if tally.unreadable or not found.complete else 0)
 
-    def report(error: ImageError) -> None:
-        nonlocal failed
-        say(str(error))
-        failed = True
 
-    found_images = find_images(photos)
-    names: deque[list[Path]] = deque()  # of the batches that are encoded and not yet decoded
+def _check_options(out: Path | None, sidecar: str | None, existing: str | None, as_json: bool, around: str) -> None:
+    """Refuses options that contradict each other."""
+    from vlcap.processes import several
 
-    def pixels() -> Iterator[np.ndarray]:
-        for batch in read_batches(found_images.images, captioner.read, batch_size, report):
-            names.append([name for name, _ in batch])
-            yield np.stack([image for _, image in batch])
+    if out and sidecar:
+        raise typer.BadParameter("--out and --sidecar: choose one")
+    if as_json and (out or sidecar):
+        raise typer.BadParameter("--json prints, and --out and --sidecar write files: choose one")
+    if existing and not (out or sidecar):
+        raise typer.BadParameter("--existing is about files: it needs --out or --sidecar")
+    if several() and not (out or sidecar):
+        raise typer.BadParameter("several processes need --out or --sidecar to share the photos")
+    if not around.isprintable():
+        raise typer.BadParameter("--prefix and --suffix must be printable and on one line")
 
-    for found in captioner.caption_batches(pixels(), budget=budget, **loading.search_settings(beams)):
-        for name, result in zip(names.popleft(), found, strict=True):
-            if as_json:
-                facts = {"budget": result.budget, "score": round(result.score, 3), "ms": round(result.ms, 1)}
-                print_json({"image": str(name), "caption": result.text, **facts})
-            else:
-                print(f"{one_line(name)}: {plain_line(result.text)}")
+
+def _open_place(
+    out: Path | None, sidecar: str | None, existing: Existing, photos: list[Path]
+) -> "Table | Sidecars | None":
+    """Where captions will be kept; None to print them."""
+    if out:
+        from vlcap.bulk.table import Table
+
+        return Table(out, existing)
+    if sidecar:
+        from vlcap.bulk.sidecars import Sidecars
+
+        return Sidecars(photos, sidecar, existing or "skip")
+    return None
+
+
+def _print(captioner: Any, photos: list[Path], wish: "Wish", batch_size: int, as_json: bool) -> Tally:
+    from vlcap.bulk.work import caption_groups, in_groups
+    from vlcap.data.names import one_line
+
+    tally = Tally()
+    for group in caption_groups(captioner, in_groups(photos, batch_size), wish):
+        tally.count(group)
+        for photo in group:
+            for found in photo.captions:
+                if as_json:
+                    facts = {"budget": found.budget, "score": round(found.score, 3), "ms": round(found.ms, 1)}
+                    print_json({"image": str(photo.photo), "caption": found.text, **facts})
+                else:
+                    print(f"{one_line(photo.photo)}: {found.text}")
         sys.stdout.flush()
-    for remark in found_images.remarks():
-        say(remark)
-    raise typer.Exit(1 if failed or not found_images.complete else 0)
+    return tally
 
 
 def attention(

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from app import loading
-from app.options import AsJson, Beams, Budget, Data, Engine, Int8, Limit, Metrics, Model, Split
+from app.options import AsJson, Beams, BudgetOrAuto, Data, Engine, Int8, Limit, Metrics, Model, Split
 from app.printing import print_json, print_scores, track
 
 
@@ -14,7 +14,7 @@ def evaluate(
     data: Data,
     model: Model = None,
     split: Split = "test",
-    budget: Budget = None,
+    budget: BudgetOrAuto = None,
     beams: Beams = None,
     int8: Int8 = False,
     engine: Engine = "pytorch",
@@ -31,6 +31,7 @@ def evaluate(
     from vlcap.files.results import results
     from vlcap.processes import connect
 
+    loading.parse_budget(budget)  # refuses what is no budget, now
     captions = read_captions(data, split, limit=limit)
     first = connect()
     with results(out if first else None, WRITTEN):
@@ -38,7 +39,7 @@ def evaluate(
         report = run(
             captioner,
             captions,
-            budget=loading.check_budget(captioner, budget),
+            budget=loading.choose_budget(captioner, budget, model),
             metrics=metric or DEFAULT,
             out=out,
             track=lambda found: track(found, total=len(captions), what=f"captioning {captions.name} {split}"),

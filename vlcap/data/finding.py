@@ -6,7 +6,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .names import one_line
@@ -115,6 +115,12 @@ def find_images(paths: Iterable[str | os.PathLike]) -> Found:
         for image in pictures or ([path] if len(problems) == known else []):
             images.setdefault(os.path.abspath(image), image)
     return Found(list(images.values()), [path for key, path in others.items() if key not in images], problems)
+
+
+def without(found: Found, files: Iterable[Path]) -> Found:
+    """What was found, without these among the skipped files: captions that vlcap itself writes beside photos."""
+    known = set(files)
+    return replace(found, others=[path for path in found.others if path not in known])
 
 
 def is_image_name(name: str) -> bool:

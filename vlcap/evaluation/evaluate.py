@@ -5,11 +5,14 @@ torchrun --nproc_per_node 2 --no-python vlcap evaluate ...        # the photos a
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from .. import processes
+from .. import auto_budget, processes
+from ..auto_budget import AutoBudget
 from ..bench.machine import versions
 from ..captioner import Caption, Captioner
 from ..data.captions import CaptionSet, write_coco_results
@@ -24,7 +27,7 @@ Predictions = Iterable[tuple[int, Caption]]
 def predict(
     captioner: Captioner,
     captions: CaptionSet,
-    budget: int | None = None,
+    budget: int | AutoBudget | None = None,
     batch_size: int = 32,
     **generation: Any,
 ) -> Iterator[tuple[int, Caption]]:
@@ -33,7 +36,7 @@ def predict(
     Args:
         captioner: Captioner to run.
         captions: Split to caption. Its references are not used.
-        budget: Side of the compressed grid; None for the captioner's own.
+        budget: Side of the compressed grid, or the rule that chooses it; None for the captioner's own.
         batch_size: Number of photos per batch.
         generation: num_beams, max_new_tokens, ...: Hugging Face's names, over the captioner's own.
 
@@ -44,14 +47,17 @@ def predict(
     for start in range(0, len(mine), batch_size):
         rows = mine[start : start + batch_size]
         pixels = captioner.preprocess([captions.image(i) for i in rows])
-        found = captioner.caption_pixels(pixels, budget=budget, **generation)
+        if isinstance(budget, AutoBudget):
+            [found] = auto_budget.caption_batches(captioner, [pixels], budget, **generation)
+        else:
+            found = captioner.caption_pixels(pixels, budget=budget, **generation)
         yield from zip((captions.image_ids[i] for i in rows), found, strict=True)
 
 
 def evaluate(
     captioner: Captioner,
     captions: CaptionSet,
-    budget: int | None = None,
+    budget: int | AutoBudget | None = None,
     metrics: Sequence[str] = DEFAULT,
     out: Path | None = None,
     track: Callable[[Predictions], Predictions] = iter,
@@ -62,7 +68,7 @@ def evaluate(
     Args:
         captioner: Captioner to evaluate.
         captions: Split to caption and score on.
-        budget: Side of the compressed grid; None for the captioner's own.
+        budget: Side of the compressed grid, or the rule that chooses it; None for the captioner's own.
         metrics: Names of metrics, from `vlcap.evaluation.metrics.METRICS`.
         out: Folder for predictions.json, written before scoring, and metrics.json.
         track: Progress display: wraps the predictions while they are made.
@@ -95,7 +101,7 @@ def evaluate(
         "data": captions.name,
         "split": captions.split,
         "model": captioner.name,
-        "budget": budget or captioner.default_budget,
+        **_budget_facts(captioner, budget, list(predictions.values())),
         "generation": captioner.generation(**generation),
         "distinct": len(set(texts.values())) / len(texts),
         "ms_per_photo": sum(caption.ms for caption in predictions.values()) / len(predictions),
@@ -105,3 +111,17 @@ def evaluate(
         with replacing(out / "metrics.json") as file:
             file.write(json.dumps(report, indent=2) + "\n")
     return report
+
+
+def _budget_facts(captioner: Captioner, budget: int | AutoBudget | None, found: Sequence[Caption]) -> dict[str, Any]:
+    """The budget, and for the rule that chooses it: the share of photos at each, and the mean GFLOPs of the encoder."""
+    if not isinstance(budget, AutoBudget):
+        return {"budget": budget or captioner.default_budget}
+    ends = Counter(caption.budget for caption in found)
+    costs = dict(zip(budget.budgets, accumulate(map(captioner.engine.gflops, budget.budgets)), strict=True))
+    return {
+        "budget": "auto",
+        "threshold": budget.threshold,
+        "budgets": {str(side): ends[side] / len(found) for side in budget.budgets},
+        "encoder_gflops": sum(costs[side] * number for side, number in ends.items()) / len(found),
+    }

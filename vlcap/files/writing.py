@@ -29,17 +29,22 @@ class NotOursError(VlcapError, ValueError):
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
-    """Gives a text file to write. It takes the place of `path` when all of it is written, and not before.
+def replacing(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
+    """Gives a file to write. It takes the place of `path` when all of it is written, and not before.
 
     If `path` is a link, the file it leads to is replaced.
+
+    Args:
+        path: The file.
+        binary: Whether bytes will be written, and not text.
 
     Raises:
         OSError: The file cannot be written. The old file is still at `path`.
     """
     path = Path(os.path.realpath(path))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    file = open(temporary, "x", encoding="utf-8")  # noqa: SIM115 - "x": ours from its first byte, so it may be deleted
+    # "x": the file is ours from its first byte, so it may be deleted.
+    file: IO[Any] = open(temporary, "xb") if binary else open(temporary, "x", encoding="utf-8")  # noqa: SIM115
     try:
         with file:
             yield file

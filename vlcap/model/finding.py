@@ -10,6 +10,7 @@ FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "README.md",
+    "budget_auto.json",
 )
 
 

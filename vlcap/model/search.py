@@ -163,6 +163,21 @@ def find_captions(decoding: Decoding, search: Search, watch: Watch | None = None
         search: The settings.
         watch: Called after each step. If it returns True, the search ends with what has been written.
     """
+    return [photo.best for photo in _searched(decoding, search, watch)]
+
+
+def find_several(decoding: Decoding, search: Search) -> list[list[Written]]:
+    """All captions that the search of each photo ended with, the best first: as many as it has beams.
+
+    Args:
+        decoding: An engine's state before the first piece.
+        search: The settings.
+    """
+    return [photo.several for photo in _searched(decoding, search)]
+
+
+def _searched(decoding: Decoding, search: Search, watch: Watch | None = None) -> list[Any]:
+    """The finished searches of a batch of photos. Arguments as `find_captions`."""
     photos: list[Any] = [search.start() for _ in range(len(decoding))]
     active = photos
     beams = 1  # all beams are the same until the first piece is written
@@ -181,7 +196,7 @@ def find_captions(decoding: Decoding, search: Search, watch: Watch | None = None
             active = [active[i] for i in going]
         if beams > 1 and active:
             decoding.fork([photo.parents for photo in active])
-    return [photo.best for photo in photos]
+    return photos
 
 
 class Single:
@@ -198,6 +213,10 @@ class Single:
     @property
     def best(self) -> Written:
         return Written(self.running[0][: 1 + len(self.logprobs)], self.logprobs)
+
+    @property
+    def several(self) -> list[Written]:
+        return [self.best]
 
     @property
     def leader(self) -> tuple[int, ...]:
@@ -236,7 +255,11 @@ class Beams:
 
     @property
     def best(self) -> Written:
-        return self.finished[0][1] if self.finished else Written(self.running[0], self.logprobs[0])
+        return self.several[0]
+
+    @property
+    def several(self) -> list[Written]:
+        return [written for _, written in self.finished] or [Written(self.running[0], self.logprobs[0])]
 
     def advance(self, candidates: Candidates, vocab_size: int) -> None:
         """Takes one step: the 2 G likeliest candidates come in, of which at most G end.

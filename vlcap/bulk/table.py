@@ -1,0 +1,193 @@
+"""Captions in one file, `--out FILE`. The file is written whole at the end, from the journals of the processes.
+
+The same command after a kill reads the journals, captions what is missing, and writes the file that an uninterrupted
+run would have written.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from .. import processes
+from ..data.names import one_line
+from ..files.results import check_folder
+from ..files.writing import digest_file, replacing
+from ..files.written import WrittenList, delete_unfinished
+from .journal import Journals, Left
+from .rows import Row, TableError, format_of, name_in, read_rows, rendered
+from .work import Captioned
+
+Existing = Literal["skip", "overwrite", "append"]
+CHOICES = (
+    "--existing skip adds the photos that it lacks, --existing append adds captions to photos that have some, "
+    "--existing overwrite replaces a file that vlcap wrote"
+)
+
+
+class Table:
+    """A file of captions. What stands in the way is refused at once, before a captioner is loaded.
+
+    Args:
+        file: The file; its suffix says which format.
+        existing: What to do if it exists. None refuses.
+
+    Attributes:
+        was_finished: Whether nothing is left to do: a run was killed after it wrote the file, before it ended.
+
+    Raises:
+        TableError: The file exists and must not be written, or is none that we can read; or its suffix is unknown.
+        OutputError: Its folder cannot be written to.
+    """
+
+    def __init__(self, file: Path, existing: Existing | None = None):
+        self.file, self.existing = file, existing
+        self.is_first = not processes.several() or processes.connect()
+        format_of(file)
+        if file.is_dir():
+            raise TableError(f"{file}: is a folder, not a file: name a file in it")
+        check_folder(file.parent)
+        self.written = WrittenList(file.parent)
+        self.journals = Journals(file)
+        self._lock = FileLock(file.with_name(f".{file.name}.lock"))
+        self._take_lock()
+        try:
+            self._check()
+        except BaseException:
+            self.close()
+            raise
+
+    def _take_lock(self) -> None:
+        if not self.is_first:
+            return
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise TableError(f"{self.file}: another run is writing it: wait for its end, or name another") from None
+
+    def _check(self) -> None:
+        self.left = self.journals.read()
+        found = digest_file(self.file) if os.path.lexists(self.file) else None
+        processes.join([])  # no process deletes or writes before all have read
+        self.base: bytes | None = None
+        self.base_digest = found
+        self.was_finished = found is not None and found == self.left.finished
+        if self.was_finished:
+            if self.is_first:
+                self.journals.delete()
+            if self.existing is None:
+                return
+            self.left = Left(None, {}, None)
+        if found is None:
+            return
+        if self.existing is None:
+            raise TableError(f"{self.file}: exists: {CHOICES}")
+        self.ours = self.written.has(self.file)
+        if self.existing == "overwrite":
+            if not self.ours:
+                raise TableError(f"{self.file}: was not written by vlcap, or changed since: choose another name")
+            return
+        self.base = self.file.read_bytes()
+        if hashlib.sha256(self.base).hexdigest() != found:
+            raise TableError(f"{self.file}: is being written by another program: wait for its end")
+        self.there = read_rows(self.file, self.base)
+
+    def begin(self, photos: Sequence[Path], settings: Mapping[str, Any]) -> list[Path]:
+        """Opens this process's journal.
+
+        Args:
+            photos: Photos of the run.
+            settings: What the captions depend on.
+
+        Returns:
+            The photos that the file will get rows of, in their order: those done already are among them.
+
+        Raises:
+            TableError: An interrupted run had other settings, or the file was changed since; or the file cannot tell
+                two photos apart.
+        """
+        existing = self.existing if self.base_digest else None
+        all_settings = json.loads(json.dumps({**settings, "existing": existing, "file": self.base_digest}))
+        if self.left.settings is not None and self.left.settings != all_settings:
+            raise TableError(_other_settings(self.journals.paths()[0], self.left.settings, all_settings))
+        self.names = {photo: name_in(self.file.parent, photo) for photo in photos}
+        by_name: dict[str, Path] = {}
+        for photo, name in self.names.items():
+            if (other := by_name.setdefault(name, photo)) is not photo:
+                raise TableError(
+                    f"{self.file}: {one_line(other)} and {one_line(photo)} would both be {name} in it: rename one"
+                )
+        has_rows = {name for name, _ in self.there} if self.base is not None and self.existing == "skip" else set()
+        self.photos = [photo for photo in photos if self.names[photo] not in has_rows]
+        self.skipped = len(photos) - len(self.photos)
+        if self.is_first:
+            delete_unfinished([self.file])
+        processes.join([])  # no process writes before all have read
+        self.journal = self.journals.open(processes.place()[0], all_settings)
+        return self.photos
+
+    def is_done(self, photo: Path) -> bool:
+        """Whether the rows of a photo are in a journal that an interrupted run left."""
+        return self.names[photo] in self.left.rows
+
+    def failed_before(self, photo: Path) -> bool:
+        """Whether an interrupted run could not read a photo."""
+        return any(row.problem for row in self.left.rows.get(self.names[photo], ()))
+
+    def add(self, group: Sequence[Captioned]) -> None:
+        """Keeps the rows of a group of photos. They are on the disk afterwards."""
+        self.journal.add([(self.names[each.photo], each.rows(self.names[each.photo])) for each in group])
+
+    def finish(self) -> None:
+        """Writes the file from all journals and deletes them. The first process does; all have to call this."""
+        processes.join([])
+        if not self.is_first:
+            self.journal.close()
+            return
+        rows = self.journals.read().rows
+        new = [row for photo in self.photos for row in rows[self.names[photo]]]
+        if self.base is not None and self.existing == "append":
+            new = self._additional(new)
+        content = rendered(self.file, self.base, new)
+        digest = hashlib.sha256(content).hexdigest()
+        if self.base is None or self.ours:  # otherwise a person's rows are in it, and `overwrite` must not take them
+            self.written.add({self.file.name: digest})
+        self.journal.finish(digest)
+        self.journal.close()
+        if self.base_digest != (digest_file(self.file) if os.path.lexists(self.file) else None):
+            raise TableError(f"{self.file}: was changed during the run: move it, and begin anew")
+        with replacing(self.file, binary=True) as file:
+            file.write(content)
+        self.journals.delete()
+
+    def _additional(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows that say something new: another caption, or the first word about a photo."""
+        there, named = set(self.there), {name for name, _ in self.there}
+        return [
+            row for row in rows if (row.image, row.caption) not in there and (row.caption or row.image not in named)
+        ]
+
+    def close(self) -> None:
+        """Lets other runs write the file."""
+        if self._lock.is_locked:
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock.release()
+
+
+def _other_settings(journal: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Says what differs between an interrupted run and this one."""
+    if then.get("file") != now.get("file"):
+        return (
+            f"{journal.name.partition('.unfinished-')[0]}: was changed since an interrupted run began to add to it: "
+            f"delete {journal} to begin anew"
+        )
+    names = [name for name in now if now[name] != then.get(name)]
+    different = ", ".join(f"{name} {then.get(name)!r}, now {now[name]!r}" for name in names)
+    return (
+        f"{journal}: an interrupted run had other settings ({different:.300}): repeat its command, or delete this file "
+        "to begin anew"
+    )

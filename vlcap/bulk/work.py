@@ -1,0 +1,135 @@
+"""Captions groups of photos, one after the other. A group is what is written at once, and what a kill can lose.
+
+Which photos share a group depends on the list of photos alone. So a run that goes on after a kill computes what an
+uninterrupted run would have computed, to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import auto_budget
+from ..auto_budget import AutoBudget
+from ..captioner import Caption, Captioner
+from ..data.images import ImageError, one_line
+from ..data.names import plain_line
+from ..data.reading import read_ahead
+from .rows import Row
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked of the captions.
+
+    Attributes:
+        budget: Side of the compressed grid, or the rule that chooses it; None for the captioner's own.
+        count: Captions for each photo, all different.
+        min_score: Captions with a lower score are left out; None to keep all.
+        prefix: Text before each caption.
+        suffix: Text after each caption.
+        generation: As for `Captioner.caption`.
+    """
+
+    budget: int | AutoBudget | None = None
+    count: int = 1
+    min_score: float | None = None
+    prefix: str = ""
+    suffix: str = ""
+    generation: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """A photo with its captions.
+
+    Attributes:
+        photo: Its path.
+        captions: The captions that are kept, with prefix and suffix, the best first.
+        left_out: Captions whose score is too low, the best first.
+        error: The error of an unreadable photo.
+    """
+
+    photo: Path
+    captions: tuple[Caption, ...] = ()
+    left_out: tuple[Caption, ...] = ()
+    error: ImageError | None = None
+
+    def rows(self, name: str) -> list[Row]:
+        """Its rows in a file of captions, where it has this name."""
+        if self.error is not None:
+            return [Row(name, problem=str(self.error).removeprefix(f"{one_line(self.photo)}: "))]
+        if not self.captions:
+            best = self.left_out[0]
+            return [Row(name, "", round(best.score, 3), best.budget)]
+        return [Row(name, each.text, round(each.score, 3), each.budget) for each in self.captions]
+
+
+def in_groups(photos: Sequence[Path], size: int) -> list[Sequence[Path]]:
+    """Photos in groups of this size; the last one may be smaller."""
+    return [photos[start : start + size] for start in range(0, len(photos), size)]
+
+
+def caption_groups(captioner: Captioner, groups: Iterable[Sequence[Path]], wish: Wish) -> Iterator[list[Captioned]]:
+    """Captions each group of photos. The next groups are read and encoded while one is decoded.
+
+    Args:
+        captioner: The captioner.
+        groups: Groups of photos.
+        wish: What is asked of the captions.
+
+    Raises:
+        CaptionerError, EncoderError: The captioner cannot do what is asked.
+    """
+    groups = list(groups)
+    read: deque[list[tuple[Path, ImageError | None]]] = deque()  # groups that are read and not yet captioned
+    size = max(map(len, groups), default=1)
+    photos = read_ahead((photo for group in groups for photo in group), captioner.read, ahead=2 * size)
+
+    def batches() -> Iterator[NDArray]:
+        for group in groups:
+            found = list(islice(photos, len(group)))
+            read.append([(path, pixels if isinstance(pixels, ImageError) else None) for path, pixels in found])
+            if good := [pixels for _, pixels in found if not isinstance(pixels, ImageError)]:
+                yield np.stack(good)
+
+    def finished(captions: Iterator[Caption]) -> list[Captioned]:
+        group = read.popleft()
+        return [Captioned(path, error=error) if error else _kept(path, next(captions), wish) for path, error in group]
+
+    written: Iterator[list[Caption]]
+    if isinstance(wish.budget, AutoBudget):
+        written = auto_budget.caption_batches(captioner, batches(), wish.budget, wish.count, **wish.generation)
+    else:
+        written = captioner.caption_batches(batches(), wish.budget, wish.count, **wish.generation)
+    for captions in written:
+        while all(error for _, error in read[0]):  # a group without a single readable photo has no batch
+            yield finished(iter(()))
+        yield finished(iter(captions))
+    while read:
+        yield finished(iter(()))
+
+
+def _kept(photo: Path, best: Caption, wish: Wish) -> Captioned:
+    kept: list[Caption] = []
+    left_out: list[Caption] = []
+    for caption in (best, *best.others):
+        # The rounded score is what the files show: a caption there is never below the limit.
+        low = wish.min_score is not None and round(caption.score, 3) < wish.min_score
+        (left_out if low else kept).append(_dressed(caption, wish))
+    return Captioned(photo, tuple(kept), tuple(left_out))
+
+
+def _dressed(caption: Caption, wish: Wish) -> Caption:
+    """A caption on one line, with prefix and suffix."""
+    text = wish.prefix + plain_line(caption.text) + wish.suffix
+    return Caption(text, caption.budget, caption.ms, caption.ids, caption.logprobs)
