@@ -70,7 +70,7 @@ def _photo(fields: SimpleNamespace) -> None:
         gr.HTML("Or try one:", elem_classes="title quiet")
         fields.examples = [(_button(example, image), image) for example, image in load_examples()]
         sources = "; ".join(f"{example.name}: {example.source}" for example, _ in load_examples())
-        gr.HTML(escape(sources), elem_classes="title quiet")
+        gr.HTML(escape(sources), elem_classes="sources quiet")
 
 
 def _advanced(fields: SimpleNamespace, first: Author, longest: int) -> None:
