@@ -34,6 +34,18 @@ def test_no_input_does_harm(readers):
     assert done.stdout.count(", 0 defects") == len(readers.split())
 
 
+def test_no_captioner_folder_does_harm_to_the_export():
+    """Few, because each that is accepted is exported."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz", "graphs", "--count", "12", "--seed", "1"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0 and ", 0 defects" in done.stdout, done.stdout + done.stderr
+
+
 def test_the_fuzzer_sees_harm():
     """The fuzzer finds each kind of defect: another exception, no file name, an ended process, too much memory."""
     from tests.fuzz import Reader, fuzz

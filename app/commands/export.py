@@ -1,5 +1,6 @@
 """`vlcap export` and `vlcap encoders`."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -28,11 +29,13 @@ def export(
     from vlcap.export.graphs import export_graphs, files_of
     from vlcap.files.results import results
 
-    captioner = loading.load(model, "pytorch")
-    budgets = list(dict.fromkeys(budget or captioner.budgets))
-    for each in budgets:
-        loading.check_budget(captioner, each)
-    with results(folder, files_of(budgets)):
+    with ExitStack() as writing:
+        writing.enter_context(results(folder, files_of(budget or [])))  # before a model is loaded
+        captioner = loading.load(model, "pytorch")
+        budgets = list(dict.fromkeys(budget or captioner.budgets))
+        for each in budgets:
+            loading.check_budget(captioner, each)
+        writing.enter_context(results(folder, files_of(budgets)))
         export_graphs(
             captioner.engine,
             folder,

@@ -381,7 +381,7 @@ def test_onnx_runtime_keeps_captions_without_torch(captioner_folder, photos, mon
 
     monkeypatch.setenv("VLCAP_CACHE", str(photos.parent / "cache"))
     monkeypatch.setenv("VLCAP_ENGINE", "onnx")
-    onnx_engine(captioner_folder, bundled=False, int8=None, budget=2)
+    onnx_engine(captioner_folder, bundled=False, budget=2)
     for words in (["--out", "a.csv"], ["--out", "a.parquet", "--count", "2"], ["--sidecar", ".json"]):
         command = ["app.cli", "caption", str(photos), "--model", str(captioner_folder), "--budget", "2", *words]
         done = subprocess.run(
@@ -397,11 +397,11 @@ def test_onnx_runtime_keeps_captions_without_torch(captioner_folder, photos, mon
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_photos(captioner_folder, tmp_path):
+def test_two_processes_share_the_photos(vlcap, captioner_folder, tmp_path):
     for number in range(25):
         drawings.draw(number).save(tmp_path / f"{number:02}.png")
     command = ["caption", tmp_path, "--model", captioner_folder, "--batch-size", 4]
-    torchrun(*command, "--out", tmp_path / "one.jsonl", processes=1)
+    vlcap(tmp_path, "--out", tmp_path / "one.jsonl")
     torchrun(*command, "--out", tmp_path / "two.jsonl")
     assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
     assert len((tmp_path / "one.jsonl").read_text().splitlines()) == 25 and not list(tmp_path.glob("*unfinished*"))
@@ -410,12 +410,12 @@ def test_two_processes_share_the_photos(captioner_folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_of_two_processes_is_killed(captioner_folder, tmp_path):
-    """The run ends, and the same command, with two processes or with one, gives what an uninterrupted run gives."""
+def test_one_of_two_processes_is_killed(vlcap, captioner_folder, tmp_path):
+    """The run ends, and the same command with one process gives what an uninterrupted run gives."""
     for number in range(30):
         drawings.draw(number).save(tmp_path / f"{number:02}.png")
     command = ["caption", tmp_path, "--model", captioner_folder, "--batch-size", 2]
-    torchrun(*command, "--out", tmp_path / "whole.csv", processes=1)
+    vlcap(tmp_path, "--out", tmp_path / "whole.csv")
     fault = tmp_path / "sitecustomize.py"  # the second process is killed when it has captioned two groups
     fault.write_text(
         "import os, signal\n"
@@ -429,16 +429,16 @@ def test_one_of_two_processes_is_killed(captioner_folder, tmp_path):
         "            os.kill(os.getpid(), signal.SIGKILL)\n"
         "    Journal.add = dying\n"
     )
-    for processes in (2, 1):
-        file = tmp_path / f"{processes}.csv"
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{REPOSITORY}")
-            with pytest.raises(subprocess.CalledProcessError):
-                torchrun(*command, "--out", file)
-        assert not file.exists() and len(list(tmp_path.glob(f"{file.name}.unfinished-*"))) == 2
-        torchrun(*command, "--out", file, processes=processes)
-        assert file.read_bytes() == (tmp_path / "whole.csv").read_bytes()
-        assert not list(tmp_path.glob("*unfinished*"))
+    file = tmp_path / "killed.csv"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{REPOSITORY}")
+        with pytest.raises(subprocess.CalledProcessError):
+            torchrun(*command, "--out", file)
+    fault.unlink()
+    assert not file.exists() and len(list(tmp_path.glob(f"{file.name}.unfinished-*"))) == 2
+    torchrun(*command, "--out", file, processes=1)  # one process goes on where two were
+    assert file.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert not list(tmp_path.glob("*unfinished*"))
 
 
 def test_budget_auto(vlcap, captioner, captioner_folder, photos, monkeypatch):

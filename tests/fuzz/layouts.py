@@ -105,7 +105,7 @@ def captioner() -> Captioner:
     with tempfile.TemporaryDirectory() as folder:
         for name, data in models.seed()["captioner"].items():
             Path(folder, name).write_bytes(data)
-        loaded = Captioner.from_pretrained(folder, device="cpu")
+        loaded = Captioner.from_pretrained(folder, engine="pytorch", device="cpu")
     for name, value in {
         "find_java": lambda version="": "java",
         "ptb_tokenize": lambda texts: [" ".join(re.findall(r"\w+", text.lower())) for text in texts],

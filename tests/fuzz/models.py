@@ -1,6 +1,7 @@
 """Model folders: configs that ask for much memory or for other models, weights that do not fit, pickles."""
 
 import json
+import os
 import random
 import struct
 from functools import cache
@@ -159,10 +160,16 @@ def make(rng: random.Random, folder: Path, kind: str = "captioner") -> Path:
     return folder
 
 
-def read(folder: Path) -> None:
-    captioner = Captioner.from_pretrained(folder, device="cpu")
+def read(folder: Path, engine: str = "pytorch") -> None:
+    captioner = Captioner.from_pretrained(folder, engine=engine, device="cpu")
     [caption] = captioner.caption([Image.new("RGB", (50, 40), "red")])
     assert isinstance(caption, str)
+
+
+def read_by_onnx(folder: Path) -> None:
+    """The same, exported first: whatever PyTorch accepts, ONNX Runtime has to caption with, or to refuse."""
+    os.environ["VLCAP_CACHE"] = str(folder.parent / "cache")
+    read(folder, engine="onnx")
 
 
 def make_encoder(rng: random.Random, folder: Path) -> Path:

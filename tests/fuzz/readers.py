@@ -23,6 +23,7 @@ READERS = {
     "shards": Reader(folders.make_shards, folders.read, CAPTIONS, prepare=captions.photos),
     "labelling": Reader(folders.make_labelling, folders.read, CAPTIONS, prepare=captions.photos),
     "models": Reader(models.make, models.read, (CaptionerError,), prepare=models.seed),
+    "graphs": Reader(models.make, models.read_by_onnx, (CaptionerError,), prepare=models.seed, seconds=120.0),
     "encoders": Reader(models.make_encoder, models.read_encoder, (ModelFolderError,), prepare=models.seed),
     "archives": Reader(archives.make, archives.read, (), prepare=archives.photos),
     "classes": Reader(labels.make_folders, labels.read, (LabelError, ImageError), prepare=labels.prepare),

@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import GPT2Config, ViTConfig
 
-from vlcap.bench import benchmark, machine, peers, timing
+from vlcap.bench import benchmark, gpu, machine, peers, timing
+from vlcap.errors import CaptionerError
 from vlcap.model.build import build_model
 from vlcap.model.encoder import Encoder
 
@@ -49,6 +50,27 @@ def test_weights_that_each_piece_reads():
     matrices = 2 * (16 - 2) * 32**2 + 50 * 32
     norms_and_biases = 2 * (3 * 2 + 3 + 1 + 1 + 1 + 4 + 1) * 32 + 2 * 32
     assert peers.weight_bytes(model) == 4 * (matrices + norms_and_biases)
+
+
+def test_no_gpu_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(CaptionerError, match="needs a GPU"):
+        gpu.bench_gpu()
+
+
+@pytest.mark.slow
+def test_the_gpus_table_on_a_cpu(monkeypatch):
+    """Its code, with small models: the figures are for a GPU."""
+    monkeypatch.setattr(peers, "BASE", "lookupvit_tiny_patch16_224")
+    monkeypatch.setattr(peers, "VIT", "vit_tiny_patch16_224")
+    small = build_model(Encoder.create("lookupvit_tiny_patch16_224"), vocab_size=50, width=32, layers=1, heads=2)
+    monkeypatch.setattr(peers, "captioner", lambda: small)
+    monkeypatch.setattr(peers, "vit_gpt2", lambda: small)
+    rows = gpu.bench_gpu(quick=True, device="cpu")
+    assert [row["what"] for row in rows if row["task"] == "encoder"][1:] == [
+        f"LookupViT-B/16 {side}x{side}" for side in (3, 5, 7)
+    ]
+    assert sum(row["task"] == "caption" for row in rows) == 2 and all(row["ms"] > 0 for row in rows)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import torch
 from transformers import GPT2Config, ViTConfig
 
 from vlcap.bench import benchmark, captioners, peers
-from vlcap.captioner import build_model
+from vlcap.model.build import build_model
 from vlcap.model.encoder import Encoder
 
 

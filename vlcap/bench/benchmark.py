@@ -23,6 +23,7 @@ from ..model.search import Search
 from . import machine, peers
 from .captioners import bench_captioners
 from .commands import bench_demo, bench_folder, bench_startup
+from .gpu import bench_gpu
 from .onnx_runtime import bench_onnx, bench_threads
 from .timing import Row, compared, paired_times
 
@@ -153,6 +154,7 @@ PARTS = {
     "sizes": bench_sizes,
     "threads": bench_threads,
     "onnx": bench_onnx,
+    "gpu": bench_gpu,
 }
 
 

@@ -34,7 +34,7 @@ def bench_onnx(quick: bool = False) -> list[Row]:
             rows.append({**row, "task": task, "against": peer, "of_limit": limit})
 
     for batch in (8, 1):
-        pixels = np.random.default_rng(0).integers(256, size=(batch, 3, 224, 224), dtype=np.uint8)
+        pixels = np.random.default_rng(0).integers(256, size=(batch, 3, *[engine.pixels.size] * 2), dtype=np.uint8)
         floats = engine.normalize(pixels)
         versus(
             f"encoder, batch {batch}",
