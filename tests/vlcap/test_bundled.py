@@ -38,7 +38,7 @@ def test_small_and_safe():
     assert sum(path.stat().st_size for path in paths) <= 45_000_000
     files = {path.relative_to(BUNDLED).as_posix() for path in paths}
     assert {"README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= files
-    assert {*files_of([3, 5, 7])} - files == {"weights.bin"}  # all weights are in model.safetensors
+    assert {*files_of([3, 5, 7])} <= files
     assert all(name.endswith((".md", ".json", ".safetensors", ".onnx", ".bin")) for name in files)
 
 

@@ -15,7 +15,7 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogit
 from tests.support import drawings
 from vlcap.captioner import BUNDLED, Captioner, CaptionerError
 from vlcap.data.images import PixelConfig, load_image
-from vlcap.engines import choose
+from vlcap.engines import choose, onnx
 from vlcap.engines.onnx import OnnxEngine, choose_threads
 from vlcap.export import cache
 from vlcap.export.graphs import export_graphs
@@ -246,11 +246,13 @@ def test_an_unknown_engine_is_named():
         choose.choose("tensorrt")
 
 
-@pytest.mark.parametrize(("variable", "load", "expected"), [("3", 0, 3), ("", 0, 2), ("", 1.2, 1), ("", 9, 1)])
-def test_threads_leave_busy_cores_alone(monkeypatch, variable, load, expected):
+@pytest.mark.parametrize(("variable", "running", "expected"), [("3", 1, 3), ("", 1, 2), ("", 2, 1), ("", 9, 1)])
+def test_threads_leave_busy_cores_alone(monkeypatch, tmp_path, variable, running, expected):
     monkeypatch.setenv("OMP_NUM_THREADS", variable)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
-    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0, 0))
+    monkeypatch.setattr(onnx, "RUNNING", tmp_path / "loadavg")
+    assert choose_threads() == (2 if not variable else int(variable))
+    (tmp_path / "loadavg").write_text(f"0.5 0.4 0.3 {running}/345 6789")
     assert choose_threads() == expected
 
 

@@ -1,7 +1,5 @@
 """Whole commands, each in a process of its own: from the shell to a caption, and a folder of photos."""
 
-import os
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -22,24 +20,31 @@ CAPTION = ["-m", "app.cli", "caption"]
 BATCH = 16  # photos, as `vlcap caption` has it
 
 
-def run_and_measure(command: list[str], memory: list[float]) -> None:
-    """Runs Python with these arguments until it ends, and notes its peak memory in MB."""
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert process.stdout
-    process.stdout.read()
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, command
-    memory.append(used.ru_maxrss / (1e3 if sys.platform != "darwin" else 1e6))  # macOS counts bytes, Linux 1,024
+# A process counts the memory of the one that it was forked from: a small one has to stand between.
+PEAK = """
+import resource, subprocess, sys
+subprocess.run([sys.executable, *sys.argv[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def run(command: list[str]) -> None:
+    """Runs Python with these arguments until it ends."""
+    subprocess.run([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+
+
+def peak_megabytes(command: list[str]) -> float:
+    """Peak memory of Python with these arguments."""
+    done = subprocess.run([sys.executable, "-c", PEAK, *command], capture_output=True, text=True, check=True)
+    return int(done.stdout) * (1024 if sys.platform != "darwin" else 1) / 1e6  # macOS counts bytes, Linux kilobytes
 
 
 def paired_commands(commands: Mapping[str, list[str]], rounds: int) -> list[Row]:
     """A row for each command, with its time and its peak memory; the first one is what they are compared with."""
-    memory: dict[str, list[float]] = {name: [] for name in commands}
-    functions = {name: partial(run_and_measure, command, memory[name]) for name, command in commands.items()}
+    functions = {name: partial(run, command) for name, command in commands.items()}
     against = next(iter(commands))
     rows = compared(paired_times(functions, rounds), against=against)
-    return [{**row, "megabytes": statistics.median(memory[row["what"]]), "against": against} for row in rows]
+    return [{**row, "megabytes": peak_megabytes(commands[row["what"]]), "against": against} for row in rows]
 
 
 def bench_startup(quick: bool = False) -> list[Row]:

@@ -31,6 +31,7 @@ from .interface import Attention, Facts
 
 SETTINGS = "export.json"
 VERSION = 2  # of the graphs' inputs and outputs
+RUNNING = Path("/proc/loadavg")  # Linux: its fourth field is the number of threads that run now
 
 
 class OnnxEngine:
@@ -257,8 +258,15 @@ def choose_threads() -> int:
     if asked.isdecimal() and int(asked):
         return int(asked)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    busy = round(os.getloadavg()[0]) if hasattr(os, "getloadavg") else 0
-    return max(1, min(4, cores - busy))
+    return max(1, min(4, cores - other_work()))
+
+
+def other_work() -> int:
+    """Threads of other processes that run or wait for a core at this moment; 0 where the system does not say."""
+    try:
+        return max(0, int(RUNNING.read_text().split()[3].partition("/")[0]) - 1)
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:

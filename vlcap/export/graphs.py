@@ -161,9 +161,9 @@ def export_graphs(
         for name, budget in track(graphs.items()):
             path = Path(scratch, f"{name}.onnx")
             if budget:
-                _export_encoder(engine, budget, path, optimize=not with_safetensors)
+                _export_encoder(engine, budget, path)
             else:
-                _export_decoder(engine, path, own_head=int8, optimize=not with_safetensors)
+                _export_decoder(engine, path, own_head=int8)
             made[name] = compute_in_eight_bits(path) if int8 else onnx.load(path)
         write_shared(made, folder, with_safetensors)
     assert engine.tokenizer is not None  # for the type checker
@@ -180,14 +180,14 @@ def export_graphs(
     )
 
 
-def _export_encoder(engine: TorchEngine, budget: int, path: Path, optimize: bool) -> None:
+def _export_encoder(engine: TorchEngine, budget: int, path: Path) -> None:
     pixels = torch.zeros(2, 3, engine.pixels.size, engine.pixels.size, dtype=torch.uint8)
     outputs = ["photo", "gathered"] if engine.model.encoder.gathers else ["photo"]
     graph = EncoderGraph(engine, budget).eval()
-    write_graph(graph, (pixels,), path, ["pixels"], outputs, {"pixels": {0: torch.export.Dim("photos")}}, optimize)
+    write_graph(graph, (pixels,), path, ["pixels"], outputs, {"pixels": {0: torch.export.Dim("photos")}})
 
 
-def _export_decoder(engine: TorchEngine, path: Path, own_head: bool, optimize: bool) -> None:
+def _export_decoder(engine: TorchEngine, path: Path, own_head: bool) -> None:
     """The decoder's graph. The sizes of the example are all different, so that none is taken for another."""
     config = engine.model.decoder.config
     photos, beams, tokens, slots = 2, 3, 5, 7
@@ -215,7 +215,6 @@ def _export_decoder(engine: TorchEngine, path: Path, own_head: bool, optimize: b
             "photo": [{0: dim["photos"], 2: dim["tokens"]}] * len(photo),
             "past": [{0: dim["photos"], 2: dim["slots"]}] * len(past),
         },
-        optimize,
     )
 
 
@@ -226,7 +225,6 @@ def write_graph(
     names: list[str],
     outputs: list[str],
     dims: dict[str, Any],
-    optimize: bool = True,
 ) -> None:
     """Writes a module as one ONNX file, in float32.
 
@@ -237,7 +235,6 @@ def write_graph(
         names: Names of the inputs.
         outputs: Names of the outputs.
         dims: Variable dimensions of each argument of `forward`.
-        optimize: Whether constants are computed now. Otherwise ONNX Runtime does it, and the weights stay as they are.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about itself
@@ -252,6 +249,5 @@ def write_graph(
             dynamo=True,
             dynamic_shapes=dims,
             external_data=False,
-            optimize=optimize,
             verbose=False,
         )
