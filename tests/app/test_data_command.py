@@ -27,6 +27,7 @@ def content(photos: CaptionSet) -> dict[int, tuple[list[str], bytes]]:
     return {n: (photos.captions[i], photos.content(i)) for i, n in enumerate(photos.image_ids)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", WRITERS)
 @pytest.mark.parametrize(
     "source", [layouts.karpathy, layouts.parquet, layouts.webdataset], ids=lambda each: each.__name__

@@ -102,6 +102,7 @@ def test_an_existing_file_is_refused_with_the_choices(vlcap, photos):
     assert file.read_text() == "mine" and visible(photos.parent) == ["captions.csv", "photos"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
 def test_existing_rows(vlcap, photos, suffix):
     file, whole = photos.parent / f"captions{suffix}", photos.parent / f"whole{suffix}"
@@ -168,6 +169,7 @@ def test_scores_below_the_limit(vlcap, photos):
     assert len(list(photos.glob("*.txt"))) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".txt", ".caption", ".json"])
 def test_files_beside_photos(vlcap, captioner, photos, suffix):
     (photos / f"03{suffix}").write_text("mine")
@@ -222,6 +224,7 @@ ODD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
 def test_odd_names(vlcap, photos, suffix):
@@ -238,6 +241,7 @@ def test_odd_names(vlcap, photos, suffix):
     assert all((photos / name).with_suffix(".json").is_file() for name in ODD)
 
 
+@pytest.mark.slow
 def test_usage(vlcap, photos):
     for words in (
         ("--out", "a.csv", "--sidecar", ".txt"),

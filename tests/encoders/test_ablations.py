@@ -18,6 +18,7 @@ def x():
     return torch.randn(2, 3, 48, 48)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("switches", "gflops"),
     [

@@ -100,6 +100,7 @@ def test_the_minis_are_alike():
     assert tokens == [25, 144, 16, 16, 36]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*OTHERS, "lookupvit_test_patch8_48"])
 def test_taken_to_another_size(name, tmp_path):
     """The positional embedding is resampled as timm does it; the larger one is saved and loaded."""
@@ -167,6 +168,7 @@ def test_timm_contract(small):
     assert encoder(torch.randn(1, 3, 64, 64)).shape == (1, 48)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_saved_and_loaded_as_hugging_face_does(name, tmp_path):
     arguments, _ = OTHERS[name]
@@ -291,6 +293,7 @@ def test_pretrained_by_name(local_weights, class_folder, tmp_path):
     assert torch.isfinite(loss.mean)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_tokens_are_counted_and_cached(name, captioned_folder, tmp_path):
     """All tokens, including a class token."""

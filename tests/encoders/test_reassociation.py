@@ -91,6 +91,7 @@ def test_orders_share_their_weights():
     assert list(model.state_dict()) == names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("budget", "at_most"), [(3, 8.6), (5, 13.8)])
 def test_cost_of_the_base_model(budget, at_most):
     with torch.device("meta"):

@@ -40,6 +40,7 @@ def photos():
     return torch.randn(2, 3, 48, 48, dtype=torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vit", VITS)
 @pytest.mark.parametrize("side", [1, 2, 4, 6])
 def test_pooling_against_the_reference(vit, side, photos):
@@ -50,6 +51,7 @@ def test_pooling_against_the_reference(vit, side, photos):
             torch.testing.assert_close(found[b], reference_reduction.pooled(encoder.wrapped, photos[b : b + 1], side))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vit", VITS)
 @pytest.mark.parametrize("r", [0, 3, 8, 50])
 def test_tome_against_the_reference(vit, r, photos):
@@ -93,6 +95,7 @@ def test_a_timm_vits_weights_fit():
         assert count_parameters(encoder) == count_parameters(plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments", "gmacs"),
     [

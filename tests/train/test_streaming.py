@@ -134,6 +134,7 @@ def test_processes_share_an_epoch(parquet_folder):
     assert seen[0] | seen[1] == set(range(PHOTOS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("start", [1, 5, 13])
 def test_started_anywhere_it_goes_on_the_same(parquet_folder, workers, start):

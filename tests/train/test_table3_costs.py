@@ -50,6 +50,7 @@ def decoder_gflops(decoder, tokens: int) -> float:
     return counter.get_total_flops() / 1e9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "budget", "tokens", "encoder", "total"), ROWS)
 def test_published_totals(decoder, name, budget, tokens, encoder, total):
     """With the encoder's figure in the paper, which its Table 1 prints to 0.1 G."""

@@ -63,6 +63,7 @@ def photos(tmp_path_factory):
     return sorted(folder.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -90,6 +91,7 @@ def test_both_engines_write_the_same(captioner, quick, photos, settings):
         assert alone == [each.ids for each in expected]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beams", [1, 3])
 def test_log_probabilities_are_the_decoders(captioner, quick, photos, beams):
     """Against one pass over the finished caption, as in training. A penalty moves the search, and not these values."""
@@ -106,6 +108,7 @@ def test_log_probabilities_are_the_decoders(captioner, quick, photos, beams):
         assert each.score == pytest.approx(float(expected.mean()), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_attention_is_the_same(captioner, quick, photos):
     pixels = captioner.preprocess(photos[:1])
     [caption] = captioner.caption_pixels(pixels, 3)
@@ -116,6 +119,7 @@ def test_attention_is_the_same(captioner, quick, photos):
     assert quick.engine.attention(pixels, 3, []).read.shape == (0, 9)
 
 
+@pytest.mark.slow
 def test_facts_come_along(captioner, quick):
     for name in ("pixels", "budgets", "budget", "parameters", "longest", "gathers", "has_choice", "grid"):
         assert getattr(quick.facts, name) == getattr(captioner.facts, name), name
@@ -127,6 +131,7 @@ def test_facts_come_along(captioner, quick):
         _ = quick.model
 
 
+@pytest.mark.slow
 def test_streaming_ends_in_the_caption(captioner, quick, photos):
     pixels = captioner.preprocess(photos[:1])
     *steps, last = quick.stream(pixels, num_beams=3)
@@ -160,6 +165,7 @@ def test_samples_are_drawn_from_hugging_faces_distribution(settings):
     assert np.allclose(seen, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_samples_differ_and_other_searches_are_refused(quick, photos):
     tokens = quick.encode(quick.preprocess(photos[:1]))
     drawn = {quick.decode_ids(tokens, do_sample=True, num_beams=1, temperature=3.0, top_k=0)[0] for _ in range(5)}

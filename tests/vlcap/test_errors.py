@@ -29,6 +29,7 @@ def test_those_of_libraries_are_bugs(error):
     assert not is_expected(error)
 
 
+@pytest.mark.slow
 def test_the_system_is_expected():
     assert is_expected(FileNotFoundError(2, "no such file", "a"))
 

@@ -168,6 +168,7 @@ def test_tokens_are_pycocoevalcaps(monkeypatch: pytest.MonkeyPatch):
     assert ptb_tokenize(AWKWARD) == [theirs[i][0] for i in range(len(AWKWARD))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line_break", ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x1e", "\x85", "\u2028", "\u2029"])
 def test_no_line_break_moves_captions_to_other_images(line_break: str):
     assert ptb_tokenize([f"A dog{line_break}runs{line_break}", "a cat"]) == ["a dog runs", "a cat"]
