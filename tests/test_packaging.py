@@ -45,7 +45,7 @@ def test_the_wheel_holds_what_it_should(wheel):
         if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyi"
     }
     assert there == meant
-    kinds = {".py", ".yaml", ".json", ".safetensors", ".onnx", ".md", ".html", ".css", ".js", ".jpg"}
+    kinds = {".py", ".yaml", ".json", ".safetensors", ".onnx", ".bin", ".md", ".html", ".css", ".js", ".jpg"}
     assert {Path(name).suffix for name in there} <= kinds
     assert wheel.stat().st_size < 30 * 1024**2
 
