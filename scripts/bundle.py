@@ -1,7 +1,7 @@
 """Makes a trained captioner the bundled one: its weights in float16, and ONNX graphs that use the same weights.
 
     python scripts/bundle.py runs/self-critical-hybrid/captioner num_beams=4 repetition_penalty=1.4
-    python scripts/bundle.py runs/self-critical-hybrid/captioner --out /tmp/bundled num_beams=4
+    python scripts/bundle.py runs/self-critical-hybrid/captioner --out FOLDER num_beams=4
 
 The settings are decoding settings by Hugging Face's names, chosen on the validation split.
 """

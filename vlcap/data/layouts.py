@@ -57,6 +57,26 @@ class Strict:
 
 
 @dataclass(frozen=True, eq=False)
+class FilesBySplit(Strict):
+    """A layout whose splits are files of their own.
+
+    Attributes:
+        folder: The folder.
+        by_split: The files of each split.
+    """
+
+    folder: Path
+    by_split: Mapping[str, list[Path]]
+
+    @property
+    def files(self) -> list[Path]:
+        return [path for paths in self.by_split.values() for path in paths]
+
+    def splits(self) -> list[str]:
+        return list(self.by_split)
+
+
+@dataclass(frozen=True, eq=False)
 class Karpathy(Strict):
     """Karpathy's JSON: images[] with split, filepath, filename, cocoid or imgid, sentences[].raw."""
 
@@ -105,24 +125,15 @@ def _karpathy_photo(entry: dict) -> tuple[str, int, list[str], str]:
 
 
 @dataclass(frozen=True, eq=False)
-class Coco(Strict):
+class Coco(FilesBySplit):
     """COCO's JSON: images[] with id and file_name, annotations[] with image_id and caption."""
 
     kind: ClassVar = "COCO annotations"
-    folder: Path
-    by_split: Mapping[str, list[Path]]
 
     @classmethod
     def find(cls, folder: Path, place: str) -> "Coco | None":
         files = files_by_split(folder / place, COCO_FILE)
         return cls(folder, files) if files else None
-
-    @property
-    def files(self) -> list[Path]:
-        return [path for paths in self.by_split.values() for path in paths]
-
-    def splits(self) -> list[str]:
-        return list(self.by_split)
 
     def read(self, split: str, limit: int | None) -> CaptionSet:
         part = matching_split(self.by_split, split, self.folder)  # "val2014" for "val"
@@ -165,12 +176,10 @@ def _coco_photo(entry: dict) -> tuple[int | str, str]:
 
 
 @dataclass(frozen=True, eq=False)
-class Parquet(Strict):
+class Parquet(FilesBySplit):
     """Parquet files with photos in them, read through Hugging Face datasets, whose cache keeps them on disk."""
 
     kind: ClassVar = "parquet"
-    folder: Path
-    by_split: Mapping[str, list[Path]]
 
     @classmethod
     def find(cls, folder: Path) -> "Parquet | None":
@@ -185,13 +194,6 @@ class Parquet(Strict):
             if files:
                 return cls(folder, files)
         return None
-
-    @property
-    def files(self) -> list[Path]:
-        return [path for paths in self.by_split.values() for path in paths]
-
-    def splits(self) -> list[str]:
-        return list(self.by_split)
 
     def read(self, split: str, limit: int | None) -> CaptionSet:
         import pyarrow.compute

@@ -73,11 +73,7 @@ def written_whole(folder: Path, what: str | None = None) -> Iterator[Path]:
     what = what or folder.name
     check_replaceable(folder, what)
     folder = Path(os.path.realpath(folder))
-    new = _unfinished(folder)
-    _discard(new)
-    new.mkdir(parents=True)
-    try:
-        _mark(new, what, {})
+    with _marked(_unfinished(folder), what) as new:
         yield new
         digests = {path.name: [digest_file(path)] for path in sorted(new.iterdir()) if path.name != MARKER}
         if folder.is_dir():
@@ -85,8 +81,6 @@ def written_whole(folder: Path, what: str | None = None) -> Iterator[Path]:
         else:
             _mark(new, what, digests)
             new.rename(folder)
-    finally:
-        _discard(new)
 
 
 @contextlib.contextmanager
@@ -103,17 +97,11 @@ def new_tree(folder: Path, what: str) -> Iterator[Path]:
     """
     check_new(folder)
     folder = Path(os.path.realpath(folder))
-    new = _unfinished_tree(folder)
-    _discard(new)
-    new.mkdir(parents=True)
-    try:
-        _mark(new, what, {})
+    with _marked(_unfinished_tree(folder), what) as new:
         yield new
         if folder.is_dir():
             folder.rmdir()  # fails if somebody has put something there meanwhile
         new.rename(folder)
-    finally:
-        _discard(new)
 
 
 def check_new(folder: Path) -> None:
@@ -215,6 +203,18 @@ def _unfinished(folder: Path) -> Path:
 def _unfinished_tree(folder: Path) -> Path:
     """Where `new_tree` keeps an unfinished folder: beside it."""
     return folder.with_name(f".{folder.name}{NEW}")
+
+
+@contextlib.contextmanager
+def _marked(new: Path, what: str) -> Iterator[Path]:
+    """Makes an unfinished folder, empty but for its marker. Whatever is left of it at the end is deleted."""
+    _discard(new)
+    new.mkdir(parents=True)
+    try:
+        _mark(new, what, {})
+        yield new
+    finally:
+        _discard(new)
 
 
 def _discard(new: Path) -> None:
