@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .batches import work_on
 from .captioner import Caption, Captioner
 from .errors import CaptionerError
 from .files.json_file import load_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from .engines.interface import Engine
 
 FILE = "budget_auto.json"
 CANDIDATES = 101  # thresholds tried: quantiles of the scores
@@ -77,11 +80,13 @@ def caption_batches(
 
     The milliseconds of a caption are those of all its readings together.
     """
-    for pixels in batches:
+
+    def work(engine: Engine, pixels: NDArray) -> list[Caption]:
+        lane = Captioner(engine)
         captions: list[Caption] = []
         unsure = np.arange(len(pixels))  # places in the batch
         for budget in rule.budgets:
-            [found] = captioner.caption_batches([pixels[unsure]], budget, count, **generation)
+            [found] = lane.caption_batches([pixels[unsure]], budget, count, **generation)
             if not captions:
                 captions = found
             else:
@@ -90,7 +95,9 @@ def caption_batches(
             unsure = np.array([place for place in unsure if captions[place].score < rule.threshold], dtype=int)
             if not len(unsure):
                 break
-        yield captions
+        return captions
+
+    return work_on(captioner.engine, batches, work)
 
 
 @dataclass(frozen=True)

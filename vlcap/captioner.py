@@ -16,8 +16,8 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .batches import encoded_ahead, work_on
 from .data.images import load_image
 from .data.pixels import PixelConfig
 from .engines.choose import choose, torch_engine
@@ -301,13 +302,12 @@ class Captioner:
 
     def caption_pixels(self, pixels: NDArray, budget: int | None = None, **generation: Any) -> list[Caption]:
         """Captions of one batch of uint8 pixels (B, 3, S, S), with their times."""
-        [found] = self.caption_batches([pixels], budget, **generation)
-        return found
+        return next(self.caption_batches([pixels], budget, **generation))
 
     def caption_batches(
         self, batches: Iterable[NDArray], budget: int | None = None, count: int = 1, **generation: Any
     ) -> Iterator[list[Caption]]:
-        """Captions of batches of uint8 pixels, (B, 3, S, S) each. The next batch is encoded while one is decoded.
+        """Captions of batches of uint8 pixels, (B, 3, S, S) each. Several batches are in work at the same time.
 
         Args:
             batches: The batches.
@@ -316,18 +316,19 @@ class Captioner:
                 fewer if some of the search's captions read the same.
             generation: As for `caption`.
         """
-        budget = budget or self.default_budget
-        with ThreadPoolExecutor(1, thread_name_prefix="encoder") as pool:
-            coming = None
+        side = budget or self.default_budget
+        if self.engine.lanes > 1:
+
+            def work(engine: Engine, pixels: NDArray) -> list[Caption]:
+                start, lane = time.perf_counter(), Captioner(engine)
+                return lane._captions(engine.encode(pixels, side), side, count, start, **generation)
+
+            yield from work_on(self.engine, batches, work)
+            return
+        start = time.perf_counter()
+        for tokens in encoded_ahead(partial(self.engine.encode, budget=side), batches):
+            yield self._captions(tokens, side, count, start, **generation)
             start = time.perf_counter()
-            for pixels in batches:
-                following = pool.submit(self.engine.encode, pixels, budget)
-                if coming is not None:
-                    yield self._captions(coming.result(), budget, count, start, **generation)
-                    start = time.perf_counter()
-                coming = following
-            if coming is not None:
-                yield self._captions(coming.result(), budget, count, start, **generation)
 
     def _captions(self, tokens: Any, budget: int, count: int, start: float, **generation: Any) -> list[Caption]:
         if count > 1:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +14,13 @@ import torch
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from tests.support import drawings
+from vlcap import auto_budget
+from vlcap.auto_budget import AutoBudget
+from vlcap.batches import work_on
 from vlcap.captioner import BUNDLED, Captioner, CaptionerError
 from vlcap.data.images import PixelConfig, load_image
 from vlcap.engines import choose, onnx
-from vlcap.engines.onnx import OnnxEngine, choose_threads
+from vlcap.engines.onnx import OnnxEngine, idle_cores
 from vlcap.export import cache
 from vlcap.export.graphs import export_graphs
 from vlcap.files.writing import NotOursError
@@ -89,6 +93,38 @@ def test_both_engines_write_the_same(captioner, quick, photos, settings):
             assert np.allclose(ours.logprobs, theirs.logprobs, atol=1e-3)
         alone = [quick.caption_pixels(pixels[i : i + 1], budget, **settings)[0].ids for i in range(len(pixels))]
         assert alone == [each.ids for each in expected]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [0, 1, 2, 7])
+def test_batches_side_by_side(quick, graphs, photos, count):
+    """Three lanes: the captions of one batch at a time, in the order of the batches."""
+    lanes = Captioner(OnnxEngine(graphs, threads=3))
+    batches = [quick.preprocess(map(drawings.draw, range(i, i + 1 + i % 3))) for i in range(count)]
+    expected = [[each.ids for each in quick.caption_pixels(pixels)] for pixels in batches]
+    assert [[each.ids for each in batch] for batch in lanes.caption_batches(batches)] == expected
+    if count > 2:
+        rule = AutoBudget((2, 3), threshold=-1e-9)  # no caption is so sure: all end at the second budget
+        found = [[each.budget for each in batch] for batch in auto_budget.caption_batches(lanes, batches, rule)]
+        assert found == [[3] * len(pixels) for pixels in batches]
+
+
+def test_a_lane_that_fails_says_so():
+    """No later batch is begun, and the error is the batch's own."""
+    begun = []
+
+    def work(lane, number):
+        begun.append(number)
+        if number == 3:
+            raise CaptionerError("the third")
+        return number
+
+    engine = SimpleNamespace(lanes=2, lane=lambda: None)
+    found = []
+    with pytest.raises(CaptionerError, match="the third"):
+        for number in work_on(engine, range(20), work):
+            found.append(number)
+    assert found == [0, 1, 2] and max(begun) < 8
 
 
 @pytest.mark.slow
@@ -257,9 +293,9 @@ def test_threads_leave_busy_cores_alone(monkeypatch, tmp_path, variable, running
     monkeypatch.setenv("OMP_NUM_THREADS", variable)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
     monkeypatch.setattr(onnx, "RUNNING", tmp_path / "loadavg")
-    assert choose_threads() == (2 if not variable else int(variable))
+    assert idle_cores() == (2 if not variable else int(variable))
     (tmp_path / "loadavg").write_text(f"0.5 0.4 0.3 {running}/345 6789")
-    assert choose_threads() == expected
+    assert idle_cores() == expected
 
 
 @pytest.mark.slow

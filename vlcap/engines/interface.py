@@ -74,10 +74,14 @@ class Engine(Protocol):
     """Runs one captioner. Arrays of photos and of results are NumPy's; tokens are the engine's own affair."""
 
     kind: str  # "pytorch" or "onnx"
+    lanes: int  # batches that it does best side by side; 1 if one batch keeps the whole device busy
 
     @property
     def facts(self) -> Facts:
         """What is known of the captioner."""
+
+    def lane(self) -> Engine:
+        """The engine for one of several batches side by side, which may be called from several threads."""
 
     def gflops(self, budget: int) -> float:
         """GFLOPs (2 x MACs) of encoding one photo at a budget.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,8 @@ from .interface import Attention, Facts
 
 SETTINGS = "export.json"
 VERSION = 2  # of the graphs' inputs and outputs
+MOST_THREADS = 4  # of a graph: its operations are too small to gain from more
+MOST_LANES = 8  # the part of a search that is Python runs on one core at a time
 RUNNING = Path("/proc/loadavg")  # Linux: its fourth field is the number of threads that run now
 
 
@@ -39,7 +42,7 @@ class OnnxEngine:
 
     Args:
         folder: Folder that `export_graphs` wrote. A graph can make ONNX Runtime read other files, so it must be ours.
-        threads: Threads of each graph; None for `choose_threads`.
+        threads: Threads of each graph, and the number of lanes; None for the idle cores, see `idle_cores`.
 
     Raises:
         CaptionerError: export.json is missing, damaged, or of another version.
@@ -58,23 +61,31 @@ class OnnxEngine:
         typed = {"pixels": PixelConfig.from_dict(facts["pixels"]), "budgets": tuple(facts["budgets"])}
         self.facts = Facts(**facts | typed)
         self.exported: list[int] = self.settings["budgets"]
-        self.threads = threads or choose_threads()
+        cores = threads or idle_cores()
+        self.threads = threads or min(MOST_THREADS, cores)
+        self.lanes = min(MOST_LANES, cores)
         self.random = np.random.default_rng()  # of sampling
-        self._encoders: dict[int, onnxruntime.InferenceSession] = {}
+        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self._loading = threading.Lock()  # lanes ask for the same graph at the same time
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.from_file(str(self.folder / "tokenizer.json"))
 
     @cached_property
+    def _lane(self) -> OnnxEngine:
+        return OnnxEngine(self.folder, threads=1)
+
+    def lane(self) -> OnnxEngine:
+        return self._lane if self.lanes > 1 else self
+
+    @property
     def decoder(self) -> onnxruntime.InferenceSession:
         return self._session("decoder")
 
     def _encoder(self, budget: int) -> onnxruntime.InferenceSession:
         self._place(budget)
-        if budget not in self._encoders:
-            self._encoders[budget] = self._session(f"encoder-{budget}")
-        return self._encoders[budget]
+        return self._session(f"encoder-{budget}")
 
     def _place(self, budget: int) -> int:
         """The place of a budget among those that were exported."""
@@ -90,6 +101,13 @@ class OnnxEngine:
         _ = self.decoder
 
     def _session(self, name: str) -> onnxruntime.InferenceSession:
+        """The graph of this name, loaded when it is first asked for."""
+        with self._loading:
+            if name not in self._sessions:
+                self._sessions[name] = self._loaded(name)
+            return self._sessions[name]
+
+    def _loaded(self, name: str) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3
@@ -249,8 +267,8 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def choose_threads() -> int:
-    """Threads for a graph: OMP_NUM_THREADS if it is set, otherwise a thread for each idle core, from 1 to 4.
+def idle_cores() -> int:
+    """OMP_NUM_THREADS if it is set, otherwise the number of cores that no other process uses now, at least 1.
 
     Two threads on one free core are slower than one: each waits for the other at the end of every operation.
     """
@@ -258,7 +276,7 @@ def choose_threads() -> int:
     if asked.isdecimal() and int(asked):
         return int(asked)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(4, cores - other_work()))
+    return max(1, cores - other_work())
 
 
 def other_work() -> int:

@@ -41,6 +41,7 @@ class TorchEngine:
     """
 
     kind = "pytorch"
+    lanes = 1  # a batch keeps the GPU, or all cores, busy
 
     def __init__(
         self, model: VisionEncoderDecoderModel, tokenizer: PreTrainedTokenizerBase | None, trained_on: str = ""
@@ -50,6 +51,9 @@ class TorchEngine:
         self.trained_on = trained_on
         self.pixels = model.encoder.pixels
         self.random = np.random.default_rng()  # of sampling
+
+    def lane(self) -> TorchEngine:
+        return self
 
     @property
     def facts(self) -> Facts:
