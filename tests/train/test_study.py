@@ -312,7 +312,7 @@ def test_shipped_studies_say_their_command(name):
 def test_smoke(name, class_folder, captioned_folder, tmp_path):
     """Some rows of a shipped study, from the command line to its page."""
     rows = [row.name for row in StudyRecipe.load(name).all_rows]
-    chosen = [f"--row={row}" for row in ([*rows[:2], rows[-1]] if name != "study-tokens" else rows)]
+    chosen = [f"--row={row}" for row in ([rows[0], rows[-1]] if name != "study-tokens" else rows)]
     data = ["--data-classes", str(class_folder), "--data-captions", str(captioned_folder)]
     ran = CliRunner().invoke(
         app,

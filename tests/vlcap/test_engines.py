@@ -48,10 +48,16 @@ def run_without_torch(*arguments, **environment):
 
 
 @pytest.fixture(scope="module")
-def graphs(captioner, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("graphs")
-    export_graphs(captioner.engine, folder)
-    return folder
+def cache_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def graphs(captioner_folder, cache_folder):
+    """The small captioner's graphs, exported into the cache once for all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLCAP_CACHE", str(cache_folder))
+        return cache.onnx_engine(captioner_folder, bundled=False).folder
 
 
 @pytest.fixture(scope="module")
@@ -310,45 +316,41 @@ def test_the_command_needs_no_torch(photos):
 # The cache
 
 
-@pytest.fixture(scope="module")
-def cache_folder(tmp_path_factory):
-    """One for all tests: a captioner is exported once."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def copied(captioner_folder, cache_folder, tmp_path, monkeypatch):
+def copied(captioner_folder, graphs, cache_folder, tmp_path, monkeypatch):
+    """A copy of the small captioner, with a cache that has its graphs."""
     monkeypatch.setenv("VLCAP_CACHE", str(cache_folder))
     return Path(shutil.copytree(captioner_folder, tmp_path / "copied"))
 
 
 @pytest.mark.slow
-def test_graphs_are_exported_once(captioner, copied, cache_folder, capfd, photos):
-    first = Captioner.from_pretrained(copied, engine="onnx", budget=2)
-    assert "preparing" in capfd.readouterr().err
-    place = first.engine.folder
-    assert place.is_relative_to(cache_folder) and first.engine.exported == [2]
-    before = {path: path.stat().st_mtime_ns for path in place.iterdir()}
-    again = Captioner.from_pretrained(copied, engine="onnx", budget=2)
+def test_graphs_are_exported_once(captioner, copied, graphs, cache_folder, capfd, photos):
+    before = {path: path.stat().st_mtime_ns for path in graphs.iterdir()}
+    found = Captioner.from_pretrained(copied, engine="onnx")
     assert capfd.readouterr().err == ""
-    assert before == {path: path.stat().st_mtime_ns for path in again.engine.folder.iterdir()}
-    assert again.caption(photos, budget=2) == captioner.caption(photos, budget=2)
+    assert found.engine.folder == graphs and graphs.is_relative_to(cache_folder)
+    assert before == {path: path.stat().st_mtime_ns for path in graphs.iterdir()}
+    assert found.caption(photos, budget=2) == captioner.caption(photos, budget=2)
+    places = {cache.place_of(copied, int8, budget) for int8 in (False, True) for budget in (None, 2)}
+    assert graphs in places and len(places) == 4
     settings = json.loads((copied / "generation_config.json").read_text())
     (copied / "generation_config.json").write_text(json.dumps(settings | {"num_beams": 2}))
-    assert cache.place_of(copied, int8=False, budget=2) != place
+    assert cache.place_of(copied, int8=False, budget=None) not in places
 
 
 @pytest.mark.slow
-def test_an_interrupted_export_leaves_nothing(copied, tmp_path, monkeypatch):
+def test_an_interrupted_export_leaves_nothing(copied, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("VLCAP_CACHE", str(tmp_path))
 
-    def stop(*unused, **ignored):
+    def stop(engine, folder, **ignored):
+        (folder / "encoder-2.onnx").write_text("the first of its files")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("vlcap.export.graphs._export_decoder", stop)
+        patched.setattr("vlcap.export.graphs.export_graphs", stop)
         with pytest.raises(KeyboardInterrupt):
             Captioner.from_pretrained(copied, engine="onnx", budget=2)
+    assert "preparing" in capfd.readouterr().err
     assert not [path for path in (tmp_path / "graphs").iterdir() if path.suffix != ".lock"]
 
 
@@ -367,6 +369,6 @@ def test_graphs_in_a_captioner_folder_are_not_run(captioner, copied, photos):
     """A stranger may have put them there."""
     for name in ("export.json", "decoder.onnx", "encoder-3.onnx"):
         shutil.copy(BUNDLED / name, copied)
-    found = Captioner.from_pretrained(copied, engine="onnx", budget=2)
+    found = Captioner.from_pretrained(copied, engine="onnx")
     assert not found.engine.folder.is_relative_to(copied)
     assert found.caption(photos, budget=2) == captioner.caption(photos, budget=2)
