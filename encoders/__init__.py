@@ -1,6 +1,6 @@
 """Images to tokens. Importing this package registers its encoders with timm: `timm.create_model("lookupvit_...")`."""
 
-from . import pooled, reduced, tokenlearner, variants, vit, vittm
+from . import hybrid_rivals, pooled, reduced, tokenlearner, variants, vit, vittm
 from .errors import EncoderError
 from .hybrid import HybridLookupViT
 from .interface import TokenEncoder, create_encoder
@@ -12,6 +12,7 @@ __all__ = [
     "LookupViT",
     "TokenEncoder",
     "create_encoder",
+    "hybrid_rivals",
     "pooled",
     "reduced",
     "tokenlearner",

@@ -1,27 +1,34 @@
 """The cost of an encoder. FLOPs are 2 x MACs, as in the LookupViT paper; in most papers "GFLOPs" are MACs."""
 
+from typing import Any
+
 import torch
 import torch.nn as nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def count_gflops(encoder: nn.Module, budget: int | None = None, size: int | None = None) -> float:
+def count_gflops(encoder: nn.Module, budget: int | None = None, size: int | None = None, trunk: bool = True) -> float:
     """GFLOPs of `encoder.forward_tokens` for one photo: the encoder's share of a caption.
 
     Args:
         encoder: An encoder, on any device, including "meta".
         budget: Side of the compressed grid; None for the encoder's own.
         size: Side of the photo in pixels; None for the encoder's own.
+        trunk: Whether the trunk counts, of an encoder that has one.
     """
     channels, height, width = encoder.pretrained_cfg["input_size"]
     parameter = next(encoder.parameters())
     pixels = torch.zeros(1, channels, size or height, size or width, device=parameter.device, dtype=parameter.dtype)
     training = encoder.training
     encoder.eval()
+    seen: Any = pixels
+    if not trunk and encoder.has_trunk:
+        with torch.no_grad():
+            seen = encoder.trunk_features(pixels)
     # On a CPU the counter misses fused attention, and the count would be too low: use plain attention.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        encoder.forward_tokens(pixels, budget=budget)
+        encoder.forward_tokens(seen, budget=budget)
     encoder.train(training)
     return counter.get_total_flops() / 1e9
 

@@ -44,12 +44,21 @@ class TrunkEmbed(nn.Module):
         img_size: S, the size that `grid_size` is given for; other sizes work too.
         in_chans: Channels of the image.
         embed_dim: D.
+        unused: What timm's ViTs tell a `PatchEmbed` about its patches.
 
     Raises:
         EncoderError: As `create_trunk` does.
     """
 
-    def __init__(self, trunk: str, trunk_indices: Sequence[int], img_size: int, in_chans: int, embed_dim: int):
+    def __init__(
+        self,
+        trunk: str,
+        trunk_indices: Sequence[int],
+        img_size: int,
+        in_chans: int,
+        embed_dim: int,
+        **unused: Any,
+    ):
         super().__init__()
         self.trunk = create_trunk(trunk, trunk_indices, in_chans)
         maps = self.trunk.feature_info.get_dicts()
@@ -59,8 +68,9 @@ class TrunkEmbed(nn.Module):
         self.projections = nn.ModuleList(nn.Conv2d(each["num_chs"], embed_dim, kernel_size=1) for each in maps)
         self.set_input_size(img_size)
 
-    def set_input_size(self, img_size: int) -> None:
+    def set_input_size(self, img_size: int, patch_size: None = None) -> None:
         side = math.ceil(img_size / self.stride)
+        self.img_size = (img_size, img_size)
         self.grid_size, self.num_patches = (side, side), side * side
 
     def forward(self, x: torch.Tensor | Features) -> torch.Tensor:
@@ -71,7 +81,7 @@ class TrunkEmbed(nn.Module):
         )
         for each in coarser:
             grid = grid + F.interpolate(each, size=grid.shape[-2:], mode="bilinear", align_corners=False)
-        return grid.permute(0, 2, 3, 1)
+        return grid.permute(0, 2, 3, 1).contiguous()  # a strided stream would slow every layer
 
 
 class HybridLookupViT(OverTrunk, LookupViT):

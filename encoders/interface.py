@@ -163,6 +163,8 @@ class TimmEncoder(TokenEncoder, nn.Module):
         for registry in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             self.__dict__[registry] = model.__dict__[registry]
         self.training = model.training
+        self.has_trunk = getattr(model, "has_trunk", False)
+        self.starts_from = getattr(model, "starts_from", None)
         self.image_size = image_size
         self._describe()
 
@@ -190,8 +192,9 @@ class TimmEncoder(TokenEncoder, nn.Module):
         return getattr(self.wrapped, "num_prefix_tokens", 0) if self.layout == "tokens" else 0
 
     def train(self, mode: bool = True) -> "TimmEncoder":
-        self.wrapped.training = mode
-        return super().train(mode)
+        self.wrapped.train(mode)  # its layers are this module's; a frozen trunk stays in eval mode
+        self.training = mode
+        return self
 
     def grid_side(self, size: int) -> int:
         if size != self.image_size:

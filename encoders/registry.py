@@ -23,6 +23,7 @@ FAMILIES = [
     "tome_*",
     "evit_*",
     "vit_mini_*",
+    "*_hybrid_lite*",  # LookupViT over a trunk, and its rivals there
     *(f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large")),
 ]
 
@@ -48,6 +49,7 @@ def describe_encoders(pattern: str = "*") -> Iterator[dict[str, Any]]:
 
     gflops is the cost of the computation here. gflops_paper_order, for LookupViTs, is the cost in the order of the
     paper's equations, to compare with its Table 1. gflops_paper is what the encoder's paper says, where it does.
+    gflops_without_trunk, for encoders over a trunk, leaves out the trunk's share.
 
     Args:
         pattern: Name of encoders, with shell wildcards, or the full name of any timm model.
@@ -69,6 +71,8 @@ def describe_encoders(pattern: str = "*") -> Iterator[dict[str, Any]]:
             "params": count_parameters(encoder),
             "gflops": _gflops(encoder),
         }
+        if encoder.has_trunk:
+            row["gflops_without_trunk"] = _gflops(encoder, trunk=False)
         if hasattr(encoder, "set_reassociation"):
             encoder.set_reassociation(False)
             row["gflops_paper_order"] = _gflops(encoder)
@@ -77,5 +81,5 @@ def describe_encoders(pattern: str = "*") -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _gflops(encoder: nn.Module) -> dict[int, float]:
-    return {budget: round(count_gflops(encoder, budget), 4) for budget in encoder.budgets}
+def _gflops(encoder: nn.Module, trunk: bool = True) -> dict[int, float]:
+    return {budget: round(count_gflops(encoder, budget, trunk=trunk), 4) for budget in encoder.budgets}

@@ -45,11 +45,13 @@ def create_trunk(name: str, indices: Sequence[int], in_chans: int = 3) -> nn.Mod
         raise EncoderError(f"trunk {name} gives no feature maps {list(indices)} ({error})") from error
 
 
-class OverTrunk(TokenEncoder):
-    """The part of the contract that encoders over a trunk share. Name it first among the bases."""
+class Trunked:
+    """What models over a trunk share; it may be frozen, and its features be given in place of pixels.
+
+    Name it first among the bases. `TimmEncoder` makes an encoder of such a model, as of any of timm's kind.
+    """
 
     has_trunk = True
-    any_size = True
     starts_from: Literal["vit", "trunk"] | None = "trunk"
     trunk: Any
     trunk_frozen = False
@@ -69,3 +71,9 @@ class OverTrunk(TokenEncoder):
     def trunk_features(self, x: torch.Tensor | Features) -> Features:
         """Pixels (B, 3, S, S) -> the feature maps that make the tokens, finest first; features stay unchanged."""
         return self.trunk(x) if isinstance(x, torch.Tensor) else x
+
+
+class OverTrunk(Trunked, TokenEncoder):
+    """The part of the contract that encoders of any size over a trunk share. Name it first among the bases."""
+
+    any_size = True

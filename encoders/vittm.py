@@ -15,7 +15,8 @@ Where the paper leaves a choice, its published costs decide, as far as they do (
 TokenSummary, a fourth head of Table 1, is not here.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -61,6 +62,7 @@ class ViTTM(PatchViT):
         latent_ratio: c / D (Table 2).
         fusion: How tokens are merged with what they received (section 3.2.3, Table 1): "add", "erase" or "add_erase".
         memory_mlp_ratio: r, the width of the memory's MLP divided by D (Table 4); 0 for no MLP.
+        memory_layer: What makes the memory tokens, from img_size, in_chans and embed_dim; None for patches.
         kwargs: timm's arguments of a ViT.
 
     Raises:
@@ -80,6 +82,7 @@ class ViTTM(PatchViT):
         latent_ratio: float = 0.25,
         fusion: FusionKind = "add",
         memory_mlp_ratio: float = 0.0,
+        memory_layer: Callable[..., nn.Module] | None = None,
         **kwargs: Any,
     ):
         super().__init__(img_size=img_size, patch_size=process_patch_size, in_chans=in_chans, **kwargs)
@@ -91,9 +94,9 @@ class ViTTM(PatchViT):
         self.process_init = process_init
         if process_init != "patch":
             self.patch_embed.proj = nn.Identity()  # only its grid is used
-        self.memory_embed = PatchEmbed(
-            img_size=img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=dim, strict_img_size=False
-        )
+        if memory_layer is None:
+            memory_layer = partial(PatchEmbed, patch_size=patch_size, strict_img_size=False)
+        self.memory_embed = memory_layer(img_size=img_size, in_chans=in_chans, embed_dim=dim)
         tokens = self.memory_embed.num_patches
         self.memory_pos_embed = nn.Parameter(torch.randn(1, tokens, dim) * 0.02)
         head = {
@@ -147,7 +150,7 @@ class ViTTM(PatchViT):
     def _start(self, x: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
         """Process tokens (B, K, D) before the first block, from pixels and the memory (B, T, D)."""
         if self.process_init == "latent":
-            return self.norm_pre(self.pos_drop(self.pos_embed.expand(len(x), -1, -1)))
+            return self.norm_pre(self.pos_drop(self.pos_embed.expand(len(memory), -1, -1)))
         if self.process_init == "downsample":
             grid = memory.transpose(1, 2).unflatten(2, self.memory_embed.grid_size)
             process = F.adaptive_avg_pool2d(grid, self.patch_embed.grid_size).flatten(2).transpose(1, 2)
@@ -155,9 +158,13 @@ class ViTTM(PatchViT):
             process = self.patch_embed(x)
         return self.norm_pre(self.patch_drop(self._pos_embed(process)))
 
+    def embed_memory(self, x: torch.Tensor) -> torch.Tensor:
+        """Pixels (B, 3, H, W) -> memory tokens (B, T, D), before their positional embedding."""
+        return self.memory_embed(x)
+
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Pixels (B, 3, H, W) -> process tokens (B, K, D)."""
-        memory = self.memory_embed(x) + self.memory_pos_embed
+        memory = self.embed_memory(x) + self.memory_pos_embed
         process = self._start(x, memory)
         for i, block in enumerate(self.blocks):
             read = self.read[i](source=memory, target=process)  # equation 1

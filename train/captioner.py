@@ -261,7 +261,7 @@ class Captioning:
                 self._features(captions, views, augmentation),
                 views=views,
                 augmentation=augmentation,
-                seed=self.recipe.seed,
+                seed=self.recipe.view_seed,
             ).fill()
             for captions in sets
         ]
@@ -278,7 +278,7 @@ class Captioning:
             Frozen(self.pixels, encoder.trunk),
             views=views,
             augmentation=augmentation,
-            seed=self.recipe.seed,
+            seed=self.recipe.view_seed,
         ).fill()
 
     def _tokenizer(self, train: Iterable[list[str]], folder: Path) -> PreTrainedTokenizerBase:

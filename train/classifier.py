@@ -202,7 +202,7 @@ class Classification:
                 self.frozen,
                 views=views,
                 augmentation=augmentation,
-                seed=self.recipe.seed,
+                seed=self.recipe.view_seed,
             ).fill()
             for photos in sources
         }

@@ -56,6 +56,9 @@ class Recipe(BaseModel):
     writes: ClassVar[tuple[str, ...]] = ()  # outputs that a run replaces as a whole
 
     seed: int = Field(0, description="random seed of weights, order and augmentation")
+    cache_seed: int | None = Field(
+        None, description="random seed of cached augmented views, to share them between seeds; None: the run's seed"
+    )
     epochs: float = Field(10, gt=0, description="passes over the training images")
     steps: int | None = Field(None, gt=0, description="length in steps, instead of epochs")
     batch_size: int = Field(256, gt=0, description="images per step, over all processes")
@@ -91,6 +94,11 @@ class Recipe(BaseModel):
             raise RecipeError(
                 f"recipe {name or '(defaults)'}: {list_problems(error)}. Known keys: {', '.join(cls.model_fields)}"
             ) from None
+
+    @property
+    def view_seed(self) -> int:
+        """Random seed of the views that are cached."""
+        return self.seed if self.cache_seed is None else self.cache_seed
 
     @staticmethod
     def _read(name: str) -> dict:

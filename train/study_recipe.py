@@ -108,6 +108,9 @@ class StudyRecipe(BaseModel):
     captioner: dict[str, Any] = Field({}, description="settings of all captioners")
     rows: list[StudyRow]
     ablations: list[StudyRow] = Field([], description="further rows, such as Table 5's")
+    seeds: dict[str, list[int]] = Field(
+        {}, description="rows that are trained again with other seeds, by name: {LookupViT: [1, 2]}"
+    )
 
     @classmethod
     def load(cls, name: str, overrides: Sequence[str] = (), smoke: bool = False, prefix: str = "study") -> Self:
@@ -137,7 +140,22 @@ class StudyRecipe(BaseModel):
 
     @property
     def all_rows(self) -> list[StudyRow]:
-        return [*self.rows, *self.ablations]
+        """Every row, each with its other seeds after it."""
+        return [each for row in (*self.rows, *self.ablations) for each in (row, *self._again(row))]
+
+    def _again(self, row: StudyRow) -> list[StudyRow]:
+        """A row with the other seeds that `seeds` names for it."""
+        return [
+            row.model_copy(
+                update={
+                    "name": f"{row.name}, seed {seed}",
+                    "about": ", ".join(filter(None, [row.about, f"seed {seed}"])),
+                    "classifier": {**row.classifier, "seed": seed},
+                    "captioner": {**row.captioner, "seed": seed},
+                }
+            )
+            for seed in self.seeds.get(row.name, [])
+        ]
 
     def chosen(self, names: Sequence[str] | None) -> list[StudyRow]:
         """The rows of these names, in the recipe's order; None for all.
@@ -242,8 +260,12 @@ class StudyRecipe(BaseModel):
             RecipeError: A row without an encoder, or one that names an unknown stage.
             ValidationError: A setting of a stage that doesn't fit.
         """
+        if unknown := [name for name in self.seeds if name not in {row.name for row in (*self.rows, *self.ablations)}]:
+            raise RecipeError(f"seeds: no row is called {unknown[0]!r}")
         for row in self.all_rows:
             encoder, stages = self.encoder_of(row), self.stages_of(row)
+            if row.name in self.seeds and self.model_of(row):
+                raise RecipeError(f"seeds: row {row.name} compares a given captioner, and trains nothing")
             if not encoder and not self.model_of(row):
                 raise RecipeError(f"row {row.name} has no encoder: name one in the row or in the study")
             named = [*row.stages, *(row.train if isinstance(row.train, list) else [])]

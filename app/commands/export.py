@@ -63,6 +63,7 @@ def encoders(
     title = (
         "GFLOPs = 2 x MACs per photo. A budget of 5 is a grid of 5 x 5 = 25 tokens. "
         "In parentheses: GFLOPs with the products in the paper's order. "
+        "After a stroke: GFLOPs without the trunk. "
         "Last: what the encoder's paper says, as 2 x MACs."
     )
     table = Table(title=title, title_justify="left")
@@ -72,9 +73,11 @@ def encoders(
     table.add_column("budget: GFLOPs")
     table.add_column("paper")
     for row in sorted(rows, key=lambda row: row["params"]):
-        paper = row.get("gflops_paper_order", {})
+        paper, bare = row.get("gflops_paper_order", {}), row.get("gflops_without_trunk", {})
         costs = "   ".join(
-            f"{budget}: {gflops:.3g}" + (f" ({paper[budget]:.3g})" if budget in paper else "")
+            f"{budget}: {gflops:.3g}"
+            + (f" ({paper[budget]:.3g})" if budget in paper else "")
+            + (f" / {bare[budget]:.3g}" if budget in bare else "")
             for budget, gflops in row["gflops"].items()
         )
         published = ", ".join(map(str, row.get("gflops_paper", {}).values()))
