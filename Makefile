@@ -22,7 +22,7 @@ quick: $(VENV)/installed-test  # while editing: lint, and the tests that are not
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-test: $(VENV)/installed-test
+test: $(VENV)/installed-test $(VENV)/onnxruntime-web
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	rm -f app/demo/*.pyi  # written by gradio for older versions of the components: mypy would read them instead
@@ -34,6 +34,10 @@ test-spawn: $(VENV)/installed-test  # processes start as on macOS and Windows
 
 test-ascii: $(VENV)/installed-test  # no language set, and an ASCII-only standard output
 	LC_ALL=C PYTHONIOENCODING=ascii $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+# ONNX Runtime for browsers, by npm, for the tests of the static page. Without it, they are skipped, or fail in CI.
+$(VENV)/onnxruntime-web: vlcap/export/runtime.py $(VENV)/installed-test
+	-$(VENV)/bin/python -m vlcap.export.runtime $@ && touch $@
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

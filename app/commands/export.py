@@ -24,8 +24,26 @@ def export(
         bool,
         typer.Option("--int8", help="8-bit weights and arithmetic in linear layers, for CPUs that are fast at it."),
     ] = False,
+    web: Annotated[
+        bool, typer.Option("--web", help="Write a static web page that captions in the browser, for any web server.")
+    ] = False,
+    runtime: Annotated[
+        Path | None,
+        typer.Option(
+            "--runtime",
+            help="With --web: folder of the unpacked npm package onnxruntime-web. Default: npm fetches it, once.",
+        ),
+    ] = None,
 ) -> None:
-    """Export a captioner to ONNX for machines without PyTorch. `python -m vlcap.exported` runs it."""
+    """Export a captioner to ONNX for machines without PyTorch. `python -m vlcap.exported` runs it.
+
+    With --web, the folder is a web page that needs no server of its own.
+    """
+    if web:
+        _export_page(folder, model, budget, int8, runtime)
+        return
+    if runtime is not None:
+        raise typer.BadParameter("--runtime needs --web: only the web page has ONNX Runtime for browsers")
     from vlcap.export.graphs import export_graphs, files_of
     from vlcap.files.results import results
 
@@ -44,6 +62,34 @@ def export(
             track=lambda graphs: track(graphs, total=len(budgets) + 1, what="exporting"),
         )
     say(f"written to {folder}; caption with it: python -m vlcap.exported {folder} PHOTO")
+
+
+def _export_page(folder: Path, model: str | None, budget: list[int] | None, int8: bool, runtime: Path | None) -> None:
+    """Writes the static web page. The folder is checked before anything is fetched, and all that before any export."""
+    from vlcap.export.runtime import runtime_folder
+    from vlcap.export.site import CARD, KIND, About, Example, write_site
+    from vlcap.files.writing import check_replaceable
+
+    check_replaceable(folder, KIND)
+
+    found = runtime_folder(runtime)
+    captioner = loading.load(model, "onnx", int8=int8)
+    budgets = list(dict.fromkeys(budget or captioner.budgets))
+    if unknown := sorted({*budgets} - {*captioner.budgets}):
+        trained = ", ".join(map(str, captioner.budgets))
+        raise typer.BadParameter(f"--budget {unknown[0]}: the web page has the budgets of its training, {trained}")
+    from app.demo.example_photos import free_examples
+    from app.demo.judged import judged
+
+    card = loading.folder_of(model) / CARD
+    about = About(
+        name="" if captioner.is_bundled else captioner.name,
+        judged=judged(captioner),
+        card=card if card.is_file() else None,
+        examples=[Example(each.name, each.source, path) for each, path in free_examples()],
+    )
+    size = write_site(folder, captioner.engine, found, budgets, about)
+    say(f"written to {folder}: a browser loads {size / 1e6:.1f} MB; look at it: python -m http.server -d {folder}")
 
 
 def encoders(

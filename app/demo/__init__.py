@@ -7,7 +7,7 @@ deleted when the demo ends. server.py serves the page at the address that addres
 guard.py; uploads.py has the files of visitors. page.py builds the page: layout.py has its fields, handlers.py what
 happens on an event. answers.py runs the captioners, certainty.py says how sure they were, batch.py captions many
 photos, photos.py opens them. parts.py has form fields of our own, pictures.py the HTML, page.css its look, page.js what
-it does in the browser; example_photos.py has the examples.
+it does in the browser; example_photos.py has the examples, judged.py how often the bundled captioner is right.
 """
 
 from .page import build

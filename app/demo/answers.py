@@ -11,15 +11,15 @@ from statistics import median, quantiles
 from typing import Any
 
 import numpy as np
-from huggingface_hub import ModelCard
 from PIL import Image
 
 from vlcap.attention import Looks, look, seen, seen_box
 from vlcap.bench.timing import paired_times
-from vlcap.captioner import BUNDLED, Caption, Captioner
+from vlcap.captioner import Caption, Captioner
 
 from .batch import Row, caption_batch
 from .certainty import words_with_probability
+from .judged import judged
 from .parts import refusal
 
 ROUNDS = 3  # of timing the encoder at all budgets, for each photo
@@ -108,13 +108,8 @@ class Author:
 
     @cached_property
     def judged(self) -> str:
-        """How often it is right, in the figures of the bundled captioner's card; "" for any other captioner."""
-        counts = ModelCard.load(BUNDLED / "README.md").data.get("judged") if self.captioner.is_bundled else None
-        if not counts:
-            return ""
-        return (
-            "Of {photos} of its captions, a person found {right} right, {partly} partly right, {wrong} wrong."
-        ).format(**counts)
+        """How often it is right; "" if nobody has counted."""
+        return judged(self.captioner)
 
     def side(self, budget: int | None) -> int:
         """The budget to use; None means the model's default.

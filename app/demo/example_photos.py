@@ -95,6 +95,11 @@ CANDIDATES = (
 SHOWN = ("Cat", "Photographer", "Tower")
 
 
+def free_examples() -> list[tuple[Example, Path]]:
+    """Those that are free of all rights and come with vlcap, with their files: anybody may put them on a page."""
+    return [(each, path) for each in CANDIDATES if each.package == "app" and (path := each.path())]
+
+
 def load_examples() -> list[tuple[Example, Image.Image]]:
     """The photos that the page offers, as RGB images."""
     return [(each, load_image(path)) for each in CANDIDATES if each.name in SHOWN and (path := each.path())]

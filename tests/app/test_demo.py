@@ -1,4 +1,4 @@
-"""The web demo through its API, with a tiny captioner of random weights. test_demo_browser.py uses a browser."""
+"""The web demo through its API, with a tiny captioner of random weights. browser/ uses a browser."""
 
 import json
 import os
