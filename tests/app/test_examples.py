@@ -35,6 +35,14 @@ def test_captions_of_those_shown_are_right_and_of_the_others_wrong():
 
 
 @pytest.mark.slow
+def test_one_of_them_shows_what_more_tokens_change():
+    captioner = Captioner.from_pretrained()
+    fewest, most = min(captioner.budgets), max(captioner.budgets)
+    photos = [photo for _, photo in load_examples()]
+    assert captioner.caption(photos, budget=fewest) != captioner.caption(photos, budget=most)
+
+
+@pytest.mark.slow
 def test_the_page_tells_the_cards_figures():
     """The card's, which are those of the judged captions; and none of another captioner."""
     judged = ModelCard.load(BUNDLED / "README.md").data.get("judged")
