@@ -1,7 +1,11 @@
 """The captioner: encoder tokens and a text decoder, caption data, metrics."""
 
+import os
 from importlib import import_module
 from typing import Any
+
+# ONNX Runtime's releases report their use to its makers over the network, unless this is set before they are imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["Captioner"]
 

@@ -313,6 +313,15 @@ def test_the_command_needs_no_torch(photos):
     assert all(each["caption"] and each["score"] < 0 for each in said)
 
 
+@pytest.mark.slow
+def test_onnx_runtime_reports_nothing(photos, tmp_path):
+    """Its telemetry leaves an id of the device in the user's cache and a session's number in the temporary folder."""
+    places = {name: str(tmp_path) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")}
+    done = run_without_torch("app.cli", "caption", photos[0], "--engine", "onnx", **places)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.rglob("*")) == []
+
+
 # The cache
 
 
