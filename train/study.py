@@ -101,7 +101,10 @@ def train_study(
     for number, row in enumerate(chosen, start=1):
         title = f"row {number} of {len(chosen)}: {row.name}"
         model = recipe.model_of(row) or str(_train_row(recipe, row, classes, captions, out, title))
-        contenders.append(contender(row.name, load(model), recipe.compare_at_of(row), row.generation))
+        contenders += [
+            contender(row.name, load(model), recipe.compare_at_of(row), row.generation, size)
+            for size in row.image_sizes or (None,)
+        ]
     _write_tables(recipe, out)
     return [
         Result(

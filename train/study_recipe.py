@@ -71,6 +71,9 @@ class StudyRow(BaseModel):
     train: bool | list[str] = Field(True, description="stages of classification to run; false: none")
     budgets: list[int] | None = Field(None, description="sides to draw one of per step, in every training")
     compare_at: list[int] | None = Field(None, description="budgets of the comparison; None: those of the training")
+    image_sizes: list[int] = Field(
+        [], description="sides of the photos in pixels to compare at; none: that of its training"
+    )
     classifier: dict[str, Any] = Field({}, description="settings of all of its stages of classification")
     stages: dict[str, dict[str, Any]] = Field({}, description="settings of single stages of classification")
     captioner: dict[str, Any] = Field({}, description="settings of its captioner")
@@ -330,6 +333,8 @@ def _shrink_row(row: dict[str, Any], shared: str | None) -> dict[str, Any]:
     name = encoder or shared or ""
     trunk = SMOKE_TRUNK if "_hybrid_" in name else SMOKE_POOLED if name.startswith("pooled_") else {}
     small = row | {"encoder": encoder, "pretrained": False, "init_from": None}
+    if row.get("image_sizes"):
+        small["image_sizes"] = [64, 96]
     small["model_args"] = (row.get("model_args") or {}) | trunk
     small["classifier"] = _without(row.get("classifier") or {}, SMOKE_CLASSIFIER)
     small["captioner"] = _without(row.get("captioner") or {}, SMOKE_CAPTIONER)

@@ -24,6 +24,15 @@ def compare(
             "--budget", min=1, help="Side of the grid; repeat for several. Default: those each model was trained for."
         ),
     ] = None,
+    image_size: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--image-size",
+            min=1,
+            help="Side of the photos in pixels; repeat for several. Default: that of each model. Positional embeddings "
+            "are resampled.",
+        ),
+    ] = None,
     beams: Beams = None,
     photos: PagePhotos = 0,
     limit: Limit = None,
@@ -38,8 +47,9 @@ def compare(
     captions = read_captions(data, split, limit=limit)
     with results(out, WRITTEN):
         contenders = [
-            contender(name, captioner, budget if captioner.facts.has_choice else None)
+            contender(name, captioner, budget if captioner.facts.has_choice else None, image_size=size)
             for name, captioner in map(loading.load_named, model)
+            for size in image_size or (None,)
         ]
         found = run(contenders, captions, out, track=track, **loading.search_settings(beams))
         write_comparison(found, captions, out, photos)

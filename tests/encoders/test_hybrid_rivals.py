@@ -11,6 +11,8 @@ from encoders.cost import count_gflops
 from encoders.interface import TimmEncoder
 from tests.encoders.test_hybrid import lookup_grid
 from tests.support import reference_reduction
+from train.cache import FrozenCache
+from train.classifier import Classification, ClassifierRecipe
 from vlcap.model.encoder import Encoder
 
 KINDS = {"poolvit": 0, "tome": 1, "evit": 1, "tokenlearner": 0, "vittm": 0}  # class tokens among the 9 or 25
@@ -131,3 +133,27 @@ def test_saved_and_loaded(name, tmp_path):
     assert loaded.trunk is not None and isinstance(loaded.model, TimmEncoder)
     with torch.no_grad():
         torch.testing.assert_close(loaded(pixels).last_hidden_state, encoder(pixels).last_hidden_state)
+
+
+def test_cached_views_are_shared(class_folder, tmp_path, monkeypatch):
+    """What is cached depends on the trunk, the photos and cache_seed: not on the blocks, nor on the run's seed."""
+    monkeypatch.setattr(FrozenCache, "fill", lambda cache: cache)
+    start = Encoder.create("vit_hybrid_lite2_224", **SMALL, embed_dim=32)
+    torch.save(start.trunk.state_dict(), tmp_path / "trunk.pth")
+    caches = []
+    for name, seed in (("tome9_hybrid_lite2_224", 0), ("vittm9_hybrid_lite2_224", 1)):
+        encoder = Encoder.create(name, **SMALL, embed_dim=32, **ARGUMENTS[name][0])
+        encoder.trunk.load_state_dict(torch.load(tmp_path / "trunk.pth"))
+        encoder.save_pretrained(tmp_path / name)
+        settings = [
+            f"encoder={tmp_path / name}",
+            "cache_views=2",
+            "cache_seed=0",
+            f"seed={seed}",
+            "limit=2",
+            "workers=0",
+        ]
+        task = Classification(ClassifierRecipe.load(None, settings), [str(class_folder)], tmp_path / "run")
+        caches.append(task.train_set.caches[0])
+    assert caches[0].folder == caches[1].folder and caches[0].files == caches[1].files
+    assert caches[0].photos.fingerprint() == caches[1].photos.fingerprint()

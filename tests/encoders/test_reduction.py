@@ -73,6 +73,23 @@ def test_evit_against_the_reference(vit, keep_rate, reduce_at, photos):
             torch.testing.assert_close(found[b], expected)
 
 
+def test_evits_fused_token_by_hand():
+    """x_fused = sum of a_i x_i (arXiv 2202.07800, section 3.2): a_i is the class token's attention to token i, averaged
+    over heads, as it is. It is not normalised over the tokens that are fused, and no other token's attention counts."""
+    encoder = make("evit_mini_patch8_96", "class token", keep_rate=0.5)
+    x = torch.randn(1, 5, 24, dtype=torch.float64)  # class token and four patches, of which two stay
+    weights = [[0.1, 0.4, 0.1, 0.3, 0.1], [0.2, 0.2, 0.3, 0.1, 0.2], [0.3, 0.3, 0.2, 0.05, 0.15]]  # three heads
+    k = torch.randn(1, 3, 5, 8, dtype=torch.float64)
+    k[0, :, :, 0] = torch.tensor(weights, dtype=torch.float64).log()
+    q = torch.randn(1, 3, 5, 8, dtype=torch.float64)
+    q[0, :, 0] = 0.0
+    q[0, :, 0, 0] = 2.0  # halved by the scale below: the logits are the weights' logarithms
+    found = encoder._reorganise(x, q, k, 0.5)[0]
+    mean = torch.tensor(weights, dtype=torch.float64).mean(dim=0)  # 0.2, 0.3, 0.2, 0.15, 0.15
+    expected = [x[0, 0], x[0, 1], x[0, 2], mean[3] * x[0, 3] + mean[4] * x[0, 4]]
+    torch.testing.assert_close(found, torch.stack(expected))
+
+
 @pytest.mark.parametrize("vit", VITS)
 @pytest.mark.parametrize(
     ("name", "nothing"), [("tome_mini_patch8_96", {"r": 0}), ("evit_mini_patch8_96", {"keep_rate": 1.0})]

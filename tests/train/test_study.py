@@ -114,6 +114,31 @@ def test_photos_of_another_size_are_captioned(table):
     assert classified["pixels"]["size"] == 64
 
 
+def test_rows_are_trained_again_with_other_seeds():
+    recipe = load("seeds={ViTTM: [1, 2]}", "classifier.cache_seed=0")
+    again = ["ViTTM, seed 1", "ViTTM, seed 2"]
+    assert [row.name for row in recipe.all_rows] == ["LookupViT", "ViTTM", *again, "learned tokens"]
+    assert [row.name for row in recipe.chosen([again[1]])] == again[1:]
+    first, _, last = recipe.all_rows[1:4]
+    stages = [recipe.classifier_recipe(row).model_dump() for row in (first, last)]
+    assert {key for key in stages[0] if stages[0][key] != stages[1][key]} == {"seed"}
+    assert recipe.classifier_recipe(last).seed == recipe.captioner_recipe(last, "E").seed == 2
+    assert recipe.classifier_recipe(last).view_seed == 0 and recipe.captioner_recipe(last, "E").view_seed == 2
+    assert recipe.folders_of(last) == ["vittm-seed-2-classifier", "vittm-seed-2-captioner"]
+
+
+def test_the_rivals_differ_in_their_encoder_alone():
+    """Their stages see the same cached views of the same photos, and their decoders have the same recipe."""
+    recipe = StudyRecipe.load("study-rivals", ["seeds={ToMe 9: [1]}"])
+    own = {"encoder", "budgets", "seed"}
+    for runs in (
+        [recipe.classifier_recipe(row, "words").model_dump() for row in recipe.all_rows],
+        [recipe.captioner_recipe(row, "E").model_dump() for row in recipe.all_rows],
+    ):
+        assert len(runs) == 16 and all(run["cache_seed"] == 0 for run in runs)
+        assert all(run[key] == runs[0][key] for run in runs for key in run if key not in own)
+
+
 @pytest.mark.parametrize("name", ["small", "gpu", "paper"])
 def test_shipped_recipes_train_alike(name):
     """All rows share everything that is trained with but the encoder, its own arguments and budgets."""
@@ -147,6 +172,7 @@ def test_shipped_recipes_train_alike(name):
         ),
         (["rows=[{name: a, encoder: b/c, model_args: {depth: 2}}]"], "model_args can't change a given encoder"),
         (["captioner.recipe=none"], "no recipe 'none'"),
+        (["seeds={Nobody: [1]}"], "seeds: no row is called 'Nobody'"),
     ],
 )
 def test_recipes_that_cannot_be_used(overrides, message):
@@ -308,11 +334,12 @@ def test_shipped_studies_say_their_command(name):
     StudyRecipe.load(name, smoke=True)
 
 
-@pytest.mark.parametrize("name", ["study-tokens", "study-table5", "study-decoder", "study-decoding"])
+@pytest.mark.parametrize("name", ["study-tokens", "study-table5", "study-decoder", "study-decoding", "study-rivals"])
 def test_smoke(name, class_folder, captioned_folder, tmp_path):
     """Some rows of a shipped study, from the command line to its page."""
     rows = [row.name for row in StudyRecipe.load(name).all_rows]
-    chosen = [f"--row={row}" for row in ([rows[0], rows[-1]] if name != "study-tokens" else rows)]
+    few = {"study-tokens": rows, "study-rivals": ["ToMe 9", "ViTTM 9"]}.get(name, [rows[0], rows[-1]])
+    chosen = [f"--row={row}" for row in few]
     data = ["--data-classes", str(class_folder), "--data-captions", str(captioned_folder)]
     ran = CliRunner().invoke(
         app,

@@ -4,7 +4,7 @@ import csv
 import json
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -14,8 +14,9 @@ from tests.support.command import vlcap
 from vlcap.captioner import CaptionerError
 from vlcap.data.captions import read_captions
 from vlcap.evaluation.bootstrap import bootstrap, interval, paired_differences, pareto
-from vlcap.evaluation.compare import Comparison, Contender, compare, contender
+from vlcap.evaluation.compare import Comparison, Contender, Row, compare, contender
 from vlcap.evaluation.costs import count_decoder_gflops
+from vlcap.evaluation.figures import plot_budgets, plot_sizes
 from vlcap.evaluation.metrics import score
 from vlcap.evaluation.page import examples, plot, write_all, write_page
 
@@ -79,6 +80,53 @@ def test_kept_predictions_are_used_again(compared, captioner, captions, monkeypa
         with torch.no_grad():
             weight[5] -= 1
     assert set(asked) == {2}
+
+
+def test_other_image_sizes(captioner):
+    """A contender for itself, with resampled positions; the captioner keeps its own."""
+    own, larger = (contender("small", captioner, [2], image_size=size) for size in (captioner.pixels.size, 64))
+    assert (own.name, own.family, own.captioner) == ("small", "small", captioner)
+    assert (larger.name, larger.family) == ("small, 64 px", "small")
+    assert captioner.pixels.size == 48 and captioner.model.encoder.model.pos_embed.shape[1] == 36
+    assert larger.captioner.pixels.size == 64 and larger.captioner.model.encoder.model.pos_embed.shape[1] == 64
+    assert larger.captioner.facts.grid == 8
+    photo = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8).numpy()
+    assert larger.captioner.encode(photo, 2).shape == (1, 4, 64)
+    assert larger.captioner.encode(photo, 8).shape == (1, 64, 64)
+    with pytest.raises(CaptionerError, match="small: 50 pixels are not a multiple of the patch size 8"):
+        contender("small", captioner, image_size=50)
+
+
+def line(model, family, size, budget, trained=True, cider=0.5):
+    """A row of a comparison that nothing was measured for."""
+    zeros = dict.fromkeys([field.name for field in fields(Row)], 0)
+    own = {"model": model, "family": family, "image_size": size, "budget": budget, "tokens": budget**2, "N": 24}
+    return Row(**zeros | own | {"trained_for": trained, "CIDEr": cider, "cider_high": cider})
+
+
+def drawn(figure):
+    """The lines of a figure, by their label: places, and CIDEr x 100."""
+    found = figure.axes[0].get_legend_handles_labels()
+    return {label: handle[0].get_xydata().tolist() for handle, label in zip(*found, strict=True)}
+
+
+def test_lines_against_tokens_and_image_size():
+    single = [line("alone", "alone", 48, 2, cider=0.4), line("alone", "alone", 48, 3, trained=False, cider=0.3)]
+    multi = [line("multi", "multi", 48, budget) for budget in (3, 2)]
+    resized = [line("multi, 64 px", "multi", 64, budget, trained=False) for budget in (2, 3)]
+    vit = [line("vit", "vit", 48, 6), line("vit, 64 px", "vit", 64, 8, trained=False, cider=0.6)]
+    found = Comparison([*single, *multi, *resized, *vit], [], {})
+    budgets = plot_budgets(found)
+    assert drawn(budgets) == {"alone": [[4, 40], [9, 30]], "multi": [[4, 50], [9, 50]]}
+    hollow = [each for each in budgets.axes[0].lines if each.get_markerfacecolor() == "white"]
+    assert [each.get_xydata().tolist() for each in hollow if len(each.get_xdata())] == [[[9, 30]]]
+    assert drawn(plot_sizes(found)) == {
+        "multi, 9 tokens": [[48, 50], [64, 50]],
+        "multi, 4 tokens": [[48, 50], [64, 50]],
+        "vit": [[48, 50], [64, 60]],
+    }
+    nothing_further = Comparison(multi, [], {})
+    assert plot_budgets(nothing_further) is None and plot_sizes(nothing_further) is None
 
 
 def test_bootstrap_interval_is_the_textbooks():

@@ -12,6 +12,7 @@ The LookupViT paper's Table 3 and Figure 5 (b) on one's own data. What is measur
 - Milliseconds are for one photo at a time: the median of rounds in which every row takes its turn on the same photo.
 """
 
+import copy
 import hashlib
 import json
 import statistics
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from encoders import EncoderError
 from encoders.cost import count_parameters
 
 from ..bench.machine import describe_device, versions
@@ -42,17 +44,25 @@ ROUNDS = 15  # of timing
 
 @dataclass(frozen=True)
 class Contender:
-    """A captioner in a comparison, with its name there, its budgets and its generation settings."""
+    """A captioner in a comparison, with its name there, its budgets and its generation settings.
+
+    A captioner at another image size than its own is a contender for itself: `family` is the name of the captioner.
+    """
 
     name: str
     captioner: Captioner
     budgets: tuple[int, ...]
     generation: Mapping[str, Any] = field(default_factory=dict)
+    family: str | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """A captioner at one budget. Scores are raw; cider_low and cider_high bound the confidence interval."""
+    """A captioner at one budget. Scores are raw; cider_low and cider_high bound the confidence interval.
+
+    image_size is in pixels. family is the captioner's name where model adds another image size than its own. Both are
+    None in results of earlier versions.
+    """
 
     model: str
     encoder: str
@@ -73,6 +83,8 @@ class Row:
     encoder_params: int
     decoder_params: int
     predictions: str
+    image_size: int | None = None
+    family: str | None = None
 
     @property
     def gflops(self) -> float:
@@ -123,6 +135,7 @@ def contender(
     captioner: Captioner,
     budgets: Sequence[int] | None = None,
     generation: Mapping[str, Any] | None = None,
+    image_size: int | None = None,
 ) -> Contender:
     """A captioner to compare.
 
@@ -131,10 +144,15 @@ def contender(
         captioner: The captioner.
         budgets: Budgets to compare at; None for those it was trained for.
         generation: Generation settings over the captioner's own, by Hugging Face's names.
+        image_size: Side of the photos in pixels; None for the captioner's own. At another one, the encoder's positional
+            embeddings are resampled, and the contender's name says so.
 
     Raises:
-        CaptionerError: A budget that the encoder can't serve.
+        CaptionerError: A budget or an image size that the encoder can't serve.
     """
+    family = name
+    if image_size and image_size != captioner.pixels.size:
+        name, captioner = f"{name}, {image_size} px", _resized(name, captioner, image_size)
     if not budgets:
         budgets = captioner.budgets
     facts = captioner.facts
@@ -145,7 +163,17 @@ def contender(
         most = facts.grid
         if bad := [budget for budget in budgets if not 1 <= budget <= most]:
             raise CaptionerError(f"{name}: budget {bad[0]} doesn't fit, its grid allows 1 to {most}")
-    return Contender(name, captioner, tuple(dict.fromkeys(budgets)), {**(generation or {})})
+    return Contender(name, captioner, tuple(dict.fromkeys(budgets)), {**(generation or {})}, family)
+
+
+def _resized(name: str, captioner: Captioner, image_size: int) -> Captioner:
+    """A copy of a captioner for photos of another size; the given one stays as it is."""
+    model = copy.deepcopy(captioner.model)
+    try:
+        model.encoder.set_image_size(image_size).check_settings()
+    except EncoderError as error:
+        raise CaptionerError(f"{name}: {error}") from None
+    return Captioner.from_model(model, captioner.tokenizer, captioner.name)
 
 
 def compare(
@@ -257,7 +285,7 @@ def _row(
         encoder=model.encoder.config.architecture,
         budget=budget,
         tokens=tokens,
-        trained_for=budget in captioner.budgets,
+        trained_for=budget in captioner.budgets and entry.contender.family in (None, entry.contender.name),
         N=scored.images,
         CIDEr=scored.values["CIDEr"],
         cider_low=cider[0],
@@ -272,6 +300,8 @@ def _row(
         encoder_params=count_parameters(model.encoder),
         decoder_params=count_parameters(model) - count_parameters(model.encoder),
         predictions=str(entry.path.relative_to(out)),
+        image_size=captioner.pixels.size,
+        family=entry.contender.family,
     )
 
 

@@ -1,8 +1,4 @@
-"""A comparison for people: plots, and one self-contained HTML page.
-
-Plots show CIDEr against the cost of encoder and decoder together: a point per budget, a line per captioner, a thin bar
-for the confidence interval, and a dashed line along the Pareto front, the rows that no other row beats at their cost.
-"""
+"""A comparison for people: plots (figures.py) in one self-contained HTML page, the table, and the files of both."""
 
 import base64
 import csv
@@ -15,7 +11,6 @@ from pathlib import Path
 
 import matplotlib
 from jinja2 import Environment, PackageLoader
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from rich.table import Table
@@ -23,11 +18,8 @@ from rich.table import Table
 from ..data.captions import CaptionSet, read_coco_results
 from .bootstrap import pareto
 from .compare import Comparison, Row
+from .figures import COSTS, plot, plot_budgets, plot_sizes
 
-COSTS = {"gflops": "GFLOPs per photo (encoder + decoder)", "ms": "milliseconds per photo (encoder + decoder)"}
-# After Okabe and Ito's palette, which color-blind people can tell apart; each is readable on white and on black.
-COLORS = ("#2f8fd8", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#9467bd", "#7f7f7f", "#b5a800")
-MARKERS = "osD^vP*Xph"
 INK = "#010203"  # placeholder for the page's text color in an inline plot
 PHOTO_SIDE = 320  # pixels
 WRITTEN = ("comparison.json", "comparison.csv", "comparison.svg", "comparison.html")
@@ -40,65 +32,6 @@ class Example:
     photo: str
     references: list[str]
     captions: list[tuple[Row, str]]
-
-
-def plot(comparison: Comparison, cost: str, ink: str = "#222222", ground: str = "white") -> Figure:
-    """CIDEr x 100 against a cost.
-
-    Args:
-        comparison: Rows to plot.
-        cost: "gflops" or "ms".
-        ink: Color of axes and text.
-        ground: Color of the background, or "none".
-    """
-    rows = comparison.rows
-    figure = Figure(figsize=(5.2, 5.0), facecolor=ground, layout="constrained")
-    axes = figure.add_subplot(facecolor=ground)
-    for number, name in enumerate(dict.fromkeys(row.model for row in rows)):
-        mine = sorted((row for row in rows if row.model == name), key=lambda row: row.budget)
-        _draw_model(axes, mine, cost, COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)])
-    front = [rows[number] for number in pareto([getattr(row, cost) for row in rows], [row.CIDEr for row in rows])]
-    axes.plot(
-        [getattr(row, cost) for row in front],
-        [row.CIDEr * 100 for row in front],
-        color=ink,
-        linestyle=(0, (4, 3)),
-        linewidth=1.2,
-        marker="o",
-        markersize=13,
-        markerfacecolor="none",
-        label="Pareto front",
-        zorder=1,
-    )
-    axes.set_xlabel(COSTS[cost], color=ink)
-    axes.set_ylabel(f"CIDEr x 100 (N = {rows[0].N})", color=ink)
-    axes.tick_params(colors=ink)
-    axes.grid(color=ink, alpha=0.15, linewidth=0.6)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(ink)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=ink, fontsize=9)
-    return figure
-
-
-def _draw_model(axes: Axes, rows: list[Row], cost: str, color: str, marker: str) -> None:
-    """A line through a captioner's budgets with confidence intervals, each point labeled with its tokens."""
-    across, up = [getattr(row, cost) for row in rows], [row.CIDEr * 100 for row in rows]
-    below = [max(0.0, row.CIDEr - row.cider_low) * 100 for row in rows]
-    above = [max(0.0, row.cider_high - row.CIDEr) * 100 for row in rows]
-    axes.errorbar(
-        across,
-        up,
-        yerr=[below, above],
-        color=color,
-        marker=marker,
-        markersize=6,
-        linewidth=1.6,
-        elinewidth=0.8,
-        label=rows[0].model,
-    )
-    for row, x, y in zip(rows, across, up, strict=True):
-        axes.annotate(str(row.tokens), (x, y), xytext=(5, 5), textcoords="offset points", color=color, fontsize=9)
 
 
 def inline_svg(figure: Figure, title: str) -> str:
@@ -217,6 +150,14 @@ def write_page(comparison: Comparison, path: Path, photos: Sequence[Example] = (
             plots=[
                 inline_svg(plot(comparison, cost, ink=INK, ground="none"), f"CIDEr against {COSTS[cost]}")
                 for cost in COSTS
+            ],
+            further=[
+                inline_svg(figure, title)
+                for figure, title in (
+                    (plot_budgets(comparison, ink=INK, ground="none"), "CIDEr against tokens"),
+                    (plot_sizes(comparison, ink=INK, ground="none"), "CIDEr against image size"),
+                )
+                if figure
             ],
             on_front=lambda row: [cost for cost in COSTS if id(row) in fronts[cost]],
             best=rows[best],
