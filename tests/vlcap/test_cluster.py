@@ -21,8 +21,9 @@ from vlcap.bulk.planning import NoPhotosError, find_sources, units_of, units_of_
 from vlcap.bulk.shards import ShardFolder, name_of
 from vlcap.bulk.units import SourceError
 from vlcap.bulk.work import Wish, caption_groups, in_groups
+from vlcap.captioner import Captioner
 
-COUNT, BATCH, SHARD = 30, 2, 4  # the cluster's photos
+COUNT, BATCH, SHARD = 22, 2, 3  # the cluster's photos
 BAD = 13
 
 
@@ -52,10 +53,16 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def captioner():
+    """The bundled one, on ONNX Runtime: the processes of a cluster start in a second."""
+    return Captioner.from_pretrained(engine="onnx", budget=3)
+
+
+@pytest.fixture(scope="module")
 def expected(captioner, photos):
     """What a single process says about each photo: (caption, score)."""
     files = sorted((photos / "photos").iterdir())
-    groups = caption_groups(captioner, in_groups(files, BATCH), Wish())
+    groups = caption_groups(captioner, in_groups(files, BATCH), Wish(3, generation={"num_beams": 1}))
     return [(each.captions[0].text, each.captions[0].score) if each.captions else None for g in groups for each in g]
 
 
@@ -65,7 +72,7 @@ def cluster():
     import ray
     from ray.cluster_utils import Cluster
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - its own is 15: a busy machine would starve the tests
     settings = {"num_cpus": 1, "object_store_memory": 10**8}
     made = Cluster(initialize_head=True, head_node_args=settings | {"include_dashboard": False})
     made.second = made.add_node(**settings)
@@ -76,14 +83,14 @@ def cluster():
 
 
 @pytest.fixture
-def vlcap(captioner, captioner_folder, monkeypatch, capsys):
+def vlcap(captioner, monkeypatch, capsys):
     """The command, in this process: (arguments) -> (status, standard error)."""
     monkeypatch.setattr(loading, "load", lambda *arguments, **settings: captioner)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
-    def run(*arguments, sizes=("--batch-size", str(BATCH), "--shard-size", str(SHARD))):
-        words = ["vlcap", "caption", *map(str, arguments), "--ray", "--model", str(captioner_folder), *sizes]
-        monkeypatch.setattr(sys, "argv", words)
+    def run(*arguments, sizes=("--batch-size", str(BATCH), "--shard-size", str(SHARD), "--beams", "1")):
+        words = ["--ray", "--engine", "onnx", "--budget", "3", *sizes, *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", ["vlcap", "caption", *words])
         with pytest.raises(SystemExit) as ended:
             cli.main()
         return ended.value.code or 0, capsys.readouterr().err
@@ -108,12 +115,12 @@ def all_items(units):
     return [item for unit in units for item in unit.items()]
 
 
-@pytest.mark.parametrize("size", [1, 7, 30, 100])
+@pytest.mark.parametrize("size", [1, 7, 22, 100])
 def test_units_have_each_photo_once(photos, size):
     files = sorted((photos / "photos").iterdir())
     for name in ("photos.tar", "structs.parquet", "plain.parquet"):
         units = units_of(str(photos / name), size)
-        assert [unit.photos for unit in units] == [len(files[start : start + size]) for start in range(0, 30, size)]
+        assert [unit.photos for unit in units] == [len(files[start : start + size]) for start in range(0, COUNT, size)]
         items = all_items(units)
         assert [item.content for item in items] == [file.read_bytes() for file in files]
         ends = [f"/{file.name}" if name.endswith("tar") else f"#{row}" for row, file in enumerate(files)]
@@ -238,7 +245,7 @@ def test_a_process_and_a_machine_die(vlcap, cluster, photos, expected, tmp_path,
     monkeypatch.setattr(ShardFolder, "add", adding)
     status, said = vlcap(photos / "photos", "--out", out)
     assert killed == ["process", "machine"] and status == 1
-    assert sorted(added) == [*range(8)]
+    assert sorted(added) == [*range(6)]
     rows = rows_of(out)
     assert [row["image"] for row in rows] == [str(photos / "photos" / f"{number:02}.png") for number in range(COUNT)]
     assert_same(rows, expected)
@@ -248,11 +255,11 @@ def test_a_process_and_a_machine_die(vlcap, cluster, photos, expected, tmp_path,
     counts = {"captioned": COUNT - 1, "unreadable": 1, "bare": 0}
     assert json.loads((out / "manifest.json").read_text())["finished"] == counts
 
-    content = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix in (".parquet", ".json", ".jsonl")}
-    (out / name_of(2, 8)).unlink()
+    content = {path.name: path.read_bytes() for path in out.iterdir() if not path.name.startswith(".")}
+    (out / name_of(2, 6)).unlink()
     monkeypatch.setattr(ShardFolder, "add", add)
     status, said = vlcap(photos / "photos", "--out", out)
-    assert status == 1 and f"{SHARD} captioned, {COUNT - SHARD} skipped (done before), 0 unreadable" in said
+    assert status == 1 and f"4 captioned, {COUNT - 4} skipped (done before), 0 unreadable" in said
     assert {name: (out / name).read_bytes() for name in content} == content
     status, said = vlcap(photos / "photos", "--out", out, "--prefix", "a photo: ")
     assert status == 1 and "other settings (prefix '', now 'a photo: ')" in said
@@ -280,15 +287,15 @@ def test_all_sources_give_the_same_captions(vlcap, cluster, photos, expected, tm
 def test_captions_as_in_a_file(vlcap, cluster, captioner, photos, tmp_path):
     """--count, --prefix and --min-score do what they do with `--out FILE`."""
     out = tmp_path / "out"
-    limit = -1.0
+    limit = -0.8
     words = ("--count", "3", "--prefix", "a photo: ", "--suffix", ".", "--min-score", limit)
     _, said = vlcap(photos / "photos", "--out", out, *words, sizes=("--batch-size", "8"))
-    wish = Wish(None, 3, limit, "a photo: ", ".", {"num_beams": 3})
+    wish = Wish(3, 3, limit, "a photo: ", ".")
     files = sorted((photos / "photos").iterdir())
     groups = caption_groups(captioner, in_groups(files, 8), wish)
     rows = [row for group in groups for each in group for row in each.rows(str(each.photo))]
     assert [(row["image"], row["caption"]) for row in rows_of(out)] == [(row.image, row.caption) for row in rows]
-    assert "searching with 3 beams" in said
+    assert "captions below --min-score are left out" in said
 
 
 def test_captioning_without_ray_does_not_import_it():
