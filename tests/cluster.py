@@ -9,7 +9,6 @@ until the first kill, and again over the whole run. The exit status tells.
 
 import argparse
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -99,7 +98,7 @@ def main() -> int:
         print(run.stderr.read().splitlines()[-1])
         print(f"a single process: {asked.photos / (time.perf_counter() - start):.1f} photos/s, with its start")
         said = on_cluster(photos, out, -(-asked.photos // asked.shard_size), asked.shard_size)
-        print(re.sub(r"\S*/", "", said.splitlines()[-1]))
+        print(said.splitlines()[-1].replace(folder, ""))
         one, two = rows_of([single]), rows_of(sorted(out.glob("*.parquet")))
         different = [name for name in one if one[name] != two.get(name)]
         errors = len((out / "errors.jsonl").read_text().splitlines())
