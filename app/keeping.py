@@ -84,26 +84,16 @@ def keep(
         What became of the photos of all processes; None in all processes but the first.
     """
     from vlcap import processes
-    from vlcap.auto_budget import AutoBudget
     from vlcap.bulk.work import caption_groups, in_groups
 
-    own = captioner.default_budget
-    settings = {
-        **weights,
-        "budget": wish.budget.to_dict() if isinstance(wish.budget, AutoBudget) else wish.budget or own,
-        "generation": captioner.generation(**wish.generation),
-        "count": wish.count,
-        "min_score": wish.min_score,
-        "prefix": wish.prefix,
-        "suffix": wish.suffix,
-    }
+    settings = settings_of(captioner, wish, weights)
     todo = place.begin(photos, settings)
     groups = in_groups(todo, batch_size)
     left = [group for group in groups if not all(map(place.is_done, group))]
     done = [photo for group in groups if all(map(place.is_done, group)) for photo in group]
     mine = [left[i] for i in processes.share(len(left))]
     tally = Tally()
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("captioning", total=sum(map(len, mine)))
         for group in caption_groups(captioner, mine, wish):
             place.add(group)
@@ -119,7 +109,23 @@ def keep(
     return total
 
 
-def _progress() -> Progress:
+def settings_of(captioner: Any, wish: Wish, weights: dict[str, Any]) -> dict[str, Any]:
+    """What captions depend on, for a journal or a manifest. `weights` is what the captioner is."""
+    from vlcap.auto_budget import AutoBudget
+
+    own = captioner.default_budget
+    return {
+        **weights,
+        "budget": wish.budget.to_dict() if isinstance(wish.budget, AutoBudget) else wish.budget or own,
+        "generation": captioner.generation(**wish.generation),
+        "count": wish.count,
+        "min_score": wish.min_score,
+        "prefix": wish.prefix,
+        "suffix": wish.suffix,
+    }
+
+
+def progress_bar() -> Progress:
     """A progress bar on standard error, with the rate and the time left. Without a terminal it shows nothing."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn

@@ -118,9 +118,6 @@ def search_for(captioner: Any, beams: int | None, count: int) -> dict[str, int]:
 
 def identify(model: str | None, captioner: Any, int8: bool | None) -> dict[str, Any]:
     """What distinguishes a loaded captioner from others: its files by their content, and what runs it."""
-    from vlcap.files.writing import digest_file
-    from vlcap.model.finding import FILES
+    from vlcap.model.finding import digests_of
 
-    folder = folder_of(model)
-    files = {name: digest_file(folder / name)[:16] for name in FILES if (folder / name).is_file()}
-    return {"captioner": files, "engine": captioner.engine.kind, "int8": int8}
+    return {"captioner": digests_of(folder_of(model)), "engine": captioner.engine.kind, "int8": int8}

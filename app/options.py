@@ -32,7 +32,28 @@ Engine = Annotated[
 ]
 CaptionFile = Annotated[
     Path | None,
-    typer.Option("--out", help="File for the captions: .jsonl, .csv or .parquet. Nothing is printed."),
+    typer.Option(
+        "--out", help="File for the captions: .jsonl, .csv or .parquet; with --ray, a folder. Nothing is printed."
+    ),
+]
+Ray = Annotated[
+    bool,
+    typer.Option(
+        "--ray",
+        help="Caption on a Ray cluster, or on a Ray that is started here, into the folder --out. Photos may also be "
+        "parquet files, webdataset archives and URLs.",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="HOST:PORT of the Ray cluster. Default: $RAY_ADDRESS, or a Ray that is started here."),
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="With --ray: CPU threads of each captioner. Default: 2, or 4 with a GPU.")
+]
+ShardSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="With --ray: photos per parquet file, rounded up to whole batches. Default: 1024."),
 ]
 Sidecar = Annotated[
     str | None,

@@ -9,7 +9,22 @@ import typer
 
 from app import loading
 from app.keeping import Tally, keep
-from app.options import AsJson, Beams, BudgetOrAuto, CaptionFile, Engine, Existing, Int8, MinScore, Model, Sidecar
+from app.options import (
+    Address,
+    AsJson,
+    Beams,
+    BudgetOrAuto,
+    CaptionFile,
+    Engine,
+    Existing,
+    Int8,
+    MinScore,
+    Model,
+    Ray,
+    ShardSize,
+    Sidecar,
+    Threads,
+)
 from app.printing import print_json, say
 
 if TYPE_CHECKING:
@@ -19,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def caption(
-    photos: Annotated[list[Path], typer.Argument(help="Image files and folders.", show_default=False)],
+    photos: Annotated[list[str], typer.Argument(help="Image files and folders.", show_default=False)],
     model: Model = None,
     budget: BudgetOrAuto = None,
     beams: Beams = None,
@@ -34,6 +49,10 @@ def caption(
     suffix: Annotated[str, typer.Option(help="Text after each caption.")] = "",
     count: Annotated[int, typer.Option(min=1, help="Captions per photo, all different: the best beams.")] = 1,
     min_score: MinScore = None,
+    ray: Ray = False,
+    address: Address = None,
+    threads: Threads = None,
+    shard_size: ShardSize = None,
 ) -> None:
     """Caption photos: one line per photo, in the given order. Unreadable files are reported and skipped.
 
@@ -43,6 +62,13 @@ def caption(
     _check_options(out, sidecar, existing, as_json, prefix + suffix)
     if min_score is not None and not math.isfinite(min_score):
         raise typer.BadParameter(f"--min-score {min_score}: a number, such as -1.5")
+    _check_ray(ray, out, existing, address, threads, shard_size)
+    if ray and out:
+        from app.cluster import Asked, caption_on_ray
+
+        sizes = (batch_size, shard_size or 1024, threads, address)
+        asked = Asked(model, budget, beams, int8, engine, *sizes, prefix, suffix, count, min_score)
+        raise typer.Exit(caption_on_ray(photos, out, asked))
     side = loading.parse_budget(budget)
     from vlcap.data.finding import find_images, without
 
@@ -88,6 +114,25 @@ def _check_options(out: Path | None, sidecar: str | None, existing: str | None, 
         raise typer.BadParameter("several processes need --out or --sidecar to share the photos")
     if not around.isprintable():
         raise typer.BadParameter("--prefix and --suffix must be printable and on one line")
+
+
+def _check_ray(
+    ray: bool, out: Path | None, existing: str | None, address: str | None, threads: int | None, shard_size: int | None
+) -> None:
+    """Refuses options that contradict --ray, or need it."""
+    from vlcap.processes import several
+
+    if not ray:
+        for name, value in (("--address", address), ("--threads", threads), ("--shard-size", shard_size)):
+            if value is not None:
+                raise typer.BadParameter(f"{name} needs --ray")
+        return
+    if not out:
+        raise typer.BadParameter("--ray needs --out FOLDER")
+    if existing:
+        raise typer.BadParameter("--existing is not for --ray: it goes on where an earlier run ended")
+    if several():
+        raise typer.BadParameter("--ray and torchrun: choose one")
 
 
 def _open_place(

@@ -32,7 +32,7 @@ import runpy, sys
 try:
     runpy.run_module(sys.argv.pop(1), run_name="__main__")
 finally:
-    loaded = {"torch", "transformers", "timm"} & set(sys.modules)
+    loaded = {"torch", "transformers", "timm", "ray"} & set(sys.modules)
     assert not loaded, loaded
 """
 

@@ -7,9 +7,9 @@ uninterrupted run would have computed, to the last bit.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,13 +53,13 @@ class Captioned:
     """A photo with its captions.
 
     Attributes:
-        photo: Its path.
+        photo: Its path, or what else stood for it in its group.
         captions: The captions that are kept, with prefix and suffix, the best first.
         left_out: Captions whose score is too low, the best first.
         error: The error of an unreadable photo.
     """
 
-    photo: Path
+    photo: Any
     captions: tuple[Caption, ...] = ()
     left_out: tuple[Caption, ...] = ()
     error: ImageError | None = None
@@ -79,31 +79,46 @@ def in_groups(photos: Sequence[Path], size: int) -> list[Sequence[Path]]:
     return [photos[start : start + size] for start in range(0, len(photos), size)]
 
 
-def caption_groups(captioner: Captioner, groups: Iterable[Sequence[Path]], wish: Wish) -> Iterator[list[Captioned]]:
+def caption_groups(
+    captioner: Captioner,
+    groups: Iterable[Sequence[Any]],
+    wish: Wish,
+    read: Callable[[Any], NDArray] | None = None,
+    readers: int | None = None,
+) -> Iterator[list[Captioned]]:
     """Captions each group of photos. The next groups are read and encoded while one is decoded.
 
     Args:
         captioner: The captioner.
-        groups: Groups of photos.
+        groups: Groups of photos; none is empty, and the first one is the largest. They are asked for one by one.
         wish: What is asked of the captions.
+        read: Function that reads a photo, uint8 pixels (3, S, S), or raises ImageError. Left out, the photos are paths.
+        readers: Threads that read photos; None for one per core, at most 8.
 
     Raises:
         CaptionerError, EncoderError: The captioner cannot do what is asked.
     """
-    groups = list(groups)
-    read: deque[list[tuple[Path, ImageError | None]]] = deque()  # groups that are read and not yet captioned
-    size = max(map(len, groups), default=1)
-    photos = read_ahead((photo for group in groups for photo in group), captioner.read, ahead=2 * size)
+    groups = iter(groups)
+    first = next(groups, ())
+    sizes: deque[int] = deque()  # of the groups that are being read
+    groups_read: deque[list[tuple[Any, ImageError | None]]] = deque()  # and not yet captioned
+
+    def all_photos() -> Iterator[Any]:
+        for group in chain([first] if first else [], groups):
+            sizes.append(len(group))
+            yield from group
+
+    photos = read_ahead(all_photos(), read or captioner.read, ahead=2 * max(1, len(first)), workers=readers)
 
     def batches() -> Iterator[NDArray]:
-        for group in groups:
-            found = list(islice(photos, len(group)))
-            read.append([(path, pixels if isinstance(pixels, ImageError) else None) for path, pixels in found])
+        for start in photos:
+            found = [start, *islice(photos, sizes.popleft() - 1)]
+            groups_read.append([(path, pixels if isinstance(pixels, ImageError) else None) for path, pixels in found])
             if good := [pixels for _, pixels in found if not isinstance(pixels, ImageError)]:
                 yield np.stack(good)
 
     def finished(captions: Iterator[Caption]) -> list[Captioned]:
-        group = read.popleft()
+        group = groups_read.popleft()
         return [Captioned(path, error=error) if error else _kept(path, next(captions), wish) for path, error in group]
 
     written: Iterator[list[Caption]]
@@ -112,10 +127,10 @@ def caption_groups(captioner: Captioner, groups: Iterable[Sequence[Path]], wish:
     else:
         written = captioner.caption_batches(batches(), wish.budget, wish.count, **wish.generation)
     for captions in written:
-        while all(error for _, error in read[0]):  # a group without a single readable photo has no batch
+        while all(error for _, error in groups_read[0]):  # a group without a single readable photo has no batch
             yield finished(iter(()))
         yield finished(iter(captions))
-    while read:
+    while groups_read:
         yield finished(iter(()))
 
 

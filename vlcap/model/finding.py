@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from ..files.writing import digest_file
+
 FILES = (
     "config.json",
     "generation_config.json",
@@ -25,3 +27,8 @@ def find_folder(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(name, allow_patterns=list(FILES)))
+
+
+def digests_of(folder: Path) -> dict[str, str]:
+    """The files of a captioner folder, each with the start of its SHA-256: what tells captioners apart."""
+    return {name: digest_file(folder / name)[:16] for name in FILES if (folder / name).is_file()}
