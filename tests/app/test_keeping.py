@@ -352,7 +352,7 @@ print(kills)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("words", [["--out", "F.csv"], ["--out", "F.parquet"], ["--sidecar", ".json"]], ids=str)
 def test_ten_kills_change_nothing(vlcap, captioner_folder, tmp_path, words):
-    """Kills at any write, rename or deletion. A run gets at most four writes further, so ten kills never reach the end."""
+    """Kills at any write, rename or deletion. A run gets at most four writes further: ten kills never reach the end."""
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         for number in range(60):
