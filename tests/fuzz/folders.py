@@ -235,10 +235,11 @@ def _write_anew(sets: list, folder: Path) -> None:
     if to == "parquet":  # its reader fills a cache on the disk; the reader of parquet has a fuzzer of its own
         to = "csv"
     out = folder.parent / "out"
-    convert(sets, to, out)
-    written = read_all(out)
     flat: Callable[[list], list] = lambda found: sorted(  # noqa: E731
         (each.split, each.content(i)) for each in found for i in range(len(each))
     )
-    assert flat(written) == flat(sets), to
-    shutil.rmtree(out)
+    try:
+        convert(sets, to, out)
+        assert flat(read_all(out)) == flat(sets), to
+    finally:
+        shutil.rmtree(out, ignore_errors=True)

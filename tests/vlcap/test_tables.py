@@ -34,6 +34,7 @@ def two(folder: Path, place: str = "train") -> Path:
         ("image,caption1,caption_2\n1.png,a,b\n2.png,c,\n", {"1.png": ["a", "b"], "2.png": ["c"]}),
         ("image,caption\n1.png,a\n2.png,b\n1.png,c\n./1.png,d\n", {"1.png": ["a", "c", "d"], "2.png": ["b"]}),
         ("1.png#0\ta dog\r2.png#0\ta cat\r", {"1.png": ["a dog"], "2.png": ["a cat"]}),
+        ("image,caption\n1.png,a\n2.png," + "b" * 200_000 + "\n", {"1.png": ["a"], "2.png": ["b" * 200_000]}),
         ("1.png#0\ta dog\n1.png#1\ta hound\n", {"1.png": ["a dog", "a hound"]}),
     ],
 )  # fmt: skip

@@ -30,6 +30,7 @@ SUFFIXES = (".jsonl", ".csv", ".tsv", ".token", ".txt")
 TOKEN_LINE = re.compile(r"([^\t]+)#\d+\t(.*)", re.DOTALL)
 SPLIT_LIST = re.compile(r".*[._-](train|dev|val|test)Images\.txt")  # Flickr8k's: a name per line
 HEAD = 65536  # bytes that are read to tell whether a file is a table
+csv.field_size_limit(2**31 - 1)  # by default 128 KB: a long caption of another layout could be written and not read
 
 # Names of columns, the best first; case, and spaces in place of _, don't matter.
 PHOTO: tuple[str, ...] = ("file_name", "filename", "image", "image_name", "image_path", "image_file", "filepath")
