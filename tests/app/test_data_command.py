@@ -9,7 +9,7 @@ import pytest
 from tests.support import layouts
 from tests.support.command import vlcap
 from tests.support.layouts import numbers, png, put, say
-from vlcap.data.captions import CaptionSet, read_captions
+from vlcap.data.captions import CaptionDataError, CaptionSet, read_captions
 from vlcap.data.converting import WRITERS, convert
 from vlcap.data.survey import read_all, survey
 from vlcap.files.writing import NEW, NotOursError
@@ -78,6 +78,14 @@ def test_names_that_a_layout_cannot_tell_apart_are_changed(tmp_path: Path):
             f"photo {n}": png(n) for n in range(1, 8)
         }
     assert read_captions(tmp_path / "csv", "train").references() == {n: [f"photo {n}"] for n in range(1, 8)}
+
+
+def test_a_split_whose_name_is_too_long_for_a_file_is_refused(tmp_path: Path):
+    put(tmp_path / "in/1.png", png(1))
+    put(tmp_path / "in/metadata.csv", f"file_name,caption,split\n1.png,a dog,{'x' * 300}\n")
+    with pytest.raises(CaptionDataError, match=r"the name of the split x{200} has more than 100 bytes"):
+        convert(read_all(tmp_path / "in"), "parquet", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_is_replaced_and_nothing_half_written_is_left(tmp_path: Path):

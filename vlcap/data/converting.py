@@ -24,6 +24,7 @@ from .splits import split_in_name
 
 PER_ARCHIVE = 1000  # photos in a tar file
 ROWS = 100  # photos in memory while parquet is written
+LONGEST_SPLIT = 100  # bytes; it is part of file names, which most systems end at 255 bytes
 UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')  # not in file names of every system
 SUFFIX_OF = {"JPEG": ".jpg", "JPEG2000": ".jp2", "TIFF": ".tif"}  # else the format's name in lower case
 
@@ -87,6 +88,11 @@ def _check(captions: CaptionSet, to: str) -> None:
         "coco": re.fullmatch(r"[A-Za-z]+\d*", captions.split),
         "parquet": re.fullmatch(r"\w+", captions.split),
     }.get(to, split_in_name(captions.split) == captions.split)
+    if len(captions.split.encode()) > LONGEST_SPLIT:
+        raise CaptionDataError(
+            f"{captions.name}: the name of the split {shown(captions.split)} has more than {LONGEST_SPLIT} bytes: "
+            "shorten it"
+        )
     if not kept:
         raise CaptionDataError(
             f"{captions.name}: the split {shown(captions.split)} would not be found in this layout, where splits are "
