@@ -15,7 +15,7 @@ from pathlib import Path
 from .building import matching_split, numbers_of, usable
 from .caption_files import filled
 from .caption_set import CaptionDataError, CaptionSet
-from .names import one_line, shown
+from .names import listed, one_line, shown
 from .photo_paths import locate, path_parts
 from .photo_sources import ArchivedPhoto, content_of, size_of
 from .splits import KEY_BYTES, SHARES, share
@@ -68,7 +68,8 @@ class Listing:
         if known is None:
             self.entries[key] = entry
         elif known.split != entry.split:
-            self.problems.append(f"{where}: {shown(entry.name)} is in the splits {known.split} and {entry.split}")
+            both = " and ".join(shown(split or "none") for split in (known.split, entry.split))
+            self.problems.append(f"{where}: {shown(entry.name)} is in the splits {both}")
         elif known.image_id != entry.image_id:
             self.problems.append(f"{where}: {shown(entry.name)} has the ids {known.image_id} and {entry.image_id}")
         else:
@@ -108,7 +109,7 @@ class Listed:
                     found.problems.append(f"{self.where}: image_id {entry.image_id} is that of {both}")
         unsaid = [entry for entry in entries if entry.split is None]
         if 0 < len(unsaid) < len(entries):
-            told = ", ".join(sorted({entry.split for entry in entries if entry.split is not None}))
+            told = listed(sorted({entry.split for entry in entries if entry.split is not None}))
             found.problems.append(
                 f"{self.where}: {len(unsaid)} of {len(entries)} photos belong to no split, the first is "
                 f"{shown(unsaid[0].name)}; the others are in {told}: move them into the folders of their splits"
