@@ -294,11 +294,19 @@ def test_an_unknown_engine_is_named():
         choose.choose("tensorrt")
 
 
-@pytest.mark.parametrize(("variable", "running", "expected"), [("3", 1, 3), ("", 1, 2), ("", 2, 1), ("", 9, 1)])
-def test_threads_leave_busy_cores_alone(monkeypatch, tmp_path, variable, running, expected):
+@pytest.mark.parametrize(
+    ("variable", "running", "own", "expected"),
+    [("3", 1, 1, 3), ("", 1, 1, 2), ("", 2, 1, 1), ("", 9, 1, 1), ("", 2, 2, 2), ("", 3, 2, 1), ("", 1, 0, 2)],
+)
+def test_threads_leave_busy_cores_alone(monkeypatch, tmp_path, variable, running, own, expected):
     monkeypatch.setenv("OMP_NUM_THREADS", variable)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
     monkeypatch.setattr(onnx, "RUNNING", tmp_path / "loadavg")
+    monkeypatch.setattr(onnx, "OWN_THREADS", tmp_path / "task")
+    for thread in range(3):
+        place = tmp_path / "task" / str(thread) / "stat"
+        place.parent.mkdir(parents=True)
+        place.write_text(f"{thread} (a) S (b)) {'R' if thread < own else 'S'} 1 2 3")
     assert idle_cores() == (2 if not variable else int(variable))
     (tmp_path / "loadavg").write_text(f"0.5 0.4 0.3 {running}/345 6789")
     assert idle_cores() == expected

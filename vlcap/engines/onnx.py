@@ -10,6 +10,7 @@ Letters: B photos   G beams of each, 1 in the first step   L layers   K heads   
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -35,6 +36,7 @@ VERSION = 2  # of the graphs' inputs and outputs
 MOST_THREADS = 4  # of a graph: its operations are too small to gain from more
 MOST_LANES = 8  # the part of a search that is Python runs on one core at a time
 RUNNING = Path("/proc/loadavg")  # Linux: its fourth field is the number of threads that run now
+OWN_THREADS = Path("/proc/self/task")  # Linux: a folder for each thread of this process
 
 
 class OnnxEngine:
@@ -282,9 +284,19 @@ def idle_cores() -> int:
 def other_work() -> int:
     """Threads of other processes that run or wait for a core at this moment; 0 where the system does not say."""
     try:
-        return max(0, int(RUNNING.read_text().split()[3].partition("/")[0]) - 1)
+        running = int(RUNNING.read_text().split()[3].partition("/")[0])
     except (OSError, ValueError, IndexError):
         return 0
+    return max(0, running - max(1, _own_running()))
+
+
+def _own_running() -> int:
+    """Threads of this process that run now, such as those that still wait after an operation of PyTorch."""
+    states = []
+    for thread in OWN_THREADS.glob("*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            states.append(thread.read_text().rpartition(")")[2].split()[0])
+    return states.count("R")
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
