@@ -11,12 +11,14 @@ Letters as in encoders/lookupvit.py: B photos, M compressed and N lookup tokens,
 import argparse
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from vlcap.bench.timing import paired_times
+from vlcap.model.quantize import Int8Linear
 
 B, N, D, K = 8, 196, 768, 12
 d = D // K
@@ -36,7 +38,7 @@ LINEAR = {  # rows, inputs, outputs
 
 
 def linear(rows: int, inputs: int, outputs: int) -> dict[str, Callable[[], Any]]:
-    """A linear layer: as it is, with weights stored (in, out), and packed for oneDNN."""
+    """A linear layer: as it is, with weights stored (in, out), packed for oneDNN, and in 8 bits by two libraries."""
     x, weight, bias = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
     turned = weight.t().contiguous()
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
@@ -44,6 +46,8 @@ def linear(rows: int, inputs: int, outputs: int) -> dict[str, Callable[[], Any]]
         "now": lambda: F.linear(x, weight, bias),
         "turned": lambda: torch.addmm(bias, x, turned),
         "oneDNN": lambda: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], ""),
+        "8 bits, oneDNN": partial(Int8Linear(weight, bias, ("onednn",)), x),
+        "8 bits, FBGEMM": partial(Int8Linear(weight, bias, ("fbgemm",)), x),
     }
 
 

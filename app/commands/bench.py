@@ -12,7 +12,7 @@ from app.printing import print_json
 
 bench = typer.Typer(
     invoke_without_command=True,
-    help="Measure speed against peers in one process. Without a name: everything except training, onnx and gpu.",
+    help="Measure speed against peers in one process. Without a name: everything except training, onnx, peers and gpu.",
 )
 
 Quick = Annotated[bool, typer.Option("--quick", help="Quick run: fewer rounds and cases, not for figures to quote.")]
@@ -25,7 +25,7 @@ def everything(context: typer.Context, quick: Quick = False, out: Out = None, as
         from vlcap.bench.benchmark import PARTS
 
         # Exporting takes minutes, and not every machine has a GPU.
-        _measure([part for part in PARTS if part not in ("onnx", "gpu")], quick, out, as_json)
+        _measure([part for part in PARTS if part not in ("onnx", "peers", "gpu")], quick, out, as_json)
 
 
 def _command(part: str) -> Callable[..., None]:

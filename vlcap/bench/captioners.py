@@ -1,8 +1,9 @@
 """Whole captions of the captioners that people run, each against LookupViT-B/16 5x5. `vlcap bench peers`
 
 Each peer has the shape of a published captioner, with random weights, and runs in Hugging Face's `generate` with the
-settings of its authors. It is compared with ours in PyTorch, with as many beams. All captions have `peers.PIECES`
-pieces, because the end of a caption is forbidden before (min_new_tokens) and reached then (max_new_tokens).
+settings of its authors. It is compared with ours in PyTorch and in ONNX Runtime, with as many beams. All captions have
+`peers.PIECES` pieces, because the end of a caption is forbidden before (min_new_tokens) and reached then
+(max_new_tokens).
 """
 
 from collections.abc import Callable
@@ -10,14 +11,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from ..model.quantize import quantize
+from ..captioner import BUNDLED
+from ..engines.pytorch import TorchEngine
 from ..model.search import Search
+from ..model.tokenizer import load_tokenizer
 from . import peers
+from .onnx_runtime import caption, export_all
 from .timing import Row, compared, paired_times
 
 OURS = "LookupViT-B/16 5x5 + 6 x 512"
@@ -66,10 +71,11 @@ PEERS = (
 
 
 def bench_captioners(quick: bool = False) -> list[Row]:
-    """Captions of 20 pieces, batch 1, in float32 and int8, against each peer in float32, with as many beams."""
-    ours, small = peers.captioner(), peers.captioner()
-    quantize(small)
+    """Captions of 20 pieces, batch 1, against each peer in float32, with as many beams."""
+    ours = peers.captioner()
     [pixels] = _photos(SIDE, 1).values()
+    exported = export_all(TorchEngine(ours, load_tokenizer(BUNDLED)), sides=[5])
+    photo = np.random.default_rng(0).integers(256, size=(1, 3, SIDE, SIDE), dtype=np.uint8)
     rows: list[Row] = []
     for peer in PEERS:
         theirs = partial(peer.build().generate, **peer.inputs(1), num_beams=peer.beams, **peers.EXACTLY)
@@ -77,8 +83,9 @@ def bench_captioners(quick: bool = False) -> list[Row]:
         functions: dict[str, Callable[[], Any]] = {
             peer.name: theirs,
             OURS: partial(_caption, ours, pixels, search),
-            f"{OURS} int8": partial(_caption, small, pixels, search),
         }
+        for graphs, label in zip(exported.values(), ("", " int8"), strict=True):
+            functions[f"{OURS}, ONNX{label}"] = partial(caption, photo, graphs, peer.beams)
         gflops = {name: caption_gflops(functions[name]) for name in (peer.name, OURS)}
         for row in compared(paired_times(functions, 2 if quick else 7), against=peer.name):
             own = gflops.get(row["what"], gflops[OURS])

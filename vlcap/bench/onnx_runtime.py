@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..captioner import BUNDLED
@@ -18,12 +19,14 @@ from ..model.tokenizer import load_tokenizer
 from . import peers
 from .timing import Row, compared, paired_times
 
+Exported = tuple[OnnxEngine, int]  # graphs, and the side of the grid that they are to be run with
+
 
 def bench_onnx(quick: bool = False) -> list[Row]:
     """The graphs that `vlcap export` writes, run by ONNX Runtime, against the same peers in PyTorch."""
     model, vit, gpt2 = peers.captioner(), peers.encoder(peers.VIT), peers.vit_gpt2()
     engine = TorchEngine(model, load_tokenizer(BUNDLED))
-    exported = _export_all(engine, sides=[5] if quick else [3, 5])
+    exported = export_all(engine, sides=[5] if quick else [3, 5])
     rows: list[Row] = []
 
     def versus(task: str, peer: str, theirs: Callable[[], Any], ours: Callable[[Any], Any]) -> None:
@@ -40,44 +43,49 @@ def bench_onnx(quick: bool = False) -> list[Row]:
             f"encoder, batch {batch}",
             peers.VIT,
             partial(vit.forward_tokens, floats),
-            partial(_encode, pixels),
+            partial(encode, pixels),
         )
     versus(
         "whole caption",
         "ViT-B/16 + GPT-2, generate",
         partial(gpt2.generate, pixel_values=floats, num_beams=4, **peers.EXACTLY),
-        lambda each: _decode(_encode(pixels, each), each),
+        lambda each: caption(pixels, each),
     )
     tokens = BaseModelOutput(last_hidden_state=engine.encode(pixels, 5))
-    photos = {id(each): _encode(pixels, each) for each in exported.values()}
+    photos = {each: encode(pixels, each) for each in exported.values()}
     versus(
         "greedy decoding",
         "generate",
         lambda: model.generate(encoder_outputs=tokens, num_beams=1, **peers.EXACTLY),
-        lambda each: _decode(photos[id(each)], each, beams=1),
+        lambda each: decode(photos[each], each[0], beams=1),
     )
     return rows
 
 
-def _encode(pixels: np.ndarray, engine: OnnxEngine) -> np.ndarray:
-    return engine.encode(pixels, engine.exported[0])
+def encode(pixels: np.ndarray, exported: Exported) -> np.ndarray:
+    engine, side = exported
+    return engine.encode(pixels, side)
 
 
-def _decode(photo: np.ndarray, engine: OnnxEngine, beams: int = 4) -> Any:
+def caption(pixels: np.ndarray, exported: Exported, beams: int = 4) -> Any:
+    return decode(encode(pixels, exported), exported[0], beams)
+
+
+def decode(photo: np.ndarray, engine: OnnxEngine, beams: int = 4) -> Any:
     search = Search(num_beams=beams, **peers.EXACTLY)
     return find_captions(engine.start(photo, search), search)
 
 
-def _export_all(engine: TorchEngine, sides: Sequence[int]) -> dict[str, OnnxEngine]:
-    """Exported captioners by name: each side of the grid in float32 and in int8."""
-    exported = {}
+def export_all(engine: TorchEngine, sides: Sequence[int]) -> dict[str, Exported]:
+    """Exported captioners and a side of the grid, by name: in float32 and in int8, with as many threads as PyTorch."""
+    exported: dict[str, Exported] = {}
     with TemporaryDirectory() as name:
         for label in ("", " int8"):
-            for side in sides:
-                folder = Path(name) / f"{side}{label}"
-                export_graphs(engine, folder, [side], int8=bool(label))
-                made = exported[f"LookupViT-B/16 {side}x{side}{label}"] = OnnxEngine(folder)
-                made.load(side)
+            folder = Path(name) / f"graphs{label}"
+            export_graphs(engine, folder, sides, int8=bool(label))
+            made = OnnxEngine(folder, torch.get_num_threads())
+            made.load(*sides)
+            exported |= {f"LookupViT-B/16 {side}x{side}{label}": (made, side) for side in sides}
     return exported
 
 
@@ -88,13 +96,17 @@ def bench_threads(quick: bool = False) -> list[Row]:
     for batch in (1, 16):
         first = next(iter(engines.values()))
         pixels = np.random.default_rng(0).integers(256, size=(batch, 3, *[first.facts.pixels.size] * 2), dtype=np.uint8)
-        tokens = _encode(pixels, first)
+        budget = first.exported[0]
         tasks: dict[str, Callable[[OnnxEngine], Any]] = {
-            "encoder": partial(_encode, pixels),
-            "decoder": partial(_decode, tokens),
+            "encoder": partial(_encode_at, budget, pixels),
+            "decoder": partial(decode, first.encode(pixels, budget)),
         }
         for task, function in tasks.items():
             functions = {name: partial(function, engine) for name, engine in engines.items()}
             found = compared(paired_times(functions, 3 if quick else 15), against="threads 1")
             rows += [{"task": task, "batch": batch, **row, "against": "threads 1"} for row in found]
     return rows
+
+
+def _encode_at(budget: int, pixels: np.ndarray, engine: OnnxEngine) -> np.ndarray:
+    return engine.encode(pixels, budget)
