@@ -9,6 +9,7 @@ import sys
 import tarfile
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pyarrow.parquet
@@ -16,7 +17,7 @@ import pytest
 
 from app import cli, loading
 from tests.support import drawings
-from vlcap.bulk.cluster import ClusterError, find_places
+from vlcap.bulk.cluster import ClusterError, connected, find_places
 from vlcap.bulk.planning import NoPhotosError, find_sources, units_of, units_of_files
 from vlcap.bulk.shards import ShardFolder, name_of
 from vlcap.bulk.units import SourceError
@@ -301,3 +302,25 @@ def test_captions_as_in_a_file(vlcap, cluster, captioner, photos, tmp_path):
 def test_captioning_without_ray_does_not_import_it():
     program = "import sys, app.cli, vlcap.bulk.cluster, vlcap.bulk.planning; assert 'ray' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "mode"),
+    [
+        ({}, None),
+        ({"RAY_AUTH_TOKEN": "abc"}, "token"),
+        ({"RAY_AUTH_TOKEN_PATH": "there"}, "token"),
+        ({"HOME": "."}, "token"),
+        ({"HOME": ".", "RAY_AUTH_MODE": "disabled"}, "disabled"),
+    ],
+    ids=str,
+)
+def test_a_token_is_sent_if_there_is_one(settings, mode, monkeypatch, tmp_path):
+    (tmp_path / ".ray").mkdir()
+    for place in ("there", ".ray/auth_token"):
+        (tmp_path / place).write_text("abc")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", {"HOME": "nowhere"} | settings)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: True))
+    with connected(None):
+        assert os.environ.get("RAY_AUTH_MODE") == mode

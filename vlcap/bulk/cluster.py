@@ -108,6 +108,8 @@ def connected(address: str | None) -> Iterator[Any]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # sends nothing anywhere
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default, and no warning about it
+    if _has_token():  # Ray reads this when it is imported
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
     except ImportError:
@@ -126,6 +128,15 @@ def connected(address: str | None) -> Iterator[Any]:
     finally:
         if mine:
             ray.shutdown()
+
+
+def _has_token() -> bool:
+    """Whether there is a token for a cluster. Ray asks for one wherever one exists, but does not send it by itself.
+
+    A cluster without a token takes no notice of it.
+    """
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    return bool(os.environ.get("RAY_AUTH_TOKEN")) or path.is_file()
 
 
 def find_places(ray: Any, engine: str | None, int8: bool, threads: int | None) -> Places:
