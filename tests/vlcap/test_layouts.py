@@ -138,7 +138,9 @@ def test_the_first_layout_is_read_and_the_others_are_known(tmp_path: Path):
 
 
 def test_a_split_named_over_several_lines_stays_on_one_in_messages(tmp_path: Path):
-    lines = [{"file_name": f"{i}.png", "caption": "a dog", "split": split} for i, split in enumerate(["", "a\nb", "val"])]
+    lines = [
+        {"file_name": f"{i}.png", "caption": "a dog", "split": split} for i, split in enumerate(["", "a\nb", "val"])
+    ]
     put(tmp_path / "captions.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
     for i in range(3):
         put(tmp_path / f"{i}.png", png(i))
