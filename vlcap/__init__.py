@@ -4,12 +4,12 @@ import os
 from importlib import import_module
 from typing import Any
 
-from .registration import register, register_with_auto_classes
+from .registration import register, register_with_transformers
 
 # ONNX Runtime's releases report their use to its makers over the network, unless this is set before they are imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-register_with_auto_classes()  # imports nothing by itself
+register_with_transformers()  # imports nothing by itself
 
 __all__ = ["Captioner", "register"]
 

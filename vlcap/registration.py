@@ -1,18 +1,18 @@
 """vlcap's encoders for Hugging Face's Auto classes: `AutoModel.from_pretrained(FOLDER)` works after `import vlcap`.
 
 Importing vlcap must stay light: on a CPU, captioning needs neither transformers nor PyTorch. So nothing is registered
-until transformers' Auto classes are there. If they are there already, that is now. Otherwise a hook waits for the
-module that defines them to be imported, registers right after it, and is gone. Programs that never use Auto classes
-notice nothing.
+before somebody imports transformers. If that has happened already, it is done now. Otherwise a hook does it right
+after the import of transformers, and is gone. Not later: transformers imports its Auto classes while it is still in the
+middle of its other modules, where ours could not be imported.
 """
 
 import sys
+import warnings
 from collections.abc import Sequence
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
-AUTO = "transformers.models.auto.modeling_auto"  # defines AutoModel and its kind; vision-encoder-decoder needs it
+NAME = "transformers"
 
 
 def register() -> None:
@@ -20,30 +20,37 @@ def register() -> None:
     from .model import encoder  # noqa: F401 - it registers itself
 
 
-def register_with_auto_classes() -> None:
-    """Registers now if transformers' Auto classes are imported already, and otherwise as soon as they are."""
-    if AUTO in sys.modules:
+def register_with_transformers() -> None:
+    """Registers now if transformers is imported already, and otherwise as soon as it is."""
+    if NAME in sys.modules:
         register()
     elif not any(isinstance(each, _Hook) for each in sys.meta_path):
         sys.meta_path.insert(0, _Hook())
 
 
 class _Hook:
-    """A finder of modules that finds none: it only adds a step after the import of one."""
+    """A finder of modules that only adds a step after the import of one."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != AUTO:
-            return None
-        sys.meta_path.remove(self)  # once is enough, and the real finders come next
-        spec = find_spec(name)
+        """The usual spec of transformers, with the step. Asking for it does not import: many libraries do that."""
+        spec = PathFinder.find_spec(name, path, target) if name == NAME else None
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def execute_and_register(module: ModuleType) -> None:
                 execute(module)
-                register()
+                self._finish()
 
             spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
         return spec
+
+    def _finish(self) -> None:
+        sys.meta_path.remove(self)
+        if "vlcap.model.folder" in sys.modules:
+            return  # it is importing transformers, and is not complete; the encoders import it, and register themselves
+        try:
+            register()
+        except ImportError as error:  # others may need transformers without us
+            warnings.warn(f"transformers does not know vlcap's encoders: {error}", stacklevel=2)
