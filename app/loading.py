@@ -37,6 +37,31 @@ def load(model: str | None, engine: str | None = None, fastest: bool = False, **
         atexit.register(gc.unfreeze)  # otherwise libraries complain at exit about objects left in reference cycles
 
 
+def load_any(model: str | None, engine: str | None = None, **settings: Any) -> Any:
+    """Loads a captioner as `load` does, or one of others: hf:ID or hf:FOLDER, which PyTorch runs.
+
+    Args:
+        model: Folder or hub id; None for the bundled captioner. A path that exists is a folder, whatever its name.
+        engine: As for `load`.
+        settings: As for `load`.
+    """
+    if model is None or not is_foreign(model):
+        return load(model, engine, **settings)
+    if settings.get("int8"):
+        raise typer.BadParameter(f"--int8 is for vlcap's captioners, not for {model}")
+    if engine not in (None, "pytorch"):
+        raise typer.BadParameter(f"--engine {engine} is for vlcap's captioners, not for {model}: PyTorch runs it")
+    hide_loading_bars()
+    from vlcap.evaluation.hugging_face import load_hugging_face
+
+    return load_hugging_face(model)
+
+
+def is_foreign(model: str | None) -> bool:
+    """Whether this names a captioner of others."""
+    return model is not None and model.startswith("hf:") and not Path(model).exists()
+
+
 def load_named(model: str) -> tuple[str, Any]:
     """Loads the captioner of NAME=FOLDER or FOLDER. Default name: the folder's, or RUN for RUN/captioner.
 
@@ -47,10 +72,14 @@ def load_named(model: str) -> tuple[str, Any]:
     name, equals, source = model.partition("=")
     if equals and not source:
         raise typer.BadParameter(f"--model {model}: an empty name: is a shell's variable unset?")
-    if not equals or "/" in name or Path(model).exists():
-        path = Path(model)
-        name, source = (path.resolve().parent.name if path.name == "captioner" else path.name), model
-    return one_line(name), load(source, engine="pytorch")
+    named = equals and "/" not in name and not Path(model).exists()
+    captioner = load_any(source if named else model, engine="pytorch")
+    if named:
+        return one_line(name), captioner
+    if is_foreign(model):
+        return one_line(captioner.name), captioner
+    path = Path(model)
+    return one_line(path.resolve().parent.name if path.name == "captioner" else path.name), captioner
 
 
 def hide_loading_bars() -> None:
@@ -87,6 +116,8 @@ def choose_budget(captioner: Any, text: str | None, model: str | None) -> Any:
         return check_budget(captioner, parse_budget(text))
     from vlcap.auto_budget import read_rule
 
+    if is_foreign(model):
+        raise typer.BadParameter(f"--budget auto is for vlcap's captioners, not for {model}")
     rule = read_rule(folder_of(model))
     for budget in rule.budgets:
         check_budget(captioner, budget)

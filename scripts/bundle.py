@@ -16,6 +16,7 @@ import yaml
 from app.printing import say, track
 from vlcap.captioner import BUNDLED, Captioner
 from vlcap.export.graphs import export_graphs
+from vlcap.publishing.folder import save_files
 
 
 def bundle(
@@ -26,7 +27,8 @@ def bundle(
     trained = Captioner.from_pretrained(captioner, engine="pytorch", device="cpu")
     changes = {key: yaml.safe_load(value) for key, value in (each.split("=", 1) for each in settings or [])}
     trained.model.generation_config.update(**changes)
-    trained.save_pretrained(out, dtype=torch.float16)
+    out.mkdir(parents=True, exist_ok=True)
+    save_files(trained.model, trained.tokenizer, out, dtype=torch.float16)  # beside the card, which a person writes
     rounded = Captioner.from_pretrained(out, engine="pytorch", device="cpu")  # the graphs have the weights as shipped
     export_graphs(
         rounded.engine,

@@ -33,6 +33,7 @@ from vlcap.model.encoder import Encoder
 from vlcap.model.loading import load_decoder
 from vlcap.model.tokenizer import load_tokenizer, normalise_caption, train_tokenizer
 from vlcap.processes import join, share
+from vlcap.publishing.folder import save_files
 
 from .batches import validation_batches
 from .cache import FrozenCache, TokenCache, read_places
@@ -370,7 +371,7 @@ class Captioning:
 
     def _write(self, model: nn.Module, folder: Path) -> None:
         with written_whole(folder / "captioner") as new:
-            Captioner.from_model(model, self.tokenizer).save_pretrained(new)
+            save_files(model, self.tokenizer, new)
 
     def _keep_best(self, model: nn.Module, cider: float) -> None:
         """Replaces OUT/captioner by these weights if they are better than all before."""

@@ -4,10 +4,14 @@ import os
 from importlib import import_module
 from typing import Any
 
+from .registration import register, register_with_transformers
+
 # ONNX Runtime's releases report their use to its makers over the network, unless this is set before they are imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-__all__ = ["Captioner"]
+register_with_transformers()  # imports nothing by itself
+
+__all__ = ["Captioner", "register"]
 
 
 def __getattr__(name: str) -> Any:

@@ -83,6 +83,7 @@ class Captioner:
         self.name = name
         self.is_bundled = is_bundled
         self.pixels: PixelConfig = engine.facts.pixels  # preprocessing of the photos
+        self.folder: Path | None = None  # that it was loaded from
 
     @classmethod
     def from_pretrained(
@@ -130,7 +131,9 @@ class Captioner:
         except (OSError, ValueError, VlcapError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CaptionerError(f"no captioner can be loaded from {source}: {reason}") from error
-        return cls(made, "bundled" if name is None else Path(source).resolve().name, is_bundled=name is None)
+        loaded = cls(made, "bundled" if name is None else Path(source).resolve().name, is_bundled=name is None)
+        loaded.folder = folder
+        return loaded
 
     @classmethod
     def from_model(
@@ -175,26 +178,17 @@ class Captioner:
             raise CaptionerError(f"{self.name} is run by {self.engine.kind}: load it with engine='pytorch' for this")
         return self.engine
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Writes the captioner folder.
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, **card: Any) -> None:
+        """Writes the captioner folder, with a model card. Arguments and errors as `vlcap.publishing.folder.save`."""
+        from .publishing.folder import save
 
-        Args:
-            folder: The folder.
-            dtype: Type of the weights in the file; None for their type in memory. bfloat16 halves the size.
+        save(self, folder, dtype, **card)
 
-        Raises:
-            CaptionerError: The captioner has int8 weights, which can only be run, or another engine runs it.
-        """
-        if any(type(module).__name__ == "Int8Linear" for module in self.model.modules()):
-            raise CaptionerError("an int8 captioner can't be saved: load it without int8 and save that")
-        weights = self.model.state_dict(keep_vars=True)  # the parameters themselves, so that a tied one is saved once
-        cast = {
-            id(weight): weight.detach().to(dtype if dtype and weight.is_floating_point() else weight.dtype)
-            for weight in weights.values()
-        }
-        state = {name: cast[id(weight)] for name, weight in weights.items()}
-        self.model.save_pretrained(folder, state_dict=state)
-        self.tokenizer.save_pretrained(folder)
+    def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None, **how: Any) -> str:
+        """Uploads it to the Hugging Face hub. Arguments, result and errors as `vlcap.publishing.hub.push`."""
+        from .publishing.hub import push
+
+        return push(self, repo_id, private, token, **how)
 
     @property
     def facts(self) -> Facts:

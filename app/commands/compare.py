@@ -1,5 +1,6 @@
 """`vlcap compare`: captioners and token budgets side by side."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,15 +9,28 @@ import typer
 from app import loading
 from app.options import Beams, Data, Limit, PagePhotos, Split
 from app.printing import say, track
+from vlcap.data.names import one_line
 
 
 def compare(
-    model: Annotated[
-        list[str],
-        typer.Option("--model", help="Captioner folder or hub id; NAME=FOLDER gives it a name. Repeat for each model."),
-    ],
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the results. Predictions already in it are reused.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            help="Captioner folder or hub id; NAME=FOLDER gives it a name. hf:ID or hf:FOLDER is a captioner of "
+            "others: vit-gpt2, BLIP, GIT. Repeat for each model.",
+        ),
+    ] = None,
+    predictions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--predictions",
+            help="NAME=FILE or NAME=FILE:GFLOPS: captions that another program has written, a COCO result file, and "
+            "what a photo costs there, 2 x MACs. Repeat for each file.",
+        ),
+    ] = None,
     split: Split = "test",
     budget: Annotated[
         list[int] | None,
@@ -39,20 +53,44 @@ def compare(
 ) -> None:
     """Compare captioners and token budgets: CIDEr against cost, as a table, CSV, JSON and a web page."""
     from vlcap.data.captions import read_captions
+    from vlcap.evaluation.compare import Predictions, contender, has_choice
     from vlcap.evaluation.compare import compare as run
-    from vlcap.evaluation.compare import contender
     from vlcap.evaluation.page import WRITTEN
     from vlcap.files.results import results
 
+    foreign = [Predictions(*parse_predictions(each)) for each in predictions or []]
     captions = read_captions(data, split, limit=limit)
     with results(out, WRITTEN):
         contenders = [
-            contender(name, captioner, budget if captioner.facts.has_choice else None, image_size=size)
-            for name, captioner in map(loading.load_named, model)
+            contender(name, captioner, budget if has_choice(captioner) else None, image_size=size)
+            for name, captioner in map(loading.load_named, model or [])
             for size in image_size or (None,)
         ]
-        found = run(contenders, captions, out, track=track, **loading.search_settings(beams))
+        found = run([*contenders, *foreign], captions, out, track=track, **loading.search_settings(beams))
         write_comparison(found, captions, out, photos)
+
+
+def parse_predictions(text: str) -> tuple[str, Path, float | None]:
+    """NAME=FILE or NAME=FILE:GFLOPS -> name, file, and GFLOPs per photo.
+
+    A path that exists is a file, whatever its name ends in.
+
+    Raises:
+        BadParameter: A part is missing, or the GFLOPs are no positive number.
+    """
+    name, _, rest = text.partition("=")
+    file, colon, cost = rest.rpartition(":")
+    if not name or not rest or "/" in name:
+        raise typer.BadParameter(f"--predictions {text}: NAME=FILE, or NAME=FILE:GFLOPS")
+    if not colon or Path(rest).exists():
+        return one_line(name), Path(rest), None
+    try:
+        gflops = float(cost)
+    except ValueError:
+        return one_line(name), Path(rest), None  # a colon in the file's name
+    if not 0 < gflops < math.inf:
+        raise typer.BadParameter(f"--predictions {text}: {cost} GFLOPs: a positive number, or leave it out")
+    return one_line(name), Path(file), gflops
 
 
 def write_comparison(found: Any, captions: Any, out: Path, photos: int) -> None:

@@ -35,7 +35,7 @@ def evaluate(
     captions = read_captions(data, split, limit=limit)
     first = connect()
     with results(out if first else None, WRITTEN):
-        captioner = loading.load(model, engine, int8=int8)
+        captioner = loading.load_any(model, engine, int8=int8)
         report = run(
             captioner,
             captions,

@@ -14,6 +14,7 @@ from vlcap.captioner import Captioner
 from vlcap.model.build import build_model
 from vlcap.model.encoder import Encoder
 from vlcap.model.tokenizer import train_tokenizer
+from vlcap.publishing.folder import save_files
 
 from . import mutate
 
@@ -72,7 +73,7 @@ def seed() -> dict[str, dict[str, bytes]]:
     with tempfile.TemporaryDirectory() as folder:
         encoder.save_pretrained(Path(folder, "encoder"))
         model = build_model(encoder, len(tokenizer), width=16, layers=1, heads=2, max_length=6)
-        Captioner.from_model(model, tokenizer).save_pretrained(Path(folder, "captioner"))
+        save_files(model, tokenizer, Path(folder, "captioner"))
         for kind in ("encoder", "captioner"):
             found[kind] = {path.name: path.read_bytes() for path in Path(folder, kind).iterdir()}
     return found

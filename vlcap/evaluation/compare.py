@@ -2,6 +2,8 @@
 
     vlcap compare --model multi=RUN/captioner --model vit=RUN2/captioner --data DIR --split test --out RESULTS
 
+Rows may come from elsewhere: captioners of others (hugging_face.py), and captions that another program has written.
+
 The LookupViT paper's Table 3 and Figure 5 (b) on one's own data. What is measured, and how:
 
 - Scores are pycocoevalcap's. The confidence interval of CIDEr is a bootstrap over photos: each photo's CIDEr is
@@ -17,7 +19,7 @@ import hashlib
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,17 +28,18 @@ import numpy as np
 import torch
 
 from encoders import EncoderError
-from encoders.cost import count_parameters
 
 from ..bench.machine import describe_device, versions
 from ..captioner import Captioner, CaptionerError
 from ..data.captions import CaptionSet, read_coco_results, write_coco_results
 from ..files.results import check_folder
-from ..model.encoder import digest_weights
-from .bootstrap import LEVEL, Difference, bootstrap, interval, paired_differences
-from .costs import Track, count_decoder_gflops, measure_ms, no_track
+from .bootstrap import LEVEL, bootstrap, interval, paired_differences
+from .costs import Track, measure_ms, no_track
 from .evaluate import predict
-from .metrics import Scores, check_references, score
+from .hugging_face import HuggingFaceCaptioner
+from .metrics import Scores, check_predictions, check_references, score
+from .rows import Comparison, Row
+from .subjects import Subject, subject
 
 DRAWS = 2000  # of the bootstrap
 ROUNDS = 15  # of timing
@@ -50,74 +53,25 @@ class Contender:
     """
 
     name: str
-    captioner: Captioner
+    captioner: Captioner | HuggingFaceCaptioner
     budgets: tuple[int, ...]
     generation: Mapping[str, Any] = field(default_factory=dict)
     family: str | None = None
 
 
 @dataclass(frozen=True)
-class Row:
-    """A captioner at one budget. Scores are raw; cider_low and cider_high bound the confidence interval.
+class Predictions:
+    """Captions in a comparison that another program has written.
 
-    image_size is in pixels. family is the captioner's name where model adds another image size than its own. Both are
-    None in results of earlier versions.
+    Attributes:
+        name: Name in the tables.
+        path: COCO result file with one caption for each photo of the split.
+        gflops: GFLOPs (2 x MACs) per photo, as whoever made them says; None if they are not known.
     """
 
-    model: str
-    encoder: str
-    budget: int
-    tokens: int
-    trained_for: bool
-    N: int
-    CIDEr: float
-    cider_low: float
-    cider_high: float
-    Bleu_4: float
-    ROUGE_L: float
-    distinct: float
-    encoder_gflops: float
-    decoder_gflops: float
-    encoder_ms: float
-    decoder_ms: float
-    encoder_params: int
-    decoder_params: int
-    predictions: str
-    image_size: int | None = None
-    family: str | None = None
-
-    @property
-    def gflops(self) -> float:
-        return self.encoder_gflops + self.decoder_gflops
-
-    @property
-    def ms(self) -> float:
-        return self.encoder_ms + self.decoder_ms
-
-    @property
-    def label(self) -> str:
-        return f"{self.model}, {self.tokens} tokens"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All results of `compare`: rows, every paired difference, and the settings that they depend on."""
-
-    rows: list[Row]
-    differences: list[Difference]
-    setting: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Comparison":
-        """Reads what `to_dict` returned, also after a round trip through JSON."""
-        return cls(
-            rows=[Row(**row) for row in values["rows"]],
-            differences=[Difference(**difference) for difference in values["differences"]],
-            setting=values["setting"],
-        )
+    name: str
+    path: Path
+    gflops: float | None = None
 
 
 class Entry(NamedTuple):
@@ -129,10 +83,27 @@ class Entry(NamedTuple):
     texts: dict[int, str]
     path: Path
 
+    @property
+    def subject(self) -> Subject:
+        return subject(self.contender.captioner)
+
+
+class Foreign(NamedTuple):
+    """Captions that another program has written, by image_id, and the copy of them beside the other predictions."""
+
+    source: Predictions
+    texts: dict[int, str]
+    path: Path
+
+
+def has_choice(captioner: Captioner | HuggingFaceCaptioner) -> bool:
+    """Whether a captioner serves other budgets than its own."""
+    return not isinstance(captioner, HuggingFaceCaptioner) and captioner.facts.has_choice
+
 
 def contender(
     name: str,
-    captioner: Captioner,
+    captioner: Captioner | HuggingFaceCaptioner,
     budgets: Sequence[int] | None = None,
     generation: Mapping[str, Any] | None = None,
     image_size: int | None = None,
@@ -150,6 +121,10 @@ def contender(
     Raises:
         CaptionerError: A budget or an image size that the encoder can't serve.
     """
+    if isinstance(captioner, HuggingFaceCaptioner):
+        if image_size or (budgets and [*budgets] != captioner.budgets):
+            raise CaptionerError(f"{name}: a captioner of others has its own image size and no choice of budget")
+        return Contender(name, captioner, tuple(captioner.budgets), {**(generation or {})}, name)
     family = name
     if image_size and image_size != captioner.pixels.size:
         name, captioner = f"{name}, {image_size} px", _resized(name, captioner, image_size)
@@ -177,7 +152,7 @@ def _resized(name: str, captioner: Captioner, image_size: int) -> Captioner:
 
 
 def compare(
-    contenders: Sequence[Contender],
+    contenders: Sequence[Contender | Predictions],
     captions: CaptionSet,
     out: Path,
     seed: int = 0,
@@ -192,7 +167,7 @@ def compare(
     later call, also after an interruption.
 
     Args:
-        contenders: Captioners and budgets.
+        contenders: Captioners and budgets, and captions of other programs.
         captions: Split that is captioned.
         out: Folder of the results.
         seed: Random seed for the bootstrap.
@@ -203,41 +178,68 @@ def compare(
 
     Raises:
         CaptionerError: No captioner, or two of one name.
+        CaptionDataError: A file of captions of another program can't be read.
         JavaError: No Java. Raised before the first photo is captioned.
-        MetricsError: The split can't be scored. Raised before the first photo is captioned.
+        MetricsError: The split can't be scored, or a file has captions of other photos. Raised before the first photo
+            is captioned.
         OutputError: `out` can't be written to. Raised before the first photo is captioned.
         ImageError: A photo can't be read.
     """
-    names = [each.name for each in contenders]
+    _check_names([each.name for each in contenders])
+    references = captions.references()
+    check_references(references, f"{captions.name}, {captions.split}")
+    check_folder(out / "predictions")
+    entries = _captioned(contenders, captions, out, generation, track)
+    scores = [score(entry.texts, references) for entry in entries]
+    per_photo = np.array([[each.per_image["CIDEr"][i] for i in captions.image_ids] for each in scores])  # (rows, N)
+    means = bootstrap(per_photo, draws, seed)
+    run = [entry for entry in entries if isinstance(entry, Entry)]
+    length = _mean_length(run) if run else None
+    photos = [captions.image(number % len(captions)) for number in range(rounds + 1)] if run else []
+    times = measure_ms([(each.contender.captioner, each.budget, each.generation) for each in run], photos, track)
+    facts = iter([_facts(each, length or 0, own) for each, own in zip(run, times, strict=True)])
+    rows = [
+        Row(
+            **(next(facts) if isinstance(entry, Entry) else _foreign_facts(entry.source)),
+            **_scores(entry.texts, scored, interval(means[:, number])),
+            predictions=str(entry.path.relative_to(out)),
+        )
+        for number, (entry, scored) in enumerate(zip(entries, scores, strict=True))
+    ]
+    bootstrapped, timed = {"draws": draws, "level": LEVEL, "seed": seed}, {"rounds": rounds, "photos_at_a_time": 1}
+    setting = _setting(run, captions, caption_length=length, bootstrap=bootstrapped, timing=timed)
+    return Comparison(rows, paired_differences(per_photo.mean(axis=1), means), setting)
+
+
+def _captioned(
+    contenders: Sequence[Contender | Predictions],
+    captions: CaptionSet,
+    out: Path,
+    generation: dict[str, Any],
+    track: Track,
+) -> list[Entry | Foreign]:
+    """Every row's captions. Those of other programs are read first: they may be of other photos."""
+    foreign = {each.name: _read(each, captions, out) for each in contenders if isinstance(each, Predictions)}
+    entries: list[Entry | Foreign] = []
+    for each in contenders:
+        if isinstance(each, Predictions):
+            entries.append(foreign[each.name])
+            continue
+        settings = {**each.generation, **generation}
+        entries += [_caption(each, budget, captions, out, settings, track) for budget in each.budgets]
+    return entries
+
+
+def _check_names(names: Sequence[str]) -> None:
     if not names:
         raise CaptionerError("nothing to compare: name at least one captioner")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise CaptionerError(f"two captioners are called {twice[0]}: give each a name, as in --model first=FOLDER")
-    references = captions.references()
-    check_references(references, f"{captions.name}, {captions.split}")
-    check_folder(out / "predictions")
-    entries = [
-        _caption(each, budget, captions, out, {**each.generation, **generation}, track)
-        for each in contenders
-        for budget in each.budgets
-    ]
-    scores = [score(entry.texts, references) for entry in entries]
-    per_photo = np.array([[each.per_image["CIDEr"][i] for i in captions.image_ids] for each in scores])  # (rows, N)
-    means = bootstrap(per_photo, draws, seed)
-    length = _mean_length(entries)
-    photos = [captions.image(number % len(captions)) for number in range(rounds + 1)]
-    times = measure_ms([(each.contender.captioner, each.budget, each.generation) for each in entries], photos, track)
-    rows = [
-        _row(entry, scored, interval(means[:, number]), length, times[number], out)
-        for number, (entry, scored) in enumerate(zip(entries, scores, strict=True))
-    ]
-    bootstrapped, timed = {"draws": draws, "level": LEVEL, "seed": seed}, {"rounds": rounds, "photos_at_a_time": 1}
-    setting = _setting(entries, captions, caption_length=length, bootstrap=bootstrapped, timing=timed)
-    return Comparison(rows, paired_differences(per_photo.mean(axis=1), means), setting)
 
 
 def _setting(entries: Sequence[Entry], captions: CaptionSet, timing: dict[str, Any], **measured: Any) -> dict[str, Any]:
     """What the results depend on besides the captioners."""
+    device = entries[0].contender.captioner.model.device if entries else torch.device("cpu")
     return {
         "data": captions.name,
         "split": captions.split,
@@ -245,9 +247,22 @@ def _setting(entries: Sequence[Entry], captions: CaptionSet, timing: dict[str, A
         **measured,
         "timing": {**timing, "threads": torch.get_num_threads()},
         "generation": {each.contender.name: each.contender.captioner.generation(**each.generation) for each in entries},
-        "machine": describe_device(entries[0].contender.captioner.model.device),
+        "machine": describe_device(device),
         "versions": versions(),
     }
+
+
+def _read(each: Predictions, captions: CaptionSet, out: Path) -> Foreign:
+    """Captions of another program, which must be those of the split's photos; a copy goes to the other predictions."""
+    texts = read_coco_results(each.path)
+    check_predictions(texts, captions.references(), str(each.path))
+    # JSON can hold half a surrogate pair, which a file can't: it becomes "?", as for the metrics.
+    texts = {image_id: texts[image_id].encode(errors="replace").decode() for image_id in captions.image_ids}
+    digest = hashlib.sha256(json.dumps([*texts.items()]).encode()).hexdigest()[:16]
+    path = out / "predictions" / f"{slug(each.name)}-{digest}.json"
+    if not path.is_file():
+        write_coco_results(path, texts)
+    return Foreign(each, texts, path)
 
 
 def _caption(
@@ -264,58 +279,55 @@ def _caption(
 
 def _mean_length(entries: Sequence[Entry]) -> int:
     """Mean length in pieces of all captions compared, or the most that every decoder can write."""
-    captioners = [entry.contender.captioner for entry in entries]
-    mean = statistics.mean(
-        len(ids)
-        for entry, captioner in zip(entries, captioners, strict=True)
-        for ids in captioner.tokenizer(list(entry.texts.values()))["input_ids"]
-    )
-    return min(round(mean), *(captioner.model.config.decoder.n_positions for captioner in captioners))
+    mean = statistics.mean(length for entry in entries for length in entry.subject.lengths([*entry.texts.values()]))
+    return min(round(mean), *(entry.subject.longest for entry in entries))
 
 
-def _row(
-    entry: Entry, scored: Scores, cider: tuple[float, float], length: int, times: tuple[float, ...], out: Path
-) -> Row:
-    """A row of the comparison; `cider` is the interval and `times` are the milliseconds of encoder and decoder."""
-    captioner, budget = entry.contender.captioner, entry.budget
-    model = captioner.model
-    tokens = model.encoder.token_count(budget)
-    return Row(
-        model=entry.contender.name,
-        encoder=model.encoder.config.architecture,
-        budget=budget,
-        tokens=tokens,
-        trained_for=budget in captioner.budgets and entry.contender.family in (None, entry.contender.name),
-        N=scored.images,
-        CIDEr=scored.values["CIDEr"],
-        cider_low=cider[0],
-        cider_high=cider[1],
-        Bleu_4=scored.values["Bleu_4"],
-        ROUGE_L=scored.values["ROUGE_L"],
-        distinct=len(set(entry.texts.values())) / len(entry.texts),
-        encoder_gflops=model.encoder.gflops(budget),
-        decoder_gflops=count_decoder_gflops(captioner, tokens, length, **entry.generation),
-        encoder_ms=times[0],
-        decoder_ms=times[1],
-        encoder_params=count_parameters(model.encoder),
-        decoder_params=count_parameters(model) - count_parameters(model.encoder),
-        predictions=str(entry.path.relative_to(out)),
-        image_size=captioner.pixels.size,
-        family=entry.contender.family,
-    )
+def _scores(texts: Mapping[int, str], scored: Scores, cider: tuple[float, float]) -> dict[str, Any]:
+    """What a row says about its captions; `cider` is the interval."""
+    return {
+        "N": scored.images,
+        "CIDEr": scored.values["CIDEr"],
+        "cider_low": cider[0],
+        "cider_high": cider[1],
+        "Bleu_4": scored.values["Bleu_4"],
+        "ROUGE_L": scored.values["ROUGE_L"],
+        "distinct": len(set(texts.values())) / len(texts),
+    }
+
+
+def _facts(entry: Entry, length: int, times: tuple[float, float]) -> dict[str, Any]:
+    """What a row says about its captioner; `times` are the milliseconds of encoder and decoder."""
+    captioner, budget, of = entry.contender.captioner, entry.budget, entry.subject
+    encoder_params, decoder_params = of.parameters
+    return {
+        "model": entry.contender.name,
+        "encoder": of.architecture,
+        "budget": budget,
+        "tokens": of.token_count(budget),
+        "trained_for": budget in captioner.budgets and entry.contender.family in (None, entry.contender.name),
+        "encoder_gflops": of.encoder_gflops(budget),
+        "decoder_gflops": of.decoder_gflops(budget, length, **entry.generation),
+        "encoder_ms": times[0],
+        "decoder_ms": times[1],
+        "encoder_params": encoder_params,
+        "decoder_params": decoder_params,
+        "image_size": of.image_size,
+        "family": entry.contender.family,
+    }
+
+
+def _foreign_facts(source: Predictions) -> dict[str, Any]:
+    """What a row says of captions whose captioner did not run here: hardly anything."""
+    measured = [f"{part}_{what}" for part in ("encoder", "decoder") for what in ("gflops", "ms", "params")]
+    unknown = dict.fromkeys(["encoder", "budget", "tokens", *measured])
+    return {**unknown, "model": source.name, "trained_for": True, "stated_gflops": source.gflops}
 
 
 def _key(each: Contender, budget: int, captions: CaptionSet, generation: dict[str, Any]) -> str:
     """Digest of everything that predictions depend on."""
-    model = each.captioner.model
-    encoder = model.encoder.config
     parts = {
-        "weights": digest_weights(model),
-        "architecture": encoder.architecture,
-        "model_args": encoder.model_args,
-        "pixels": encoder.pixels,
-        "decoder": model.config.decoder.to_dict(),
-        "vocabulary": each.captioner.tokenizer.get_vocab(),
+        **subject(each.captioner).identity(),
         "generation": each.captioner.generation(**generation),
         "budget": budget,
         "data": captions.fingerprint(),

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..bench.timing import paired_times
 from ..captioner import Captioner
+from .hugging_face import HuggingFaceCaptioner
 
 Track = Callable[[Iterable, int, str], Iterable]  # (items, how many, what) -> the items, with progress shown
 
@@ -39,7 +40,7 @@ def count_decoder_gflops(captioner: Captioner, tokens: int, length: int, **gener
 
 
 def measure_ms(
-    entries: Sequence[tuple[Captioner, int, dict[str, Any]]],
+    entries: Sequence[tuple[Captioner | HuggingFaceCaptioner, int, dict[str, Any]]],
     photos: Sequence[Image.Image],
     track: Track = no_track,
 ) -> list[tuple[float, float]]:
@@ -52,9 +53,11 @@ def measure_ms(
         photos: The photo of each round; the first round warms up and is not counted.
         track: Progress display.
     """
+    if not entries:
+        return []
     device = entries[0][0].model.device
     pixels = [deque(captioner.preprocess([photo]) for photo in photos) for captioner, _, _ in entries]
-    tokens: list[deque[torch.Tensor]] = [deque() for _ in entries]
+    tokens: list[deque[Any]] = [deque() for _ in entries]  # in each captioner's own form
 
     def encoding(number: int) -> Callable[[], None]:
         captioner, budget, _ = entries[number]

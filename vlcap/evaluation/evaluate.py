@@ -16,8 +16,10 @@ from ..auto_budget import AutoBudget
 from ..bench.machine import versions
 from ..captioner import Caption, Captioner
 from ..data.captions import CaptionSet, write_coco_results
+from ..errors import CaptionerError
 from ..files.results import check_folder
 from ..files.writing import replacing
+from .hugging_face import HuggingFaceCaptioner
 from .metrics import DEFAULT, check_metrics, check_references, score
 
 WRITTEN = ("predictions.json", "metrics.json")
@@ -25,7 +27,7 @@ Predictions = Iterable[tuple[int, Caption]]
 
 
 def predict(
-    captioner: Captioner,
+    captioner: Captioner | HuggingFaceCaptioner,
     captions: CaptionSet,
     budget: int | AutoBudget | None = None,
     batch_size: int = 32,
@@ -46,8 +48,10 @@ def predict(
     mine = processes.share(len(captions))
     for start in range(0, len(mine), batch_size):
         rows = mine[start : start + batch_size]
-        pixels = captioner.preprocess([captions.image(i) for i in rows])
+        pixels: Any = captioner.preprocess([captions.image(i) for i in rows])
         if isinstance(budget, AutoBudget):
+            if isinstance(captioner, HuggingFaceCaptioner):
+                raise CaptionerError(f"{captioner.name} has no choice of budget")
             [found] = auto_budget.caption_batches(captioner, [pixels], budget, **generation)
         else:
             found = captioner.caption_pixels(pixels, budget=budget, **generation)
@@ -55,7 +59,7 @@ def predict(
 
 
 def evaluate(
-    captioner: Captioner,
+    captioner: Captioner | HuggingFaceCaptioner,
     captions: CaptionSet,
     budget: int | AutoBudget | None = None,
     metrics: Sequence[str] = DEFAULT,
@@ -113,9 +117,11 @@ def evaluate(
     return report
 
 
-def _budget_facts(captioner: Captioner, budget: int | AutoBudget | None, found: Sequence[Caption]) -> dict[str, Any]:
+def _budget_facts(
+    captioner: Captioner | HuggingFaceCaptioner, budget: int | AutoBudget | None, found: Sequence[Caption]
+) -> dict[str, Any]:
     """The budget, and for the rule that chooses it: the share of photos at each, and the mean GFLOPs of the encoder."""
-    if not isinstance(budget, AutoBudget):
+    if not isinstance(budget, AutoBudget) or isinstance(captioner, HuggingFaceCaptioner):
         return {"budget": budget or captioner.default_budget}
     ends = Counter(caption.budget for caption in found)
     costs = dict(zip(budget.budgets, accumulate(map(captioner.engine.gflops, budget.budgets)), strict=True))

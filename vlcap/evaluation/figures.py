@@ -1,8 +1,9 @@
 """The plots of a comparison: CIDEr against cost, against tokens, and against image size.
 
 A point is a row, a line a captioner, a thin bar the confidence interval. Against cost, a dashed line joins the Pareto
-front: the rows that no other row beats at their cost. The other two follow the LookupViT paper, for captions: Figure 5
-(b), models at budgets they were not trained for, and Figure 1 (b), one model at several image sizes.
+front: the rows that no other row beats at their cost. A row whose cost is not known is a dotted line. The other two
+follow the LookupViT paper, for captions: Figure 5 (b), models at budgets they were not trained for, and Figure 1 (b),
+one model at several image sizes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .bootstrap import pareto
-from .compare import Comparison, Row
+from .rows import Comparison, Row
 
 COSTS = {"gflops": "GFLOPs per photo (encoder + decoder)", "ms": "milliseconds per photo (encoder + decoder)"}
 # After Okabe and Ito's palette, which color-blind people can tell apart; each is readable on white and on black.
@@ -28,10 +29,10 @@ def plot(comparison: Comparison, cost: str, ink: str = "#222222", ground: str = 
         ink: Color of axes and text.
         ground: Color of the background, or "none".
     """
-    rows = comparison.rows
+    rows = [row for row in comparison.rows if getattr(row, cost) is not None]
     lines = {name: [row for row in rows if row.model == name] for name in dict.fromkeys(row.model for row in rows)}
-    figure, axes = _figure(COSTS[cost], rows[0].N, ink, ground)
-    _draw_lines(axes, lines, lambda row: getattr(row, cost), lambda row: row.budget, ground)
+    figure, axes = _figure(COSTS[cost], comparison.rows[0].N, ink, ground)
+    _draw_lines(axes, lines, lambda row: getattr(row, cost), lambda row: row.budget or 0, ground)
     front = [rows[number] for number in pareto([getattr(row, cost) for row in rows], [row.CIDEr for row in rows])]
     axes.plot(
         [getattr(row, cost) for row in front],
@@ -45,6 +46,9 @@ def plot(comparison: Comparison, cost: str, ink: str = "#222222", ground: str = 
         label="Pareto front",
         zorder=1,
     )
+    for number, row in enumerate(row for row in comparison.rows if getattr(row, cost) is None):
+        color = COLORS[(len(lines) + number) % len(COLORS)]
+        axes.axhline(row.CIDEr * 100, color=color, linestyle=":", linewidth=1.4, label=f"{row.model} (cost not known)")
     _add_legend(figure, ink)
     return figure
 
@@ -61,8 +65,8 @@ def plot_budgets(comparison: Comparison, ink: str = "#222222", ground: str = "wh
     if all(row.trained_for for mine in lines.values() for row in mine):
         return None
     figure, axes = _figure("tokens that the decoder reads", rows[0].N, ink, ground)
-    _draw_lines(axes, lines, lambda row: row.tokens, lambda row: row.tokens, ground, named=False)
-    _set_ticks(axes, (row.tokens for mine in lines.values() for row in mine))
+    _draw_lines(axes, lines, lambda row: row.tokens or 0, lambda row: row.tokens or 0, ground, named=False)
+    _set_ticks(axes, (row.tokens or 0 for mine in lines.values() for row in mine))
     _add_legend(figure, ink)
     return figure
 
@@ -172,5 +176,5 @@ def _draw_line(
         label=name,
     )
     for row, x, y in zip(rows, places, up, strict=True):
-        if labeled:
+        if labeled and row.tokens is not None:
             axes.annotate(str(row.tokens), (x, y), xytext=(5, 5), textcoords="offset points", color=color, fontsize=9)

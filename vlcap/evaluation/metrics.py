@@ -130,6 +130,23 @@ def check_references(references: Mapping[int, Sequence[str]], name: str) -> None
         raise MetricsError(f"{name} can't be scored: {error}") from None
 
 
+def check_predictions(predictions: Mapping[int, str], references: Mapping[int, Sequence[str]], name: str) -> None:
+    """Checks whether these predictions are of the images that have references, before anything is computed.
+
+    Args:
+        predictions: image_id -> caption, as for `score`.
+        references: image_id -> human captions, as for `score`.
+        name: Name of the predictions, for messages.
+
+    Raises:
+        MetricsError: They are not; the message says how many, and the first of them.
+    """
+    try:
+        _check(predictions=predictions, references=references)
+    except MetricsError as error:
+        raise MetricsError(f"{name}: {error}") from None
+
+
 def ptb_tokenize(texts: Sequence[str]) -> list[str]:
     """Splits captions into words as the COCO evaluation does: Penn Treebank tokens, lower case, no punctuation.
 

@@ -17,9 +17,10 @@ from rich.table import Table
 
 from ..data.captions import CaptionSet, read_coco_results
 from .bootstrap import pareto
-from .compare import Comparison, Row
 from .figures import COSTS, plot, plot_budgets, plot_sizes
+from .rows import Comparison, Row
 
+NOTHING = "-"  # in a table, in place of a cost that is not known
 INK = "#010203"  # placeholder for the page's text color in an inline plot
 PHOTO_SIDE = 320  # pixels
 WRITTEN = ("comparison.json", "comparison.csv", "comparison.svg", "comparison.html")
@@ -99,15 +100,32 @@ def table(comparison: Comparison) -> Table:
     for row in comparison.rows:
         found.add_row(
             row.model,
-            str(row.tokens),
+            NOTHING if row.tokens is None else str(row.tokens),
             f"{row.CIDEr * 100:.1f}",
             f"{row.cider_low * 100:.1f}-{row.cider_high * 100:.1f}",
             f"{row.Bleu_4 * 100:.1f}",
             f"{row.ROUGE_L * 100:.1f}",
-            f"{row.encoder_gflops:.2g} + {row.decoder_gflops:.2g}",
-            f"{row.encoder_ms:.0f} + {row.decoder_ms:.0f}",
+            _gflops(row),
+            _sum(row.encoder_ms, row.decoder_ms, ".0f"),
         )
     return found
+
+
+def _gflops(row: Row) -> str:
+    """GFLOPs of encoder and decoder, or the stated sum."""
+    if row.encoder_gflops is None and row.stated_gflops is not None:
+        return f"{row.stated_gflops:.3g}"
+    return _sum(row.encoder_gflops, row.decoder_gflops, ".2g")
+
+
+def _sum(encoder: float | None, decoder: float | None, form: str) -> str:
+    return NOTHING if encoder is None or decoder is None else f"{encoder:{form}} + {decoder:{form}}"
+
+
+def _front(rows: Sequence[Row], cost: str) -> set[int]:
+    """Identities of the rows on the Pareto front of a cost, of those whose cost is known."""
+    known = [row for row in rows if getattr(row, cost) is not None]
+    return {id(known[n]) for n in pareto([getattr(row, cost) for row in known], [row.CIDEr for row in known])}
 
 
 def write_all(comparison: Comparison, captions: CaptionSet, folder: Path, photos: int = 0) -> None:
@@ -135,12 +153,9 @@ def write_page(comparison: Comparison, path: Path, photos: Sequence[Example] = (
     """
     rows = comparison.rows
     best = max(range(len(rows)), key=lambda number: rows[number].CIDEr)
-    fronts = {
-        cost: {id(rows[n]) for n in pareto([getattr(row, cost) for row in rows], [row.CIDEr for row in rows])}
-        for cost in COSTS
-    }
+    fronts = {cost: _front(rows, cost) for cost in COSTS}
     settings = comparison.setting["generation"]
-    alike = all(each == settings[rows[0].model] for each in settings.values())
+    alike = [*settings.values()].count(next(iter(settings.values()), None)) == len(settings)
     loader = PackageLoader("vlcap.evaluation", ".")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     path.write_text(
@@ -162,7 +177,9 @@ def write_page(comparison: Comparison, path: Path, photos: Sequence[Example] = (
             on_front=lambda row: [cost for cost in COSTS if id(row) in fronts[cost]],
             best=rows[best],
             against_best=[each for each in comparison.differences if each.than == best],
-            decoding=[("all", settings[rows[0].model])] if alike else list(settings.items()),
+            decoding=[("all", each) for each in settings.values()][:1] if alike else list(settings.items()),
+            unknown=[row for row in rows if row.encoder is None],
+            nothing=NOTHING,
             pairs={(each.row, each.than): each for each in comparison.differences},
             photos=photos,
         ),

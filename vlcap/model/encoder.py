@@ -16,6 +16,7 @@ from encoders.vittm import older_arguments
 
 from ..data.images import PixelConfig
 from .folder import MAX_GRID, ModelFolderError, WeightFile, check_encoder_settings, check_numbers, read_json
+from .processor import save_processor
 
 SETTINGS = ("architecture", "model_args", "hidden_size", "budgets", "pixels", "classes")
 
@@ -130,6 +131,11 @@ class Encoder(PreTrainedModel):
         except ModelFolderError as error:
             raise ModelFolderError(f"no encoder can be loaded from {folder}: {error}") from None
         return cls.from_pretrained(None, config=config, state_dict=weights)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Writes the encoder's folder, with its preprocessing in Hugging Face's form (processor.py)."""
+        super().save_pretrained(save_directory, **kwargs)
+        save_processor(self.pixels, save_directory)
 
     @property
     def pixels(self) -> PixelConfig:

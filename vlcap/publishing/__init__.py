@@ -1,0 +1,1 @@
+"""Captioner folders for others: their files, their model cards, and the Hugging Face hub."""
