@@ -22,6 +22,7 @@ from .commands.data import data
 from .commands.demo import demo
 from .commands.evaluate import baselines, evaluate, score
 from .commands.export import encoders, export
+from .commands.serve import serve
 from .commands.study import study, table3
 from .commands.train import train
 from .printing import say
@@ -35,8 +36,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Caption photos with few visual tokens; train, evaluate and compare captioners.",
 )
-for command in (caption, demo, evaluate, score, baselines, compare, auto_budget, data, attention, export, encoders):
+for command in (caption, demo, serve, evaluate, score, baselines, compare, auto_budget, data, attention):
     app.command()(command)
+app.command()(export)
+app.command()(encoders)
 train.command()(study)
 train.command()(table3)
 app.add_typer(train, name="train")
