@@ -23,6 +23,7 @@ from .commands.demo import demo
 from .commands.evaluate import baselines, evaluate, score
 from .commands.export import encoders, export
 from .commands.push import push
+from .commands.serve import serve
 from .commands.study import study, table3
 from .commands.train import train
 from .printing import say
@@ -36,20 +37,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Caption photos with few visual tokens; train, evaluate and compare captioners.",
 )
-for command in (
-    caption,
-    demo,
-    evaluate,
-    score,
-    baselines,
-    compare,
-    auto_budget,
-    data,
-    attention,
-    export,
-    push,
-    encoders,
-):
+COMMANDS = (
+    *(caption, demo, serve, evaluate, score, baselines, compare, auto_budget),
+    *(data, attention, export, push, encoders),
+)
+for command in COMMANDS:
     app.command()(command)
 train.command()(study)
 train.command()(table3)

@@ -124,6 +124,18 @@ def choose_budget(captioner: Any, text: str | None, model: str | None) -> Any:
     return rule
 
 
+def rule_of(model: str | None) -> Any:
+    """The rule of the budget "auto" in the captioner folder that --model names; None if it has none.
+
+    Raises:
+        CaptionerError: It is damaged.
+    """
+    from vlcap.auto_budget import FILE, read_rule
+
+    folder = folder_of(model)
+    return read_rule(folder) if (folder / FILE).is_file() else None
+
+
 def folder_of(model: str | None) -> Path:
     """The captioner folder that --model names."""
     from vlcap.captioner import BUNDLED

@@ -15,7 +15,7 @@ from vlcap.captioner import Captioner
 from vlcap.data.archives import count_photos, read_photos
 from vlcap.data.images import ImageError
 
-from .photos import open_photo, pixels_to_decode
+from ..photos import open_photo, pixels_to_decode
 
 THUMBNAIL = (192, 192)
 MAX_PIXELS = 400_000_000  # to decode in a batch, so that nobody waits long for its end; a JPEG counts an eighth

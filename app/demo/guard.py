@@ -2,31 +2,23 @@
 
     browser -> Guard -> Gradio's app
 
-Only the routes in `OPEN` are answered, so that a new version of Gradio opens none that nobody has looked at. Only
-requests to this machine's own names are answered, because another name that leads here is a trick (DNS rebinding), and
-none that another site's page makes.
+Only the routes in `OPEN` are answered, so that a new version of Gradio opens none that nobody has looked at. Who may
+ask at all is in app/origin.py.
 """
 
-import ipaddress
 import re
-import socket
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Callable
 
 from vlcap.data.names import printable
 
+from ..asgi import App, Message, Receive, Send, headers_of, length_of
+from ..origin import READ, Names, problem_with
 from ..printing import say
 from .uploads import FullError, Uploads
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
-
 MAX_BODY = 1024**2  # bytes of a request that is no upload: values of fields, with photos as paths
 UPLOAD = "/gradio_api/upload"
-READ, POST = ("GET", "HEAD"), ("POST",)
+POST = ("POST",)
 # Every path that the page, gradio_client and the curl lines of docs/demo.md need.
 OPEN: tuple[tuple[tuple[str, ...], str], ...] = (
     (READ, r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon(/\d+)?"),
@@ -39,8 +31,6 @@ OPEN: tuple[tuple[tuple[str, ...], str], ...] = (
     (POST, r"/gradio_api/call/(v2/)?caption/?"),
     (POST, r"/gradio_api/run/predict/?"),  # only of events that need no model: the queue has api_open=False
 )
-LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-EVERYWHERE = {"0.0.0.0", "::"}
 
 
 class _TooLargeError(Exception):
@@ -59,11 +49,7 @@ class Guard:
 
     def __init__(self, app: App, host: str, uploads: Uploads, shared: Callable[[], str | None] = lambda: None):
         self.app, self.uploads, self.shared = app, uploads, shared
-        self.names = LOOPBACK | {host.strip("[]").lower()} - EVERYWHERE
-        self.any_address = host.strip("[]") in EVERYWHERE
-        if self.any_address:
-            name = socket.gethostname().lower()
-            self.names |= {name, f"{name.partition('.')[0]}.local"}
+        self.names = Names(host)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -77,14 +63,11 @@ class Guard:
 
     def problem(self, scope: Message) -> tuple[int, str] | None:
         """Status and message of a request that is refused by its address or its headers; None if it is not."""
-        headers = _headers(scope)
-        host = headers.get("host", "")
-        if not self.is_own(host):
+        headers = headers_of(scope)
+        if not self.is_own(headers.get("host", "")):
             return 403, "This page is not served under this name: use the address that vlcap demo printed."
-        if scope["method"] not in READ and _is_foreign(headers, host):
-            return 403, "Another site's page may not send anything here."
-        if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
-            return 403, "Another site's page may not read anything here."
+        if foreign := problem_with(scope["method"], headers):
+            return 403, foreign
         methods = [methods for methods, path in OPEN if re.fullmatch(path, scope["path"], re.ASCII)]
         if not methods:
             return 404, "There is no such address."
@@ -93,23 +76,19 @@ class Guard:
         return None
 
     def is_own(self, host: str) -> bool:
-        """Whether a Host header names this machine. No name can be rebound to an address, so addresses are safe."""
-        try:
-            name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
-        except ValueError:
-            return False
-        return name in self.names or (self.any_address and _is_address(name)) or (bool(name) and name == self.shared())
+        """Whether a Host header names this machine, or the public link."""
+        return self.names.has(host, self.shared())
 
     async def _forward(self, scope: Message, receive: Receive, send: Send) -> None:
         """Passes a request on, within the limits. A fault gets one line in the log, without what was sent."""
         exchange = _Exchange(receive, send)
         try:
             if scope["path"] == UPLOAD:
-                with self.uploads.arrival(_length(scope)) as count:
+                with self.uploads.arrival(length_of(scope)) as count:
                     await self.app(scope, exchange.receiving(count), exchange.send)
             else:
                 count = _at_most(MAX_BODY)
-                count(_length(scope))
+                count(length_of(scope))
                 await self.app(scope, exchange.receiving(_at_most(MAX_BODY)), exchange.send)
         except (FullError, _TooLargeError) as error:
             exchange.excess = error
@@ -152,30 +131,6 @@ class _Exchange:
         if self.excess is None or self.started:
             self.started = True
             await self._send(message)
-
-
-def _headers(scope: Message) -> dict[str, str]:
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-
-
-def _is_foreign(headers: dict[str, str], host: str) -> bool:
-    """Whether a request was made by another site's page. Programs that are no browser send neither header."""
-    origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-        return True
-    return headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
-
-
-def _is_address(name: str) -> bool:
-    try:
-        return bool(ipaddress.ip_address(name))
-    except ValueError:
-        return False
-
-
-def _length(scope: Message) -> int:
-    length = _headers(scope).get("content-length", "0")
-    return int(length) if length.isascii() and length.isdigit() else 0
 
 
 def _at_most(limit: int) -> Callable[[int], None]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from vlcap.data.images import LARGE, ImageError
 
-from .photos import open_photo
+from ..photos import open_photo
 
 UNSHOWN = ("TIFF", "PPM", "JPEG2000", "HEIF")  # readable here, but not shown by every browser
 

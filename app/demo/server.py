@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -15,7 +14,8 @@ import gradio as gr
 
 from vlcap.captioner import Captioner
 
-from .address import HERE, AddressError, check_address
+from ..address import HERE, AddressError, check_address
+from ..ending import ends_as_interrupts
 from .guard import Guard
 from .page import build
 from .uploads import Uploads, own_folder
@@ -23,8 +23,6 @@ from .uploads import Uploads, own_folder
 FOLDER = Path(__file__).parent
 MAX_FILE_SIZE = "20mb"
 SWEEP_EVERY = 60  # seconds
-# SIGHUP, so that a closed terminal leaves no visitor's photo behind either; Windows has no SIGHUP.
-ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 # The contrast of Gradio's own notes, and of white on its orange, is too low for WCAG.
 NOTES = {"light": "*neutral_600", "dark": "*neutral_300"}
 THEME = gr.themes.Default().set(
@@ -139,26 +137,19 @@ def serve(
 def _serve(captioners: Captioner | Sequence[Captioner], port: int | None, host: str, share: bool, folder: Path) -> None:
     before = os.environ.get("GRADIO_TEMP_DIR")
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    # An ignored signal stays ignored, as under nohup.
-    handlers = {end: signal.signal(end, _interrupt) for end in ENDS if signal.getsignal(end) != signal.SIG_IGN}
     page = None
     try:
-        page = start(captioners, port, host, share, folder)
-        print(f"The demo is at {page.share_url or page.local_url} (press Ctrl-C to stop it).", flush=True)
-        while page.is_running:
-            time.sleep(0.2)
+        with ends_as_interrupts():
+            page = start(captioners, port, host, share, folder)
+            print(f"The demo is at {page.share_url or page.local_url} (press Ctrl-C to stop it).", flush=True)
+            while page.is_running:
+                time.sleep(0.2)
     except KeyboardInterrupt:
         print()  # after the terminal's ^C
     finally:
-        for end, handler in handlers.items():
-            signal.signal(end, handler)
         if page is not None:
             page.close(verbose=False)  # also closes connections of open tabs
         os.environ.pop("GRADIO_TEMP_DIR") if before is None else os.environ.update(GRADIO_TEMP_DIR=before)
-
-
-def _interrupt(*unused: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def _warn(message: str) -> None:

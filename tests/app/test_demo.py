@@ -19,11 +19,11 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from app.address import AddressError
 from app.demo import server, start
-from app.demo.address import AddressError
 from app.demo.answers import Author, by_name
 from app.demo.parts import Photo
-from app.demo.photos import SIDE, open_photo, pixels_to_decode
+from app.photos import SIDE, open_photo, pixels_to_decode
 from encoders.cost import count_gflops
 from tests.support import drawings
 from tests.support.demo_captioner import photo, talking_captioner

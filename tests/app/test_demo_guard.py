@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from app.address import AddressError, check_address
 from app.demo import guard, start, uploads
-from app.demo.address import AddressError, check_address
 from app.demo.guard import OPEN, Guard
 from app.demo.uploads import Uploads
 from tests.support.demo_captioner import talking_captioner

@@ -1,4 +1,4 @@
-"""What the tests of load share: the demo in a process of its own, and visitors who ask it again and again."""
+"""What the tests of load share: a server in a process of its own, and visitors who ask it again and again."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 @dataclass
 class Server:
-    """`vlcap demo`, running: where it is, what it said, which folder all its temporary files lie in."""
+    """`vlcap demo` or `vlcap serve`, running: where it is, what it said, where all its temporary files lie."""
 
     url: str
     process: psutil.Popen
@@ -43,13 +43,15 @@ class Server:
 
 
 @contextlib.contextmanager
-def served(model: Path, folder: Path) -> Iterator[Server]:
+def served(model: Path | None, folder: Path, *command: str) -> Iterator[Server]:
+    """The demo of a captioner, None for the bundled one; or another command that serves, with its options."""
     temporary, log = folder / "temporary", folder / "log.txt"
     temporary.mkdir()
-    command = [sys.executable, "-m", "app.cli", "demo", "--model", str(model)]
+    chosen = [] if model is None else ["--model", str(model)]
+    words = [sys.executable, "-m", "app.cli", *(command or ("demo",)), *chosen]
     environment = os.environ | {"TMPDIR": str(temporary), "GRADIO_ANALYTICS_ENABLED": "False"}
     with open(log, "w") as out:
-        process = psutil.Popen(command, cwd=REPOSITORY, env=environment, stdout=out, stderr=subprocess.STDOUT)
+        process = psutil.Popen(words, cwd=REPOSITORY, env=environment, stdout=out, stderr=subprocess.STDOUT)
     try:
         while not (said := re.search(r"http://[\d.:]+", log.read_text())):
             assert process.poll() is None, log.read_text()
@@ -115,7 +117,7 @@ def visit(
     for each in visitors:
         each.start()
     ready.wait()
-    sampler = threading.Thread(target=_sample, args=(server, found.levels, end, seconds / 40))
+    sampler = threading.Thread(target=sample, args=(server, found.levels, end, seconds / 40))
     sampler.start()
     stop = time.monotonic() + seconds
     while time.monotonic() < stop:
@@ -127,6 +129,7 @@ def visit(
     return found
 
 
-def _sample(server: Server, levels: list[float], end: threading.Event, every: float) -> None:
+def sample(server: Server, levels: list[float], end: threading.Event, every: float) -> None:
+    """Notes the memory of a server every so many seconds."""
     while not end.wait(every):
         levels.append(server.memory())

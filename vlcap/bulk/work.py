@@ -121,17 +121,23 @@ def caption_groups(
         group = groups_read.popleft()
         return [Captioned(path, error=error) if error else _kept(path, next(captions), wish) for path, error in group]
 
-    written: Iterator[list[Caption]]
-    if isinstance(wish.budget, AutoBudget):
-        written = auto_budget.caption_batches(captioner, batches(), wish.budget, wish.count, **wish.generation)
-    else:
-        written = captioner.caption_batches(batches(), wish.budget, wish.count, **wish.generation)
-    for captions in written:
+    for captions in captions_of(captioner, batches(), wish):
         while all(error for _, error in groups_read[0]):  # a group without a single readable photo has no batch
             yield finished(iter(()))
         yield finished(iter(captions))
     while groups_read:
         yield finished(iter(()))
+
+
+def captions_of(captioner: Captioner, batches: Iterable[NDArray], wish: Wish) -> Iterator[list[Caption]]:
+    """Captions of batches of uint8 pixels, (B, 3, S, S) each, at the wished budget or by its rule; all are kept.
+
+    Raises:
+        CaptionerError, EncoderError: The captioner cannot do what is asked.
+    """
+    if isinstance(wish.budget, AutoBudget):
+        return auto_budget.caption_batches(captioner, batches, wish.budget, wish.count, **wish.generation)
+    return captioner.caption_batches(batches, wish.budget, wish.count, **wish.generation)
 
 
 def _kept(photo: Path, best: Caption, wish: Wish) -> Captioned:

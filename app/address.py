@@ -1,6 +1,5 @@
-"""Where the page is served: checked first, so that what is wrong with it takes one line."""
+"""Where a server of ours listens: checked first, so that what is wrong with it takes one line."""
 
-import contextlib
 import errno
 import os
 import socket
@@ -16,7 +15,7 @@ REASONS = {
 
 
 class AddressError(VlcapError, OSError):
-    """The page can't be served at the given host and port. The message says why, and what to change."""
+    """Nothing can be served at the given host and port. The message says why, and what to change."""
 
 
 def check_address(host: str, port: int | None) -> None:
@@ -27,17 +26,31 @@ def check_address(host: str, port: int | None) -> None:
     """
     if port is not None and not 1 <= port <= 65535:
         raise AddressError(f"--port {port}: there is no such port: choose one from 1024 to 65535")
-    _listen(host, port or 0)
+    listening(host, port or 0).close()
 
 
-def _listen(host: str, port: int) -> None:
-    """Raises AddressError if nothing can listen at this address."""
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens at this address. Who asks waits until a server takes it over.
+
+    Args:
+        host: Name or address of this machine.
+        port: Port; 0 for any that is free.
+
+    Raises:
+        AddressError: Nothing can listen there.
+    """
     try:
         family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
-        with contextlib.closing(socket.socket(family, kind)) as listener:
+        listener = socket.socket(family, kind)
+        try:
             if os.name == "posix":  # on Windows, this would allow a port that is taken
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
+            listener.listen()
+        except OSError:
+            listener.close()
+            raise
+        return listener
     except (socket.gaierror, UnicodeError) as error:
         raise AddressError(f"--host {host}: no such name: give an address of this machine") from error
     except OSError as error:

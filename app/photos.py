@@ -1,4 +1,7 @@
-"""Photos as the demo opens them: large ones are made smaller at once, and their memory is given back."""
+"""Photos as the servers open them: large ones are made smaller at once, and their memory is given back.
+
+The demo and `vlcap serve` use it: a stranger's photos come one after the other, for as long as they run.
+"""
 
 import contextlib
 import ctypes
