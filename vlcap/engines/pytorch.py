@@ -25,9 +25,10 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase, VisionEncoder
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..errors import CaptionerError
+from ..model.byte_level import is_byte_level, piece_texts
 from ..model.decoding import decoder_step, keys_and_values
 from ..model.search import Candidates, Search, Watch, Written
-from ..model.tokenizer import EOS, PAD, START
+from ..model.tokenizer import EOS, PAD, START, one_line
 from .interface import Attention, Facts
 
 
@@ -158,11 +159,12 @@ class TorchEngine:
 
     def text(self, ids: Sequence[int]) -> str:
         assert self.tokenizer is not None  # for the type checker: only benchmarks have none, and they read no text
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+        return one_line(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         assert self.tokenizer is not None
-        return self.tokenizer.convert_ids_to_tokens(list(ids))
+        names = self.tokenizer.convert_ids_to_tokens(list(ids))
+        return piece_texts(names) if is_byte_level(self.tokenizer.backend_tokenizer) else names
 
 
 class TorchDecoding:

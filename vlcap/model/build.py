@@ -1,5 +1,7 @@
 """Builds a captioning model: a trained encoder, frozen, and a GPT-2 style decoder with random weights."""
 
+from typing import Any
+
 from transformers import GenerationConfig, GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel
 
 from .encoder import Encoder
@@ -7,7 +9,7 @@ from .tokenizer import EOS, PAD, START
 
 
 def decoder_settings(
-    vocab_size: int, width: int, layers: int, heads: int, dropout: float, max_length: int
+    vocab_size: int, width: int, layers: int, heads: int, dropout: float, max_length: int, **further: Any
 ) -> GPT2Config:
     """Settings of a GPT-2 style decoder with cross-attention; `build_model` describes the arguments."""
     return GPT2Config(
@@ -24,6 +26,7 @@ def decoder_settings(
         bos_token_id=START,
         eos_token_id=EOS,
         pad_token_id=PAD,
+        **further,
     )
 
 
@@ -35,6 +38,7 @@ def build_model(
     heads: int = 4,
     dropout: float = 0.1,
     max_length: int = 40,
+    **further: Any,
 ) -> VisionEncoderDecoderModel:
     """A captioning model of a trained encoder, frozen, and a GPT-2 style decoder with random weights.
 
@@ -46,9 +50,10 @@ def build_model(
         heads: Number of attention heads in the decoder.
         dropout: Dropout rate of the decoder's embeddings, attention and residual branches.
         max_length: Length of the longest caption in pieces, start and end included.
+        further: Other settings of a decoder that was pretrained elsewhere, with the names of `GPT2Config`.
     """
     encoder = encoder.without_heads()
-    decoder = decoder_settings(vocab_size, width, layers, heads, dropout, max_length)
+    decoder = decoder_settings(vocab_size, width, layers, heads, dropout, max_length, **further)
     config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder)
     config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = START, PAD, EOS
     model = VisionEncoderDecoderModel(config=config)

@@ -44,15 +44,14 @@ def decoder_step(
         attend_photo: Attention over the photo's tokens.
     """
     transformer, heads = decoder.transformer, decoder.config.n_head
-    act = transformer.h[0].mlp.act
-    if decoder.config.activation_function == "gelu_new":  # eight operations there, one here
-        act = partial(F.gelu, approximate="tanh")
+    gelu_new = decoder.config.activation_function == "gelu_new"  # eight operations there, one here
     x = transformer.wte(pieces) + position  # (B, G, D)
     for layer, block in enumerate(transformer.h):
         q, k, v = split_heads(block.attn.c_attn(block.ln_1(x)), 3, heads)  # (B, K, G, d)
         x = x + block.attn.c_proj(merge_heads(attend_written(layer, q, k, v)))
         [q] = split_heads(block.crossattention.q_attn(block.ln_cross_attn(x)), 1, heads)
         x = x + block.crossattention.c_proj(merge_heads(attend_photo(layer, q)))
+        act = partial(F.gelu, approximate="tanh") if gelu_new else block.mlp.act
         x = x + block.mlp.c_proj(act(block.mlp.c_fc(block.ln_2(x))))
     return transformer.ln_f(x)
 

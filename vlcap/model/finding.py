@@ -1,5 +1,6 @@
-"""Finds a captioner folder, on the disk or on the Hugging Face hub."""
+"""Finds a captioner folder, or a decoder's, on the disk or on the Hugging Face hub."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..files.writing import digest_file
@@ -14,10 +15,24 @@ FILES = (
     "README.md",
     "budget_auto.json",
 )
+DECODER_FILES = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
 
 
-def find_folder(name: str) -> Path:
-    """The folder of this name, or a download of `FILES` from the Hugging Face hub's repository of this name.
+def find_folder(name: str, wanted: Sequence[str] = FILES) -> Path:
+    """The folder of this name, or a download of some files from the Hugging Face hub's repository of this name.
+
+    Args:
+        name: Folder or hub id.
+        wanted: Names of the files to download.
 
     Raises:
         OSError, ValueError: There is neither; these are Hugging Face's errors.
@@ -26,7 +41,7 @@ def find_folder(name: str) -> Path:
         return Path(name)
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(name, allow_patterns=list(FILES)))
+    return Path(snapshot_download(name, allow_patterns=list(wanted)))
 
 
 def digests_of(folder: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ with the header of model.safetensors. So a config cannot ask for more memory tha
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from timm.models import build_model_with_cfg
 from transformers import GenerationConfig, GPT2Config, PreTrainedModel
+from transformers.activations import ACT2FN
 
 from ..errors import VlcapError
 from ..files.json_file import load_json
@@ -82,21 +83,33 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def decoder_config(values: Any) -> GPT2Config:
-    """The decoder's part of a captioner's config.
+def decoder_config(values: Any, cross_attention: bool = True) -> GPT2Config:
+    """The decoder's part of a captioner's config, or the config of a decoder.
+
+    Args:
+        values: What config.json says.
+        cross_attention: Whether the decoder has cross-attention.
 
     Raises:
         ModelFolderError: The decoder is not a GPT-2, or its values do not fit.
     """
-    if not isinstance(values, dict) or values.get("model_type") != "gpt2":
-        raise ModelFolderError("config.json: its decoder is not a GPT-2")
+    kind = values.get("model_type") if isinstance(values, dict) else None
+    if kind != "gpt2":
+        raise ModelFolderError(
+            f"config.json: its decoder is not a GPT-2 (model_type {kind!r:.100}): decoders have the layout of gpt2, "
+            "distilgpt2, gpt2-medium or DialoGPT"
+        )
     known = {name: values[name] for name in DECODER if name in values}
     check_numbers(known)
     for name in DECODER_SIZES:
         if not isinstance(known.get(name, 1), int) or known.get(name, 1) < 1:
             raise ModelFolderError(f"config.json: {name} is {known[name]!r:.100}")
+    if (inner := known.get("n_inner")) is not None and (not isinstance(inner, int) or inner < 1):
+        raise ModelFolderError(f"config.json: n_inner is {inner!r:.100}")
+    if (name := known.get("activation_function", "gelu_new")) not in ACT2FN:
+        raise ModelFolderError(f"config.json: activation_function is {name!r:.100}")
     try:
-        return GPT2Config(**known, add_cross_attention=True, is_decoder=True)
+        return GPT2Config(**known, add_cross_attention=cross_attention, is_decoder=cross_attention)
     except Exception as error:  # Hugging Face's own checks
         raise ModelFolderError(f"config.json: {' '.join(str(error).split()):.300}") from None
 
@@ -179,11 +192,15 @@ def generation_config(values: Mapping[str, Any], decoder: GPT2Config) -> Generat
 class WeightFile:
     """The model.safetensors of a folder. Only its header is read at first.
 
+    Args:
+        folder: The folder.
+        named: The name of a weight in the model by its name in the file.
+
     Raises:
         ModelFolderError: The file is missing or damaged.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, named: Callable[[str], str] = str):
         path = folder / "model.safetensors"
         if not path.is_file():
             pickles = sorted(each.name for each in folder.iterdir() if each.suffix in PICKLES)
@@ -191,10 +208,11 @@ class WeightFile:
             raise ModelFolderError(f"no model.safetensors in it{pickled}")
         try:
             self.file = safe_open(path, framework="pt")
-            self.shapes, self.kinds = {}, {}
-            for name in self.file.keys():  # noqa: SIM118 - not a dict
-                part = self.file.get_slice(name)
+            self.shapes, self.kinds, self.stored = {}, {}, {}
+            for stored in self.file.keys():  # noqa: SIM118 - not a dict
+                part, name = self.file.get_slice(stored), named(stored)
                 self.shapes[name], self.kinds[name] = tuple(part.get_shape()), part.get_dtype()
+                self.stored[name] = stored
         except Exception as error:  # a SafetensorError, or an error of its Rust code
             raise ModelFolderError(f"model.safetensors is damaged ({error!s:.200})") from None
 
@@ -224,4 +242,4 @@ class WeightFile:
         for name in wanted:  # batch norms count their batches in integers
             if self.kinds[name] not in (DTYPES if own[name].is_floating_point() else ("I64",)):
                 raise ModelFolderError(f"{name} has the type {self.kinds[name]} in model.safetensors")
-        return {name: self.file.get_tensor(name) for name in wanted}
+        return {name: self.file.get_tensor(self.stored[name]) for name in wanted}
