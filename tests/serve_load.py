@@ -9,6 +9,7 @@ program alone? The exit status tells. Half of the time goes to one program, befo
 
 import argparse
 import io
+import re
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from PIL import Image
 
 from tests.support.demo_captioner import photo
 from tests.support.demo_visitors import REPOSITORY, Server, Visit
-from tests.support.serve_clients import CHAT, Asker, body, crowd, serving
+from tests.support.serve_clients import CHAT, Asker, ask, body, crowd, serving
 
 TIMES = 2.0  # as many photos as by one program, at least, with the bundled captioner
 LEVEL = 50  # MB that the memory may rise by, after a quarter of the time
@@ -33,11 +34,13 @@ class Load:
         crowd: The crowd's visit.
         alone: Photos per second of one program.
         together: Photos per second of the crowd.
+        batch: Photos of a batch meanwhile, mean.
     """
 
     crowd: Visit
     alone: float
     together: float
+    batch: float
 
     @property
     def times(self) -> float:
@@ -69,15 +72,25 @@ def captions_alone(server: Server, contents: list[bytes]) -> dict[bytes, str]:
     return found
 
 
+def batches(server: Server) -> tuple[float, float]:
+    """Batches and their photos so far, by the server's own metrics."""
+    text = ask(server.url, "GET", "/metrics").text
+    count, photos = (re.search(rf"^vlcap_batch_photos_{name} (\S+)$", text, re.MULTILINE) for name in ("count", "sum"))
+    assert count and photos
+    return float(count[1]), float(photos[1])
+
+
 def load(server: Server, clients: int, seconds: float, contents: list[bytes]) -> Load:
     """Asks for so many seconds by a crowd, and half as long by one program: half before, half after."""
     known = captions_alone(server, contents)
     before = crowd(server, 1, seconds / 4, known)
+    count, sum_of = batches(server)
     many = crowd(server, clients, seconds, known)
+    count, sum_of = (now - then for now, then in zip(batches(server), (count, sum_of), strict=True))
     after = crowd(server, 1, seconds / 4, known)
     many.wrong += before.wrong + after.wrong
     alone = (before.answers["answered"] + after.answers["answered"]) / (seconds / 2)
-    return Load(many, alone, many.answers["answered"] / seconds)
+    return Load(many, alone, many.answers["answered"] / seconds, sum_of / max(1, count))
 
 
 def report(found: Load, clients: int, seconds: float) -> None:
@@ -86,7 +99,10 @@ def report(found: Load, clients: int, seconds: float) -> None:
         f"{clients} programs for {seconds:g} s: {visit.answers['answered']} answered, {visit.answers['429']} told to "
         f"come later (429), {len(visit.wrong)} lost or wrong"
     )
-    print(f"photos/s: {found.alone:.1f} one at a time, {found.together:.1f} together, {found.times:.2f} times as many")
+    print(
+        f"photos/s: {found.alone:.1f} one at a time, {found.together:.1f} together, {found.times:.2f} times as many, "
+        f"{found.batch:.1f} in a batch"
+    )
     print(
         f"memory: {levels[0]:.0f} MB at first, {levels[-1]:.0f} at last, {max(levels):.0f} at most, "
         f"{visit.rise():+.1f} after the warm-up"

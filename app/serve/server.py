@@ -23,6 +23,7 @@ from .routes import build
 PLACES = 64  # requests under way
 BATCH = 16  # photos, for each lane of the engine
 GRACE = 30  # seconds that requests under way get to be answered at the end
+KEPT_ALIVE = 75  # seconds that an idle connection stays open: longer than the pools of proxies keep theirs
 
 
 @dataclass
@@ -86,6 +87,7 @@ def start(
         proxy_headers=False,
         ws="none",
         lifespan="off",
+        timeout_keep_alive=KEPT_ALIVE,
         timeout_graceful_shutdown=5,
     )
     server = uvicorn.Server(config)

@@ -64,15 +64,16 @@ def client(service):
 
 @pytest.fixture
 def held(captioner, monkeypatch):
-    """A captioner that waits for `go`, and keeps the numbers of photos that it was called with."""
+    """A captioner that waits for `go`, and keeps the numbers of photos of its calls, and of each one's batches."""
 
     class Held:
-        go, sizes = threading.Event(), []
+        go, sizes, parts = threading.Event(), [], []
 
     real = captioner.caption_batches
 
     def caption_batches(batches, *arguments, **settings):
         batches = list(batches)
+        Held.parts = [*Held.parts, [*map(len, batches)]]
         Held.sizes = [*Held.sizes, sum(map(len, batches))]
         assert Held.go.wait(60)
         return real(batches, *arguments, **settings)
@@ -140,6 +141,19 @@ def test_eight_at_once_are_captioned_together(client, captioner, held, service):
         assert first.result().choices[0].message.content == said(captioner, 8)
     assert sorted(held.sizes[:3]) == [1, 3, 4]
     assert found == [said(captioner, seed, side) for seed, side in asked[:7]]
+
+
+def test_an_engine_with_lanes_gets_several_batches(client, captioner, held, service, monkeypatch):
+    monkeypatch.setattr(service.desk.batching, "lanes", 2)
+    with ThreadPoolExecutor(6) as pool:
+        answers = [pool.submit(complete, client, photo(0))]
+        until(lambda: held.sizes)
+        answers += [pool.submit(complete, client, photo(seed)) for seed in range(1, 6)]
+        until(lambda: len(service.desk.batching) == 5)
+        held.go.set()
+        found = [answer.result().choices[0].message.content for answer in answers]
+    assert held.parts[:2] == [[1], [3, 2]]
+    assert found == [said(captioner, seed) for seed in range(6)]
 
 
 def test_several_captions(client, captioner):
@@ -432,6 +446,7 @@ def test_a_program_that_leaves(service, client, held):
     half.close()
     until(lambda: service.desk.under_way == 0)
     assert held.sizes == [1]
+    assert 'vlcap_requests_total{route="/caption",status="499"} 2.0' in ask(service.url, "GET", "/metrics").text
 
 
 def test_a_fault_is_one_line(service, captioner, monkeypatch, capfd):
@@ -552,6 +567,19 @@ def test_the_command_line(monkeypatch, capsys, captioner):
         app.cli.main()
     [line] = capsys.readouterr().err.splitlines()
     assert line == "vlcap: --port 99999: there is no such port: choose one from 1024 to 65535"
+
+
+def test_others_who_can_reach_it_are_warned_of(monkeypatch, capsys, captioner):
+    monkeypatch.setattr(server, "start", lambda *arguments: _Stopped())
+    monkeypatch.setattr(server, "warm_up", lambda menu: None)
+    monkeypatch.setenv(KEY, KEY_OF_TEST)
+    server.serve(Menu(captioner), "0.0.0.0")
+    monkeypatch.delenv(KEY)
+    server.serve(Menu(captioner), "0.0.0.0")
+    server.serve(Menu(captioner))
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("vlcap: warning: --host 0.0.0.0: everyone") and first.endswith(f"with the key in ${KEY}")
+    assert second.endswith(f"; ${KEY} sets a key") and KEY_OF_TEST not in first
 
 
 class _Stopped:
