@@ -1,6 +1,7 @@
 """Small models of the kinds that people bring along, with random weights, in folders that timm wrote."""
 
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -17,11 +18,11 @@ SIDES = {"siglip": 4, "dinov2": 4, "clip": 4, "efficientnet": 5}
 VITS = ("siglip", "dinov2", "clip")
 
 
-def make(kind: str) -> torch.nn.Module:
+def make(kind: str, **changes: Any) -> torch.nn.Module:
     """A model in eval mode, whose weights are far enough from their first values to make all tokens differ."""
     torch.manual_seed(0)
     name, arguments = KINDS[kind]
-    model = timm.create_model(name, **arguments).eval()
+    model = timm.create_model(name, **{**arguments, **changes}).eval()
     for weight in model.parameters():
         weight.data += 0.2 * torch.randn_like(weight)
     for name, values in model.named_buffers():
