@@ -83,6 +83,12 @@ PagePhotos = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 TrainData = Annotated[list[str], typer.Option("--data", help="Folder of the data; repeat to join several.")]
+Budgets = Annotated[
+    str | None,
+    typer.Option(
+        "--budgets", help="Sides of the compressed grid to train for, such as 3,5,7; each step draws one of them."
+    ),
+]
 RunFolder = Annotated[Path, typer.Option("--out", help="Folder of the run. The same command again resumes it.")]
 RecipeName = Annotated[str | None, typer.Option("--recipe", help="Name of a recipe, or path of a .yaml file.")]
 Override = Annotated[

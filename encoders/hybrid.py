@@ -1,4 +1,4 @@
-"""Hybrid LookupViT: the lookup tokens are the feature map of a convolutional trunk instead of patches.
+"""Hybrid LookupViT: the lookup tokens are the feature map of a trunk, usually convolutional, instead of patches.
 
 The LookupViT paper says that its block "can handle different tokenization"; ViT's own hybrids (arXiv 2010.11929,
 section 3.1) use a ResNet's feature map in the same way. Everything after the tokens is `LookupViT` itself.
@@ -7,8 +7,9 @@ section 3.1) use a ResNet's feature map in the same way. Everything after the to
     tokens = model.forward_tokens(pixels, budget=5)                             # (B, 25, D)
     tokens = model.forward_tokens(model.trunk_features(pixels), budget=5)       # the same, from cached features
 
-The trunk is any model that timm can build with `features_only`. One or two of its feature maps are normalised,
-projected to the width of the tokens by 1 x 1 convolutions, and added; the coarser one is resized to the finer one.
+The trunk is any model that timm can build with `features_only` (anyones.py). One or two of its feature maps are
+normalised, projected to the width of the tokens by 1 x 1 convolutions, and added; the coarser one is resized to the
+finer one.
 
 Legend of shapes
     B: batch   S: image in pixels   R: stride of the finest feature map   h = w = ceil(S / R): lookup grid
@@ -30,7 +31,7 @@ from .ablations import AblatedLookupViT, is_ablated
 from .lookupvit import LookupViT
 from .preprocessing import trunk_cfg
 from .sizes import sized
-from .trunk import Features, OverTrunk, create_trunk
+from .trunk import Features, OverTrunk, create_trunk, resizing
 
 
 class TrunkEmbed(nn.Module):
@@ -39,9 +40,10 @@ class TrunkEmbed(nn.Module):
     It takes the place of `PatchEmbed` in timm's ViTs.
 
     Args:
-        trunk: timm's name of the convolutional model; its weights are random.
+        trunk: timm's name of the model; its weights are random.
         trunk_indices: Indices of the feature maps to read, as for `create_trunk`.
-        img_size: S, the size that `grid_size` is given for; other sizes work too.
+        trunk_args: Arguments of the model.
+        img_size: S, the size that `grid_size` is given for; over a convolutional trunk, other sizes work too.
         in_chans: Channels of the image.
         embed_dim: D.
         unused: What timm's ViTs tell a `PatchEmbed` about its patches.
@@ -57,10 +59,11 @@ class TrunkEmbed(nn.Module):
         img_size: int,
         in_chans: int,
         embed_dim: int,
+        trunk_args: dict[str, Any] | None = None,
         **unused: Any,
     ):
         super().__init__()
-        self.trunk = create_trunk(trunk, trunk_indices, in_chans)
+        self.trunk = create_trunk(trunk, trunk_indices, in_chans, img_size, **(trunk_args or {}))
         maps = self.trunk.feature_info.get_dicts()
         self.stride = maps[0]["reduction"]
         self.patch_size = (self.stride, self.stride)
@@ -69,6 +72,9 @@ class TrunkEmbed(nn.Module):
         self.set_input_size(img_size)
 
     def set_input_size(self, img_size: int, patch_size: None = None) -> None:
+        resize = resizing(self.trunk)
+        if resize and getattr(self, "img_size", (img_size,))[0] != img_size:
+            resize(img_size=img_size)
         side = math.ceil(img_size / self.stride)
         self.img_size = (img_size, img_size)
         self.grid_size, self.num_patches = (side, side), side * side
@@ -85,19 +91,27 @@ class TrunkEmbed(nn.Module):
 
 
 class HybridLookupViT(OverTrunk, LookupViT):
-    """LookupViT over a convolutional trunk.
+    """LookupViT over a trunk.
 
     Args:
-        trunk: timm's name of the convolutional model.
+        trunk: timm's name of the model, usually a convolutional one.
         trunk_indices: Indices of the feature maps to read, as for `create_trunk`.
+        trunk_args: Arguments of the model.
         kwargs: Other arguments of `LookupViT`. The patch size follows from the trunk.
 
     Raises:
         EncoderError: As `create_trunk` and `LookupViT` do.
     """
 
-    def __init__(self, trunk: str = "tf_efficientnet_lite2", trunk_indices: Sequence[int] = (3, 4), **kwargs: Any):
-        super().__init__(**kwargs, embed_layer=partial(TrunkEmbed, trunk, trunk_indices))
+    def __init__(
+        self,
+        trunk: str = "tf_efficientnet_lite2",
+        trunk_indices: Sequence[int] = (3, 4),
+        trunk_args: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs, embed_layer=partial(TrunkEmbed, trunk, trunk_indices, trunk_args=trunk_args))
+        self.any_size = resizing(self.trunk) is None
 
     @property
     def trunk(self) -> nn.Module:

@@ -2,7 +2,7 @@
 
 `create_encoder(name)` gives any registered name the contract. A model of this package implements `TokenEncoder` itself;
 any other timm model with a spatial feature map is wrapped by `TimmEncoder`: the positions of its last feature map are
-its tokens. So a new encoder is a registered timm model:
+its tokens, unless they are reduced (anyones.py). So a new encoder is a registered timm model:
 
     from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
     from timm.models.vision_transformer import VisionTransformer
@@ -214,6 +214,10 @@ class TimmEncoder(TokenEncoder, nn.Module):
 
     def forward_tokens(self, x: torch.Tensor, budget: int | None = None) -> torch.Tensor:
         self.check_budget(budget)
+        return self.every_token(x)
+
+    def every_token(self, x: torch.Tensor) -> torch.Tensor:
+        """Pixels (B, 3, S, S) -> all tokens of the last feature map (B, M, D), class and register tokens first."""
         features = self.forward_features(x)  # the model's own, or a subclass's
         if self.layout == "NCHW":
             features = features.permute(0, 2, 3, 1)

@@ -10,6 +10,8 @@
 
 The weights are the ViT's, under timm's names; nothing is added. With r = 0 or keep_rate = 1 so is the function.
 
+Here the number of tokens follows from an argument, r or the keep rate; anyones.py has the same with any budget.
+
 Legend of shapes
     B: batch   N: tokens   P: class and register tokens   H: attention heads   D: width   s: budget
 """
@@ -24,6 +26,7 @@ import torch.nn.functional as F
 from timm.layers import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 
+from .budgeted import Pooled
 from .errors import EncoderError
 from .interface import TimmEncoder
 
@@ -58,19 +61,15 @@ class ReducedViT(TimmEncoder):
     def kind(self) -> str:
         return type(self).__name__
 
-    def counts(self, tokens: int) -> list[int]:
-        """Number of tokens, prefix included, after each block, for so many before the first."""
-        return [tokens] * len(self.wrapped.blocks)
-
-    def forward_blocks(self, x: torch.Tensor) -> torch.Tensor:
+    def forward_blocks(self, x: torch.Tensor, budget: int | None = None) -> torch.Tensor:
         """Tokens (B, N, D) through all blocks -> (B, fewer, D)."""
         return self.wrapped.blocks(x)
 
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+    def forward_features(self, x: torch.Tensor, budget: int | None = None) -> torch.Tensor:
         """Pixels (B, 3, S, S) -> the remaining tokens, normalised: (B, P + fewer, D)."""
         vit = self.wrapped
         x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(x))))
-        return vit.norm(self.forward_blocks(x))
+        return vit.norm(self.forward_blocks(x, budget))
 
     def attend(self, block: Block, x: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
         """timm's attention of a block's normalised input (B, N, D), with its queries and keys.
@@ -109,13 +108,13 @@ class OneBudget(ReducedViT):
 
     def _remaining(self, patches: int) -> int:
         """Tokens left of so many patches, without the prefix."""
-        return self.counts(patches + self.prefix_tokens)[-1] - self.prefix_tokens
+        raise NotImplementedError
 
     def token_count(self, budget: int, size: int) -> int:
         return self._remaining(self.patches) + self.prefix_tokens
 
 
-class PoolingViT(ReducedViT):
+class PoolingViT(Pooled, ReducedViT):
     """The last patch tokens, averaged over an s x s grid. Class and register tokens are dropped.
 
     The classifier is the ViT's own, whatever the budget: pooling changes only what a decoder reads.
@@ -126,86 +125,42 @@ class PoolingViT(ReducedViT):
         kwargs: As for `ReducedViT`.
     """
 
-    has_choice = True
-
     def __init__(self, budget: int = 5, budgets: Sequence[int] = (3, 5, 7, 10), **kwargs: Any):
         super().__init__(**kwargs)
-        self.budget, self._budgets = budget, tuple(budgets)
-
-    def _describe(self) -> None:
-        chosen = self.__dict__.get("budget")
-        super()._describe()
-        if chosen is not None:
-            self.budget = chosen
-
-    @property
-    def budgets(self) -> tuple[int, ...]:
-        return self._budgets
-
-    @budgets.setter
-    def budgets(self, budgets: Sequence[int]) -> None:
-        self._budgets = tuple(budgets)
-
-    def token_count(self, budget: int, size: int) -> int:
-        return budget**2
-
-    def check_budget(self, budget: int | None, grid: Sequence[int] | None = None) -> int:
-        return super().check_budget(budget, grid or self.wrapped.patch_embed.grid_size)
-
-    def forward_tokens(self, x: torch.Tensor, budget: int | None = None) -> torch.Tensor:
-        vit = self.wrapped
-        side = self.check_budget(budget)
-        patches = vit.fc_norm(self.forward_features(x))[:, vit.num_prefix_tokens :]
-        grid = patches.transpose(1, 2).unflatten(2, vit.patch_embed.grid_size)
-        return F.adaptive_avg_pool2d(grid, side).flatten(2).transpose(1, 2)
+        self.choose(budget, budgets)
 
 
-class ToMeViT(OneBudget):
-    """Token merging (arXiv 2210.09461, section 3). Merging happens between a block's attention and its MLP.
+class TokenMerging(ReducedViT):
+    """Token merging (arXiv 2210.09461, section 3). Merging happens between a block's attention and its MLP."""
 
-    Args:
-        r: Tokens to merge in each block; at most half of the patches that are left.
-        kwargs: As for `ReducedViT`.
+    def merges(self, patches: int, budget: int | None) -> list[int]:
+        """Number of tokens to merge in each block, for so many patches before the first."""
+        raise NotImplementedError
 
-    Raises:
-        EncoderError: r is negative.
-    """
-
-    def __init__(self, r: int = 13, **kwargs: Any):
-        if isinstance(r, bool) or not isinstance(r, int) or r < 0:
-            raise EncoderError(f"r is {r!r}: it is the number of tokens to merge in each block, 0 or more")
-        self.__dict__["r"] = r
-        super().__init__(**kwargs)
-
-    def counts(self, tokens: int) -> list[int]:
-        found = []
-        for _ in self.wrapped.blocks:
-            tokens -= min(self.r, (tokens - self.prefix_tokens) // 2)
-            found.append(tokens)
-        return found
-
-    def forward_blocks(self, x: torch.Tensor) -> torch.Tensor:
-        size = x.new_ones(len(x), x.shape[1], 1)  # patches in each token
-        for block in self.wrapped.blocks:
+    def forward_blocks(self, x: torch.Tensor, budget: int | None = None) -> torch.Tensor:
+        size = x.new_ones(x.shape[0], x.shape[1], 1)  # patches in each token; len() would fix the batch in exports
+        merges = self.merges(x.shape[1] - self.prefix_tokens, budget)
+        for block, r in zip(self.wrapped.blocks, merges, strict=True):
             # Proportional attention, section 3.2: a token counts as often as there are patches in it.
             out, _, keys = self.attend(block, block.norm1(x), size.log().transpose(1, 2).unsqueeze(1))
             x = x + block.drop_path1(block.ls1(out))
-            x, size = self._merge(x, size, keys.detach().mean(dim=1))
+            x, size = self._merge(x, size, keys.detach().mean(dim=1), r)
             x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
         return x
 
-    def _merge(self, x: torch.Tensor, size: torch.Tensor, keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _merge(
+        self, x: torch.Tensor, size: torch.Tensor, keys: torch.Tensor, r: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Bipartite soft matching: tokens (B, N, D), sizes (B, N, 1), mean keys (B, N, d) -> (B, N - r, D), sizes.
 
         Tokens alternate between the sets A and B, of which the prefix stays out. Each of A is matched with the most
         similar of B, and the r most similar pairs are merged: a token is the mean of its patches.
         """
+        if r == 0:
+            return x, size
         prefix = self.prefix_tokens
         start = prefix % 2  # the first token of all would be in A
         in_a, in_b = slice(prefix + start, None, 2), slice(prefix + 1 - start, None, 2)
-        r = min(self.r, (x.shape[1] - prefix) // 2)
-        if r == 0:
-            return x, size
         unit = F.normalize(keys, dim=2)
         best, match = (unit[:, in_a] @ unit[:, in_b].transpose(1, 2)).max(dim=2)  # (B, A)
         order = best.argsort(dim=1, descending=True)
@@ -222,11 +177,82 @@ class ToMeViT(OneBudget):
         return merge(x * size) / total, total
 
 
-class EViT(OneBudget):
+class ToMeViT(OneBudget, TokenMerging):
+    """Token merging with the same r in all blocks.
+
+    Args:
+        r: Tokens to merge in each block; at most half of the patches that are left.
+        kwargs: As for `ReducedViT`.
+
+    Raises:
+        EncoderError: r is negative.
+    """
+
+    def __init__(self, r: int = 13, **kwargs: Any):
+        if isinstance(r, bool) or not isinstance(r, int) or r < 0:
+            raise EncoderError(f"r is {r!r}: it is the number of tokens to merge in each block, 0 or more")
+        self.__dict__["r"] = r
+        super().__init__(**kwargs)
+
+    def merges(self, patches: int, budget: int | None) -> list[int]:
+        found = []
+        for _ in self.wrapped.blocks:
+            found.append(min(self.r, patches // 2))
+            patches -= found[-1]
+        return found
+
+    def _remaining(self, patches: int) -> int:
+        return patches - sum(self.merges(patches, None))
+
+
+class TokenFusing(ReducedViT):
     """Token reorganisation by attentiveness (arXiv 2202.07800, section 3), after the attention of some blocks.
 
     The paper's measure is the class token's attention, averaged over heads. Without a class token, ours is the
     attention that a token gets from all tokens, averaged.
+    """
+
+    reduce_at: Sequence[int] | None = None  # blocks, counted from 0
+
+    def reduces(self) -> list[int]:
+        """The blocks that reduce: without `reduce_at`, those after 1/4, 1/2 and 3/4 of the depth."""
+        depth = len(self.wrapped.blocks)
+        chosen = self.reduce_at if self.reduce_at is not None else (depth // 4, depth // 2, 3 * depth // 4)
+        return sorted({*chosen} & {*range(depth)})
+
+    def keeps(self, patches: int, budget: int | None) -> dict[int, int]:
+        """Block -> number of tokens that stay in it beside the fused one; other blocks leave all tokens."""
+        raise NotImplementedError
+
+    def forward_blocks(self, x: torch.Tensor, budget: int | None = None) -> torch.Tensor:
+        keeps = self.keeps(x.shape[1] - self.prefix_tokens, budget)
+        for i, block in enumerate(self.wrapped.blocks):
+            if i not in keeps:
+                x = block(x)
+                continue
+            out, q, k = self.attend(block, block.norm1(x), None)
+            x = x + block.drop_path1(block.ls1(out))
+            x = self._reorganise(x, q, k, block.attn.scale, keeps[i])
+            x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+        return x
+
+    def _reorganise(self, x: torch.Tensor, q: torch.Tensor, k: torch.Tensor, scale: float, kept: int) -> torch.Tensor:
+        """Tokens (B, N, D), queries and keys (B, H, N, D / H) -> (B, P + kept + 1, D)."""
+        prefix = self.prefix_tokens
+        asking = q[:, :, :1] if self.wrapped.has_class_token else q
+        received = (asking * scale @ k.transpose(2, 3)).softmax(dim=3).mean(dim=(1, 2))[:, prefix:]  # (B, N - P)
+        order = received.argsort(dim=1, descending=True)
+        first, others = x[:, :prefix], x[:, prefix:]
+        stay = order[:, :kept].sort(dim=1).values.unsqueeze(2).expand(-1, -1, x.shape[2])
+        left = order[:, kept:]
+        # The sum of the paper's section 3.2: its weights are the attention as it is, and do not sum to one.
+        weights = received.gather(1, left).unsqueeze(1)  # (B, 1, N - P - kept)
+        fused = weights @ others.gather(1, left.unsqueeze(2).expand(-1, -1, x.shape[2]))
+        return torch.cat([first, others.gather(1, stay), fused], dim=1)
+
+
+class EViT(OneBudget, TokenFusing):
+    """Token reorganisation with a keep rate.
 
     Args:
         keep_rate: Share of the tokens that stay at each of these blocks, rounded up. The others become one token.
@@ -243,45 +269,14 @@ class EViT(OneBudget):
         self.__dict__.update(keep_rate=keep_rate, reduce_at=reduce_at)
         super().__init__(**kwargs)
 
-    def _reduces(self) -> set[int]:
-        depth = len(self.wrapped.blocks)
-        return set(self.reduce_at if self.reduce_at is not None else (depth // 4, depth // 2, 3 * depth // 4))
-
-    def _kept(self, patches: int) -> int:
-        return math.ceil(round(self.keep_rate * patches, 6))  # 0.7 * 10 is 7.000000000000001
-
-    def counts(self, tokens: int) -> list[int]:
-        found, prefix = [], self.prefix_tokens
-        for i in range(len(self.wrapped.blocks)):
-            if i in self._reduces() and (kept := self._kept(tokens - prefix)) < tokens - prefix:
-                tokens = prefix + kept + 1
-            found.append(tokens)
+    def keeps(self, patches: int, budget: int | None) -> dict[int, int]:
+        found = {}
+        for block in self.reduces():
+            kept = math.ceil(round(self.keep_rate * patches, 6))  # 0.7 * 10 is 7.000000000000001
+            if kept < patches:
+                found[block], patches = kept, kept + 1
         return found
 
-    def forward_blocks(self, x: torch.Tensor) -> torch.Tensor:
-        for i, block in enumerate(self.wrapped.blocks):
-            if i not in self._reduces():
-                x = block(x)
-                continue
-            out, q, k = self.attend(block, block.norm1(x), None)
-            x = x + block.drop_path1(block.ls1(out))
-            x = self._reorganise(x, q, k, block.attn.scale)
-            x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
-        return x
-
-    def _reorganise(self, x: torch.Tensor, q: torch.Tensor, k: torch.Tensor, scale: float) -> torch.Tensor:
-        """Tokens (B, N, D), queries and keys (B, H, N, D / H) -> (B, P + kept + 1, D)."""
-        prefix = self.prefix_tokens
-        kept = self._kept(x.shape[1] - prefix)
-        if kept == x.shape[1] - prefix:
-            return x
-        asking = q[:, :, :1] if self.wrapped.has_class_token else q
-        received = (asking * scale @ k.transpose(2, 3)).softmax(dim=3).mean(dim=(1, 2))[:, prefix:]  # (B, N - P)
-        order = received.argsort(dim=1, descending=True)
-        first, others = x[:, :prefix], x[:, prefix:]
-        stay = order[:, :kept].sort(dim=1).values.unsqueeze(2).expand(-1, -1, x.shape[2])
-        left = order[:, kept:]
-        # The sum of the paper's section 3.2: its weights are the attention as it is, and do not sum to one.
-        weights = received.gather(1, left).unsqueeze(1)  # (B, 1, N - P - kept)
-        fused = weights @ others.gather(1, left.unsqueeze(2).expand(-1, -1, x.shape[2]))
-        return torch.cat([first, others.gather(1, stay), fused], dim=1)
+    def _remaining(self, patches: int) -> int:
+        keeps = self.keeps(patches, None)
+        return keeps[max(keeps)] + 1 if keeps else patches

@@ -1,4 +1,4 @@
-"""Convolutional trunks: feature maps of any timm model, for encoders built on top of one.
+"""Trunks: feature maps of any timm model, convolutional or not, for encoders built on top of one.
 
 The features of a frozen trunk can be computed once and cached: such an encoder takes the output of `trunk_features`
 wherever it takes pixels (B, 3, S, S).
@@ -7,12 +7,13 @@ Legend of shapes
     B: batch   S: image in pixels   C_i, h_i, w_i: channels and size of feature map i
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import timm
 import torch
 import torch.nn as nn
+from timm.layers import Format
 
 from .errors import EncoderError
 from .interface import TokenEncoder
@@ -20,13 +21,25 @@ from .interface import TokenEncoder
 Features = Sequence[torch.Tensor]  # feature maps, finest first: (B, C_i, h_i, w_i)
 
 
-def create_trunk(name: str, indices: Sequence[int], in_chans: int = 3) -> nn.Module:
-    """A timm model that gives feature maps, with random weights.
+def create_trunk(
+    name: str,
+    indices: Sequence[int],
+    in_chans: int = 3,
+    img_size: int | None = None,
+    pretrained: bool = False,
+    overlay: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """A timm model that gives feature maps (B, C_i, h_i, w_i), a list of them.
 
     Args:
         name: timm's name of the model.
         indices: Indices of its feature maps, as timm's `out_indices`: one or two, finest first.
         in_chans: Channels of the image.
+        img_size: Side of the image in pixels, for a model that has to know it; others do without.
+        pretrained: Whether timm's weights are loaded, or those in `overlay`; otherwise they are random.
+        overlay: timm's `pretrained_cfg_overlay`; its state_dict holds other weights.
+        kwargs: Further arguments of the model.
 
     Raises:
         EncoderError: timm has no such model, or the model cannot give these feature maps.
@@ -35,14 +48,52 @@ def create_trunk(name: str, indices: Sequence[int], in_chans: int = 3) -> nn.Mod
         raise EncoderError(f"trunk {name!r} is not a timm model")
     if not 1 <= len(indices) <= 2:
         raise EncoderError(f"trunk_indices {list(indices)}: name one feature map or two")
+    given = {**kwargs, "in_chans": in_chans, "out_indices": tuple(indices)}
+    weights = {"pretrained": pretrained, "pretrained_cfg_overlay": overlay}
     try:
-        trunk = timm.create_model(
-            name, pretrained=False, features_only=True, out_indices=tuple(indices), in_chans=in_chans
-        )
+        trunk = _create_features(name, img_size, **given, **weights)
+        if getattr(trunk, "output_fmt", Format.NCHW) != Format.NCHW:  # a Swin's (B, h_i, w_i, C_i)
+            trunk = _create_features(name, img_size, **given, **weights, feature_cls="getter")
         trunk.feature_info.get_dicts()
         return trunk
     except (RuntimeError, AttributeError, AssertionError, IndexError, TypeError) as error:
         raise EncoderError(f"trunk {name} gives no feature maps {list(indices)} ({error})") from error
+
+
+def _create_features(name: str, img_size: int | None, **kwargs: Any) -> nn.Module:
+    """timm's model in its form that gives feature maps, made for images of a size if it is made for any one."""
+    sized = {} if img_size is None else {"img_size": img_size}
+    try:
+        return timm.create_model(name, features_only=True, **kwargs, **sized)
+    except TypeError as error:
+        if not sized or "argument 'img_size'" not in str(error):
+            raise
+        return timm.create_model(name, features_only=True, **kwargs)
+
+
+def last_maps(name: str, img_size: int | None = None, **kwargs: Any) -> list[int]:
+    """Indices of a model's last two feature maps; of the last alone, if the one before it is no finer, as in a ViT.
+
+    Args:
+        name: timm's name of the model.
+        img_size: Side of the image in pixels.
+        kwargs: Further arguments of the model.
+
+    Raises:
+        EncoderError: The model gives no feature maps.
+    """
+    try:
+        with torch.device("meta"):
+            strides = [each["reduction"] for each in _create_features(name, img_size, **kwargs).feature_info.info]
+    except (RuntimeError, AttributeError, AssertionError, IndexError, TypeError) as error:
+        raise EncoderError(f"trunk {name} gives no feature maps ({error})") from error
+    last = len(strides) - 1
+    return [last - 1, last] if last and strides[last - 1] < strides[last] else [last]
+
+
+def resizing(trunk: nn.Module) -> Callable[..., None] | None:
+    """What takes a trunk to images of another size, if it has to be told of it."""
+    return getattr(getattr(trunk, "model", trunk), "set_input_size", None)
 
 
 class Trunked:

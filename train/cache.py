@@ -25,6 +25,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import track
 
+from encoders.interface import RATES
 from vlcap.data.captions import CaptionSet
 from vlcap.data.images import PixelConfig
 from vlcap.errors import VlcapError
@@ -36,6 +37,8 @@ from .photos import Photos
 from .sampling import seed_all
 
 FORMAT = 2  # part of the folder's key: raise it when the files' content changes
+# Arguments of encoders that leave the tokens of a budget as they are, or whose effect is in weights and pixels.
+NOT_OF_TOKENS = ("num_classes", "budget", "budgets", "img_size", "drop_rate", *RATES)
 CHUNK = 64  # photos encoded at a time, and lost at most if interrupted
 
 
@@ -237,7 +240,11 @@ class TokenCache(ViewCache):
         shapes: dict[str, tuple[int, ...]] = {
             f"budget{budget}": (encoder.token_count(budget), encoder.config.hidden_size) for budget in self.budgets
         }
-        digest = hashlib.sha256(f"{digest_weights(encoder)} {encoder.config.architecture}".encode()).hexdigest()
+        config = encoder.config
+        key = f"{digest_weights(encoder)} {config.architecture}"
+        if own := {name: value for name, value in config.model_args.items() if name not in NOT_OF_TOKENS}:
+            key += f" {json.dumps(own, sort_keys=True)}"  # the same weights under other arguments give other tokens
+        digest = hashlib.sha256(key.encode()).hexdigest()
         super().__init__(root, captions, encoder.pixels, shapes, dict.fromkeys(shapes, digest), "tokens", **kwargs)
 
     def compute(self, places: list[tuple[int, int]]) -> dict[str, np.ndarray]:

@@ -28,12 +28,13 @@ from vlcap.captioner import Captioner
 from vlcap.data.captions import CaptionSet, read_captions
 from vlcap.evaluation.metrics import check_references, find_java, score
 from vlcap.files.writing import replacing, written_whole
-from vlcap.model.encoder import Encoder
+from vlcap.model.anyones import Reduce
 from vlcap.model.tokenizer import normalise_caption
 from vlcap.processes import join, share
 from vlcap.publishing.folder import save_files
 
 from .adapters import freeze_decoder, merged
+from .anyones import check_choice, choose_encoder
 from .batches import validation_batches
 from .cache import FrozenCache, TokenCache, read_places
 from .caption_stream import CaptionStream, read_caption_stream
@@ -57,7 +58,13 @@ class CaptionerRecipe(Recipe):
 
     writes: ClassVar = ("captioner", "tokenizer", "best.json")
 
-    encoder: str | None = Field(None, description="folder of a trained encoder (RUN/encoder)")
+    encoder: str | None = Field(
+        None, description="folder of a trained encoder (RUN/encoder), or a pretrained one: timm:NAME or timm:FOLDER"
+    )
+    reduce: Reduce | None = Field(
+        None, description="how the tokens of a timm: encoder become few: pool, tome or evit; None: all of its tokens"
+    )
+    image_size: int | None = Field(None, gt=0, description="side of the photos in pixels; None: the encoder's own")
     start_from: str | None = Field(None, description="folder of a captioner to train further, instead of encoder")
     decoder: str | None = Field(
         None,
@@ -183,10 +190,7 @@ class Captioning:
     """A `Task` for the loop."""
 
     def __init__(self, recipe: CaptionerRecipe, data: list[str], out: Path):
-        if (recipe.encoder is None) == (recipe.start_from is None):
-            raise TrainingError(
-                "no encoder given: use --encoder RUN/encoder (written by train classifier), or start_from=CAPTIONER"
-            )
+        check_choice(recipe)
         if recipe.keep == "best" and not recipe.cider:
             raise TrainingError("keep=best needs the CIDEr of each evaluation: set cider=true, or keep=last")
         if recipe.self_critical == 1:
@@ -255,9 +259,9 @@ class Captioning:
     def _new_model(
         self, train: Iterable[list[str]], out: Path
     ) -> tuple[VisionEncoderDecoderModel, PreTrainedTokenizerBase]:
-        encoder = Encoder.load(str(self.recipe.encoder))
         used = slice(self.recipe.captions_per_photo)
-        return new_captioner(self.recipe, encoder, (text for photo in train for text in photo[used]), out)
+        captions = (text for photo in train for text in photo[used])
+        return new_captioner(self.recipe, choose_encoder(self.recipe), captions, out)
 
     def _cached(
         self,

@@ -19,6 +19,7 @@ from pydantic import Field
 from timm.data import Mixup
 
 from vlcap.files.writing import written_whole
+from vlcap.model.anyones import make_encoder, names_timm
 from vlcap.model.encoder import Encoder
 from vlcap.processes import join, share
 
@@ -48,7 +49,14 @@ class ClassifierRecipe(Recipe):
 
     writes: ClassVar = ("encoder",)
 
-    encoder: str = Field("lookupvit_mini_patch8_96", description="architecture, or folder of a trained encoder")
+    encoder: str = Field(
+        "lookupvit_mini_patch8_96",
+        description="architecture, or folder of a trained encoder, or a pretrained model: timm:NAME or timm:FOLDER",
+    )
+    reduce: Literal["lookup"] | None = Field(
+        None,
+        description="lookup: LookupViT blocks over a timm: encoder, which stays frozen; None: none",
+    )
     model_args: dict[str, Any] = Field({}, description="further arguments of a new encoder, such as Table 5's switches")
     pretrained: bool = Field(False, description="start a new encoder from timm's weights, which may be downloaded")
     init_from: str | None = Field(
@@ -222,7 +230,15 @@ class Classification:
         """Makes the encoder to train; also returns whether its heads are new."""
         model_args: dict[str, Any] = {"proj_drop_rate": self.recipe.dropout, "drop_path_rate": self.recipe.drop_path}
         fresh = True
-        if Path(self.recipe.encoder).is_dir():
+        if names_timm(self.recipe.encoder):
+            encoder = make_encoder(
+                self.recipe.encoder, self.recipe.reduce, classes=classes, **{**self.recipe.model_args, **model_args}
+            )
+        elif self.recipe.reduce:
+            raise TrainingError(
+                f"reduce=lookup puts blocks over a pretrained model: give encoder=timm:NAME, not {self.recipe.encoder}"
+            )
+        elif Path(self.recipe.encoder).is_dir():
             old = Encoder.load(self.recipe.encoder)
             encoder = Encoder.create(
                 old.config.architecture, classes=classes, pixels=old.pixels, **{**old.config.model_args, **model_args}

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from vlcap.errors import VlcapError
 from vlcap.files.writing import check_replaceable, replacing
+from vlcap.model.anyones import folder_of
 
 from .recipe import Recipe
 
@@ -180,10 +181,10 @@ def _begun_from(recipe: Recipe) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for key in FOLDERS:
         value = getattr(recipe, key, None)
-        if value is not None and Path(value).is_dir():
+        if value is not None and (folder := folder_of(value)).is_dir():
             digest = hashlib.sha256()
             for name in ("config.json", "model.safetensors"):
-                if (path := Path(value) / name).is_file():
+                if (path := folder / name).is_file():
                     with open(path, "rb") as file:
                         digest.update(hashlib.file_digest(file, "sha256").digest())
             value = FOLDER + digest.hexdigest()

@@ -18,6 +18,7 @@ ARCHITECTURE, HYBRID = "lookupvit_test_patch8_48", "lookupvit_hybrid_test_64"
 SMALL = {
     "words": 20,
     "init_from": None,
+    "reduce": None,  # over a pretrained encoder, which is not fetched
     "teacher": None,
     "feature_weight": 0.0,
     "stream": False,
@@ -49,11 +50,14 @@ def smoke(recipe: Any, out: Path) -> tuple[Any, Path]:
     fields = type(recipe).model_fields
     if "start_from" in fields:  # a captioner recipe
         small["cache_views"] = min(recipe.cache_views, 2)
+        small["image_size"] = None
         small["decoder"] = _smoked(recipe.decoder)
         small["start_from"] = _smoked(recipe.start_from)
         small["encoder"] = None if small["start_from"] else _smoked(recipe.encoder) or str(folder / "untrained")
     elif "encoder" in fields:  # a classifier recipe
-        small["encoder"] = _smoked(recipe.encoder) or (HYBRID if "_hybrid_" in recipe.encoder else ARCHITECTURE)
+        small["encoder"] = _smoked(recipe.encoder) or (
+            HYBRID if recipe.reduce or "_hybrid_" in recipe.encoder else ARCHITECTURE
+        )
         hybrid = "_hybrid_" in _architecture(small["encoder"])
         small["image_size"] = 64 if hybrid else 48
         small["cache_views"] = min(recipe.cache_views, 2) if hybrid else 0  # no teacher: nothing to cache

@@ -30,6 +30,7 @@ from vlcap.data.captions import CaptionSet, read_captions
 from vlcap.evaluation.compare import Comparison, Contender, compare, contender, slug
 from vlcap.evaluation.metrics import check_references
 from vlcap.files.writing import replacing, written_whole
+from vlcap.model.anyones import check_name, make_encoder, names_timm
 from vlcap.model.encoder import Encoder
 
 from .captioner import CaptionerRecipe, train_captioner
@@ -121,12 +122,14 @@ def _check_inputs(recipe: StudyRecipe, rows: Sequence[StudyRow], classes: Sequen
     """Whether everything that the rows build on is there.
 
     Raises:
-        TrainingError: A folder or the labelled photos are missing.
+        TrainingError, ModelFolderError: A folder or the labelled photos are missing.
     """
     for row in rows:
         encoder = recipe.encoder_of(row)
         if encoder is None:
             continue
+        if names_timm(encoder):
+            check_name(encoder)
         if names_folder(encoder) and not Path(encoder).is_dir():
             raise TrainingError(
                 f"row {row.name}: there is no encoder folder {encoder}: train it first, or name another with "
@@ -268,6 +271,8 @@ def _with_arguments(folder: Path, model_args: dict[str, Any]) -> Encoder:
 def _new_encoder(recipe: StudyRecipe, row: StudyRow, architecture: str) -> Encoder:
     """An encoder that nothing trains: what its pretrained weights make it, or a random one."""
     seed_all(recipe.seed)
+    if names_timm(architecture):
+        return make_encoder(architecture, row.reduce, row.budgets, **recipe.model_args_of(row))
     made = Encoder.create(architecture, pretrained=row.pretrained, **recipe.model_args_of(row))
     if row.init_from:
         start_from(made, row.init_from)

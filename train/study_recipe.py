@@ -12,6 +12,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vlcap.evaluation.compare import slug
+from vlcap.model.anyones import Reduce, names_timm
 
 from .captioner import CaptionerRecipe
 from .classifier import ClassifierRecipe
@@ -67,6 +68,9 @@ class StudyRow(BaseModel):
         "weights are kept under them",
     )
     pretrained: bool = Field(False, description="start a new encoder from timm's weights")
+    reduce: Reduce | None = Field(
+        None, description="how the tokens of a timm: encoder become few; lookup needs a stage of classification"
+    )
     init_from: str | None = Field(None, description="pretrained classifier that a new encoder starts from")
     train: bool | list[str] = Field(True, description="stages of classification to run; false: none")
     budgets: list[int] | None = Field(None, description="sides to draw one of per step, in every training")
@@ -85,7 +89,7 @@ class StudyRow(BaseModel):
         parts = {CAPTIONER: self.captioner, STAGE: self.classifier, **self.stages}
         found = {f"{part}.{key}": value for part, own in parts.items() for key, value in own.items()}
         found |= {f"model_args.{key}": value for key, value in self.model_args.items()}
-        own = {"budgets": self.budgets, "train": None if self.train is True else self.train}
+        own = {"reduce": self.reduce, "budgets": self.budgets, "train": None if self.train is True else self.train}
         return found | {key: value for key, value in own.items() if value is not None} | self.generation
 
 
@@ -211,6 +215,7 @@ class StudyRecipe(BaseModel):
         settings |= {
             "encoder": str(after or encoder),
             "pretrained": new and row.pretrained,
+            "reduce": row.reduce if new else None,
             "model_args": self.model_args_of(row) if new else {},
             "init_from": (row.init_from or settings.get("init_from")) if after is None else None,
             "budgets": row.budgets or settings.get("budgets"),
@@ -269,6 +274,10 @@ class StudyRecipe(BaseModel):
             encoder, stages = self.encoder_of(row), self.stages_of(row)
             if row.name in self.seeds and self.model_of(row):
                 raise RecipeError(f"seeds: row {row.name} compares a given captioner, and trains nothing")
+            if row.reduce and not names_timm(encoder):
+                raise RecipeError(f"row {row.name}: reduce is for an encoder timm:NAME, not for {encoder}")
+            if row.reduce == "lookup" and not stages:
+                raise RecipeError(f"row {row.name}: the blocks of reduce=lookup need a stage of classification")
             if not encoder and not self.model_of(row):
                 raise RecipeError(f"row {row.name} has no encoder: name one in the row or in the study")
             named = [*row.stages, *(row.train if isinstance(row.train, list) else [])]
@@ -286,6 +295,11 @@ class StudyRecipe(BaseModel):
 def names_folder(encoder: str) -> bool:
     """Whether an encoder is given as a folder of a trained one, and not as an architecture."""
     return Path(encoder).is_dir() or ("/" in encoder and ":" not in encoder)
+
+
+def _is_outside(encoder: str) -> bool:
+    """Whether an encoder comes with weights, which a smoke run does not need."""
+    return names_folder(encoder) or names_timm(encoder)
 
 
 def _read_with_base(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -318,7 +332,7 @@ def _shrink(values: dict[str, Any]) -> dict[str, Any]:
             name: _without(settings or {}, SMOKE_CLASSIFIER) for name, settings in values["stages"].items()
         }
     if values.get("encoder"):
-        small["encoder"] = SMOKE_ENCODER if names_folder(values["encoder"]) else values["encoder"]
+        small["encoder"] = SMOKE_ENCODER if _is_outside(values["encoder"]) else values["encoder"]
     if values.get("model"):
         small["model"] = "bundled"
     for part in ("rows", "ablations"):
@@ -329,10 +343,10 @@ def _shrink(values: dict[str, Any]) -> dict[str, Any]:
 def _shrink_row(row: dict[str, Any], shared: str | None) -> dict[str, Any]:
     encoder = row.get("encoder")
     if encoder:
-        encoder = SMOKE_ENCODER if names_folder(encoder) else encoder
+        encoder = SMOKE_ENCODER if _is_outside(encoder) else encoder
     name = encoder or shared or ""
     trunk = SMOKE_TRUNK if "_hybrid_" in name else SMOKE_POOLED if name.startswith("pooled_") else {}
-    small = row | {"encoder": encoder, "pretrained": False, "init_from": None}
+    small = row | {"encoder": encoder, "pretrained": False, "init_from": None, "reduce": None}
     if row.get("image_sizes"):
         small["image_sizes"] = [64, 96]
     small["model_args"] = (row.get("model_args") or {}) | trunk

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from app.loading import hide_loading_bars
-from app.options import Override, RecipeName, RunFolder, Smoke, TrainData
+from app.options import Budgets, Override, RecipeName, RunFolder, Smoke, TrainData
 from app.printing import say
 
 train = typer.Typer(
@@ -19,6 +19,18 @@ train = typer.Typer(
 def classifier(
     data: TrainData,
     out: RunFolder,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of an architecture, folder of a trained encoder, or a pretrained model: timm:NAME, or "
+            "timm:FOLDER with timm's config.json and model.safetensors."
+        ),
+    ] = None,
+    reduce: Annotated[
+        str | None,
+        typer.Option(help="lookup: train LookupViT blocks over a timm: encoder, which stays frozen."),
+    ] = None,
+    budgets: Budgets = None,
     recipe: RecipeName = None,
     set_: Override = None,
     init_from: Annotated[
@@ -30,7 +42,7 @@ def classifier(
     """Train an encoder to classify. OUT/encoder is what `vlcap train captioner --encoder` takes."""
     from train.classifier import ClassifierRecipe, train_classifier
 
-    overrides = [*(set_ or []), *([f"init_from={init_from}"] if init_from else [])]
+    overrides = [*(set_ or []), *_short(encoder=encoder, reduce=reduce, budgets=budgets, init_from=init_from)]
     train_classifier(*_prepare(ClassifierRecipe, recipe, overrides, data, out, smoke))
 
 
@@ -67,7 +79,13 @@ def decoder(
 def captioner(
     data: TrainData,
     out: RunFolder,
-    encoder: Annotated[str | None, typer.Option(help="Folder of a trained encoder: RUN/encoder.")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="The frozen encoder. Folder of a trained one: RUN/encoder. Or a pretrained one: timm:NAME, whose "
+            "weights timm fetches, or timm:FOLDER with timm's config.json and model.safetensors."
+        ),
+    ] = None,
     decoder: Annotated[
         str | None,
         typer.Option(
@@ -75,6 +93,14 @@ def captioner(
             "distilgpt2, another id of the Hugging Face hub, or a folder."
         ),
     ] = None,
+    reduce: Annotated[
+        str | None,
+        typer.Option(
+            help="How the tokens of a timm: encoder become few: pool (any model), tome or evit (ViTs). lookup: train "
+            "its blocks first, with vlcap train classifier --reduce lookup. Default: all of its tokens."
+        ),
+    ] = None,
+    budgets: Budgets = None,
     recipe: RecipeName = None,
     set_: Override = None,
     smoke: Smoke = False,
@@ -82,9 +108,15 @@ def captioner(
     """Train a decoder on a frozen encoder's tokens. OUT/captioner is what `vlcap caption --model` takes."""
     from train.captioner import CaptionerRecipe, train_captioner
 
-    given = {"encoder": encoder, "decoder": decoder}
-    overrides = [*(set_ or []), *(f"{name}={json.dumps(value)}" for name, value in given.items() if value)]
+    short = _short(encoder=encoder, decoder=decoder, reduce=reduce, budgets=budgets)
+    overrides = [*(set_ or []), *short]
     train_captioner(*_prepare(CaptionerRecipe, recipe, overrides, data, out, smoke))
+
+
+def _short(budgets: str | None, **options: str | None) -> list[str]:
+    """The settings that options are short forms of; `budgets` is a list with commas."""
+    listed = [] if budgets is None else [f"budgets=[{budgets}]"]
+    return listed + [f"{name}={json.dumps(value)}" for name, value in options.items() if value is not None]
 
 
 def load_recipe(kind: Any, name: str | None, overrides: list[str], **options: Any) -> Any:

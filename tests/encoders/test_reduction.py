@@ -84,7 +84,7 @@ def test_evits_fused_token_by_hand():
     q = torch.randn(1, 3, 5, 8, dtype=torch.float64)
     q[0, :, 0] = 0.0
     q[0, :, 0, 0] = 2.0  # halved by the scale below: the logits are the weights' logarithms
-    found = encoder._reorganise(x, q, k, 0.5)[0]
+    found = encoder._reorganise(x, q, k, 0.5, kept=2)[0]
     mean = torch.tensor(weights, dtype=torch.float64).mean(dim=0)  # 0.2, 0.3, 0.2, 0.15, 0.15
     expected = [x[0, 0], x[0, 1], x[0, 2], mean[3] * x[0, 3] + mean[4] * x[0, 4]]
     torch.testing.assert_close(found, torch.stack(expected))

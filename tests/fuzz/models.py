@@ -44,6 +44,10 @@ ARGUMENTS = {
     "num_classes": 10**9,
     "global_pool": "map",
     "nonsense": 1,
+    "base": "local-dir:/etc",
+    "trunk": "hf-hub:someone/model",
+    "trunk_args": {"pretrained": True},
+    "depths": [10**9],
 }
 ARCHITECTURES = (
     "hf-hub:someone/model",
@@ -51,6 +55,8 @@ ARCHITECTURES = (
     "vit_tiny_patch16_224",
     "resnet18",
     "vit_giant_patch14_224",
+    "timm_pool",
+    "timm_lookup",
     "",
 )
 

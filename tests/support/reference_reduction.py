@@ -68,10 +68,11 @@ def pooled(vit, photo, side):
 
 
 def tome(vit, photo, r):
-    """The tokens after token merging, prefix first."""
+    """The tokens after token merging, prefix first; r may differ from block to block."""
     tokens, prefix = start(vit, photo), vit.num_prefix_tokens
     sizes = [1] * len(tokens)
-    for block in vit.blocks:
+    for number, block in enumerate(vit.blocks):
+        merge = r if isinstance(r, int) else r[number]
         added, _, keys = attention(block, tokens, sizes)
         tokens = [token + more for token, more in zip(tokens, added, strict=True)]
         ours = [i for i in range(prefix, len(tokens)) if i % 2 == 0]
@@ -82,7 +83,7 @@ def tome(vit, photo, r):
             edges.append((max(similar), a, theirs[similar.index(max(similar))]))
         edges.sort(reverse=True)
         groups = {b: [b] for b in theirs}
-        for _, a, b in edges[: min(r, (len(tokens) - prefix) // 2)]:
+        for _, a, b in edges[: min(merge, (len(tokens) - prefix) // 2)]:
             groups[b].append(a)
         gone = {i for group in groups.values() for i in group[1:]}
         kept = [[i] for i in range(prefix)] + [[a] for a in ours if a not in gone] + list(groups.values())
@@ -97,13 +98,16 @@ def tome(vit, photo, r):
 
 
 def evit(vit, photo, keep_rate, reduce_at):
-    """The tokens after token reorganisation, prefix first and the fused token last."""
+    """The tokens after token reorganisation, prefix first and the fused token last.
+
+    `reduce_at` may name the number of tokens that stay in each block beside the fused one; there is no rate then.
+    """
     tokens, prefix = start(vit, photo), vit.num_prefix_tokens
     for number, block in enumerate(vit.blocks):
         added, weights, _ = attention(block, tokens, [1] * len(tokens))
         tokens = [token + more for token, more in zip(tokens, added, strict=True)]
         patches = range(prefix, len(tokens))
-        keep = math.ceil(keep_rate * len(patches))
+        keep = reduce_at.get(number, len(patches)) if keep_rate is None else math.ceil(keep_rate * len(patches))
         if number in reduce_at and keep < len(patches):
             asking = [0] if vit.has_class_token else range(len(tokens))
             received = {

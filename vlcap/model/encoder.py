@@ -126,8 +126,10 @@ class Encoder(PreTrainedModel):
             config = encoder_config(read_json(folder / "config.json"))
             file = WeightFile(folder)
             complete_older(config, file.shapes)
-            file.check_depth(config.model_args.get("depth", 0))
-            weights = file.read(describe(cls, config))
+            file.check_parts(config.model_args)
+            with file.bounds():
+                described = describe(cls, config)
+            weights = file.read(described)
         except ModelFolderError as error:
             raise ModelFolderError(f"no encoder can be loaded from {folder}: {error}") from None
         return cls.from_pretrained(None, config=config, state_dict=weights)

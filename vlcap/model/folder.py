@@ -6,7 +6,9 @@ with the header of model.safetensors. So a config cannot ask for more memory tha
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,11 @@ import timm
 import torch
 from safetensors import safe_open
 from timm.models import build_model_with_cfg
-from transformers import GenerationConfig, GPT2Config, PreTrainedModel
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
+from transformers import GenerationConfig, GPT2Config
 from transformers.activations import ACT2FN
 
 from ..errors import VlcapError
@@ -26,6 +32,10 @@ MAX_SIZE = 2**31  # largest number in a config
 MAX_BEAMS = 64
 MAX_SETTING = 10_000  # largest penalty, temperature or count in generation_config.json
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+# Arguments with which timm's models take another form, or read files of timm's own.
+FORMS = ("features_only", "feature_cls", "out_indices", "pruned")
+NESTED = "trunk_args"  # the one argument that holds arguments: those of the model under LookupViT's blocks
+LAYERS = ("depth", "depths", "layers", "num_layers", "num_blocks")
 DTYPES = ("F64", "F32", "F16", "BF16")
 DECODER = (
     "vocab_size",
@@ -122,12 +132,18 @@ def check_encoder_settings(architecture: Any, model_args: Any) -> None:
     """
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise ModelFolderError(f"{architecture!r:.100} is not a known architecture")
-    if not isinstance(model_args, dict):
-        raise ModelFolderError(f"model_args is {model_args!r:.100}, not an object")
+    _check_arguments("model_args", model_args)
+    if NESTED in (model_args or {}):
+        _check_arguments(NESTED, model_args[NESTED])
+
+
+def _check_arguments(name: str, values: Any) -> None:
+    if not isinstance(values, dict):
+        raise ModelFolderError(f"{name} is {values!r:.100}, not an object")
     reserved = {*inspect.signature(timm.create_model).parameters, *inspect.signature(build_model_with_cfg).parameters}
-    if refused := sorted(reserved & model_args.keys()):
-        raise ModelFolderError(f"model_args may not have {', '.join(refused)}")
-    check_numbers(model_args)
+    if refused := sorted({*reserved, *FORMS} & values.keys()):
+        raise ModelFolderError(f"{name} may not have {', '.join(refused)}")
+    check_numbers({key: value for key, value in values.items() if (name, key) != ("model_args", NESTED)})
 
 
 def check_numbers(values: Mapping[str, Any]) -> None:
@@ -223,7 +239,35 @@ class WeightFile:
                 f"config.json has {layers!r:.100} layers, model.safetensors {len(self.shapes)} weights"
             )
 
-    def read(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    def check_parts(self, model_args: Mapping[str, Any]) -> None:
+        """The same for an encoder's arguments, and for those of the model under its blocks."""
+        for values in (model_args, model_args.get(NESTED) or {}):
+            for counts in (values[name] for name in LAYERS if values.get(name) is not None):
+                for count in counts if isinstance(counts, list) else [counts]:
+                    self.check_depth(count)
+
+    @contextmanager
+    def bounds(self) -> Iterator[None]:
+        """While a model is described: ends that when it has far more parts than the file has weights.
+
+        Whatever argument asks for them. Without memory, parts still take time.
+        """
+        most, made, thread = 10_000 + 20 * len(self.shapes), 0, threading.get_ident()
+
+        def count(*part: Any) -> None:
+            nonlocal made
+            made += threading.get_ident() == thread
+            if made > most:
+                raise ModelFolderError(f"it has more than {most} parts, model.safetensors {len(self.shapes)} weights")
+
+        hooks = [register_module_parameter_registration_hook(count), register_module_module_registration_hook(count)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def read(self, model: torch.nn.Module) -> dict[str, torch.Tensor]:
         """The weights of `model`, which is on the meta device.
 
         Raises:

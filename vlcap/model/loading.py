@@ -53,9 +53,11 @@ def load_model(folder: Path, dtype: torch.dtype) -> VisionEncoderDecoderModel:
     config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
     config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = START, PAD, EOS
     config.tie_word_embeddings = False
-    file.check_depth(encoder.model_args.get("depth", 0))
+    file.check_parts(encoder.model_args)
     file.check_depth(decoder.n_layer)
-    weights = file.read(describe(VisionEncoderDecoderModel, config))
+    with file.bounds():
+        described = describe(VisionEncoderDecoderModel, config)
+    weights = file.read(described)
     model = VisionEncoderDecoderModel.from_pretrained(None, config=config, state_dict=weights, dtype=dtype)
     path = folder / "generation_config.json"
     model.generation_config = generation_config(read_json(path) if path.exists() else {}, decoder)
