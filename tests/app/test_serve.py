@@ -156,6 +156,17 @@ def test_an_engine_with_lanes_gets_several_batches(client, captioner, held, serv
     assert found == [said(captioner, seed) for seed in range(6)]
 
 
+def test_several_captions_take_the_room_of_several_photos(client, held, service):
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(complete, client, photo(0))]
+        until(lambda: held.sizes)
+        answers += [pool.submit(complete, client, photo(seed), n=8) for seed in range(3)]
+        until(lambda: len(service.desk.batching) == 3)
+        held.go.set()
+        assert all(answer.result().choices for answer in answers)
+    assert service.desk.batching.most == 16 and held.sizes == [1, 2, 1]
+
+
 def test_several_captions(client, captioner):
     answer = complete(client, photo(4), n=2)
     texts = [choice.message.content for choice in answer.choices]
