@@ -37,7 +37,7 @@ class Job:
 
     @property
     def copies(self) -> int:
-        """Rows that it takes in a batch. Several samples are drawn from as many copies, several beams from one."""
+        """Rows of pixels that it needs. Several samples are drawn from as many copies, several beams from one."""
         return self.wish.count if self.wish.generation.get("do_sample") else 1
 
 
@@ -96,7 +96,6 @@ class Batching:
     def _work(self) -> None:
         while jobs := self._taken():
             started = time.monotonic()
-            rows = sum(job.copies for job in jobs)
             try:
                 for job, captions in zip(jobs, self._captions(jobs), strict=True):
                     job.found.set_result(captions)
@@ -106,7 +105,7 @@ class Batching:
                         job.found.set_exception(error)
             else:
                 self.captioned(len(jobs))
-            self.pace += 0.2 * ((time.monotonic() - started) / rows - self.pace)
+            self.pace += 0.2 * ((time.monotonic() - started) / len(jobs) - self.pace)
 
     def _taken(self) -> list[Job]:
         """The next jobs: the first one, and those that ask for the same. Waits for one; none at the end."""
@@ -120,11 +119,11 @@ class Batching:
                 self._linger()
                 if not self._jobs:  # cancelled meanwhile
                     continue
-                wish, rows, left = self._jobs[0].wish, 0, deque[Job]()
+                wish, left = self._jobs[0].wish, deque[Job]()
+                most = max(1, self.most // wish.count)  # several captions of a photo cost as much as several photos
                 for job in self._jobs:
-                    if job.wish == wish and (not taken or rows + job.copies <= self.most):
+                    if job.wish == wish and len(taken) < most:
                         taken.append(job)
-                        rows += job.copies
                     else:
                         left.append(job)
                 self._jobs = left

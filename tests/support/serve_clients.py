@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,14 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
+from vlcap.auto_budget import AutoBudget
+
+from .demo_captioner import photo
 from .demo_visitors import Server, Visit, sample, served
 
 CHAT = "/v1/chat/completions"
+KEY_OF_TEST = "a key"
+DOUBTS = AutoBudget((2, 3), threshold=1.0)  # no caption is that sure: all end at 3
 
 
 def png(photo: Image.Image) -> bytes:
@@ -143,3 +148,22 @@ def _kind(reply: Reply, wanted: str) -> str:
         return f"wrong: {reply.status} {reply.text:.200}"
     text = reply.json["choices"][0]["message"]["content"]
     return "answered" if text == wanted else f"wrong: {text!r} for {wanted!r}"
+
+
+def until(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Waits for something that happens in another thread."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
+
+
+def complete(client: Any, *photos: Image.Image, **settings: Any) -> Any:
+    """A completion by OpenAI's client."""
+    sent = messages(*map(data_uri, map(png, photos)))
+    return client.chat.completions.create(**{"model": "tiny_random", "messages": sent, **settings})
+
+
+def said(captioner: Any, seed: int, budget: int = 3, **settings: Any) -> str:
+    """The caption of a photo of `photo`, alone."""
+    return captioner.caption([png(photo(seed))], budget=budget, **settings)[0]
