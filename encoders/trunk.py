@@ -84,7 +84,8 @@ def last_maps(name: str, img_size: int | None = None, **kwargs: Any) -> list[int
     """
     try:
         with torch.device("meta"):
-            strides = [each["reduction"] for each in _create_features(name, img_size, **kwargs).feature_info.info]
+            described = _create_features(name, img_size, out_indices=(0,), **kwargs)  # every model has a first one
+            strides = [each["reduction"] for each in described.feature_info.info]
     except (RuntimeError, AttributeError, AssertionError, IndexError, TypeError) as error:
         raise EncoderError(f"trunk {name} gives no feature maps ({error})") from error
     last = len(strides) - 1
