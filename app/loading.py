@@ -52,7 +52,11 @@ def load_any(model: str | None, engine: str | None = None, **settings: Any) -> A
     if engine not in (None, "pytorch"):
         raise typer.BadParameter(f"--engine {engine} is for vlcap's captioners, not for {model}: PyTorch runs it")
     hide_loading_bars()
+    from transformers.utils import logging
+
     from vlcap.evaluation.hugging_face import load_hugging_face
+
+    logging.set_verbosity_error()  # its warnings are for programmers; what matters is checked, and is an error
 
     return load_hugging_face(model)
 
@@ -112,6 +116,8 @@ def parse_budget(text: str | None) -> int | None:
 
 def choose_budget(captioner: Any, text: str | None, model: str | None) -> Any:
     """The budget that --budget names: a side of the grid, a rule, or None for the model's own."""
+    if text != "auto" and is_foreign(model):
+        return parse_budget(text)  # it refuses all but its own
     if text != "auto":
         return check_budget(captioner, parse_budget(text))
     from vlcap.auto_budget import read_rule

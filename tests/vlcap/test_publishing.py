@@ -1,7 +1,6 @@
 """Captioner folders for others: model cards, Hugging Face's Auto classes, image processors, uploads to the hub."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -253,6 +252,8 @@ def test_the_command(captioner_folder, hub, monkeypatch, capsys):
     assert hub.tokens == {"Bearer hf_of_the_environment"}
 
 
-def test_the_bundled_card_is_a_persons():
+def test_the_bundled_folder():
     assert "vlcap" not in ModelCard.load(BUNDLED / "README.md").data.to_dict()
-    assert os.path.isfile(BUNDLED / "README.md")
+    values = json.loads((BUNDLED / "config.json").read_text())["encoder"]["pixels"]
+    expected = image_processor(PixelConfig.from_dict(values)).to_dict()
+    assert AutoImageProcessor.from_pretrained(BUNDLED).to_dict() == expected

@@ -41,6 +41,9 @@ ENCODERS: dict[str, Callable[[Any], PreTrainedModel]] = {
     "git": lambda model: model.git.image_encoder,
 }
 UNUSED = "pooler."  # weights that some folders lack: captions do not depend on them
+INNER = ("_", "output_", "return_", "use_cache")  # beginnings of settings that change no caption
+MARKS = ("_token_id", "_version")
+LIMIT = 20  # new pieces of a caption: Hugging Face's default, where a folder has no limit
 SIZES = ("n_positions", "max_position_embeddings")
 
 
@@ -112,8 +115,15 @@ class HuggingFaceCaptioner:
     def generation(self, **changes: Any) -> dict[str, Any]:
         """The decoding settings of the model, with changes."""
         own = self.decoder.generation_config.to_diff_dict()
-        own = {key: value for key, value in own.items() if not key.endswith(("_token_id", "_version"))}
-        return {key: value for key, value in own.items() if not key.startswith("_")} | changes
+        settings = {key: value for key, value in own.items() if not key.startswith(INNER) and not key.endswith(MARKS)}
+        return settings | self._limited(changes)
+
+    def _limited(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """Changes of the settings, with a limit for the length if nobody has set one."""
+        own = self.decoder.generation_config
+        if own.max_length or own.max_new_tokens or changes.keys() & {"max_length", "max_new_tokens"}:
+            return changes
+        return {**changes, "max_new_tokens": min(LIMIT, self.longest)}
 
     def token_count(self, budget: int) -> int:
         return self.tokens
@@ -142,7 +152,7 @@ class HuggingFaceCaptioner:
             own = f"it gives {self.tokens} tokens"
             raise CaptionerError(f"{self.name}: {self.architecture} has no choice of budget: {own}")
         start = time.perf_counter()
-        ids = self.model.generate(pixel_values=pixels, **generation)
+        ids = self.model.generate(pixel_values=pixels, **self._limited(generation))
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         ms = (time.perf_counter() - start) * 1000 / len(texts)
         return [Caption(" ".join(text.split()), budget=self.tokens, ms=ms) for text in texts]
@@ -157,7 +167,7 @@ class HuggingFaceCaptioner:
         """The result of `encode` for one photo -> the pieces of its caption. The image encoder does not run again."""
         pixels, output = tokens
         with _giving(self.encoder, output):
-            return self.model.generate(pixel_values=pixels, **generation)
+            return self.model.generate(pixel_values=pixels, **self._limited(generation))
 
     def encoder_gflops(self, budget: int | None = None) -> float:
         """GFLOPs (2 x MACs) of its image encoder for one photo, as encoders/cost.py counts them."""

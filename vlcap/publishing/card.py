@@ -101,7 +101,7 @@ def _add(data: Any, results: list[EvalResult], about: About) -> None:
     data.eval_results = [*kept, *new.values()] or None
     data.metrics = [*dict.fromkeys([*(data.metrics or []), *(result.metric_type for result in results)])] or None
     if data.eval_results:
-        data.model_name = about.name
+        data.model_name = about.name.rpartition("/")[2]
     if about.license is not None:
         data.license = about.license
 
@@ -184,7 +184,7 @@ def _page(data: Any, facts: Facts, name: str) -> str:
     recipe = data.get(OURS, {}).get("recipe") or {}
     license_named = data.license not in (None, UNKNOWN)
     parts = [
-        f"# {name}",
+        f"# {name.rpartition('/')[2]}",
         f"This model writes an English sentence about a photo, from few visual tokens. Its encoder is "
         f"`{facts.architecture}`, for photos of {facts.pixels.size} px. A GPT-2 style decoder reads the encoder's "
         f"tokens, at one of these budgets: {budgets} (a budget of 5 is a grid of 5 x 5 tokens; the default is "
