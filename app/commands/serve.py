@@ -33,14 +33,14 @@ def serve(
     """
     loading.parse_budget(budget)
     from app.address import check_address
-    from app.serve.door import key_asked_for
+    from app.serve.middleware import key_asked_for
 
     check_address(host, port)  # before the captioner is loaded, which takes longer
     key_asked_for()
     captioner = loading.load(model, engine, int8=int8)
-    from app.serve import serve as serve_menu
-    from app.serve.menu import Menu
+    from app.serve import serve as run
+    from app.serve.model import ServedModel
 
     chosen = loading.choose_budget(captioner, budget, model)
-    menu = Menu(captioner, loading.rule_of(model), chosen, dict(loading.search_settings(beams)))
-    serve_menu(menu, host, port, name or [], requests, batch_size)
+    served = ServedModel(captioner, loading.rule_of(model), chosen, dict(loading.search_settings(beams)))
+    run(served, host, port, name or [], requests, batch_size)

@@ -20,8 +20,8 @@ from vlcap.bulk.work import Wish
 from vlcap.captioner import Caption
 from vlcap.data.names import plain_line, shown
 
-from .menu import Menu
-from .refusals import Refusal, wrong
+from .errors import ApiError, wrong
+from .model import ServedModel
 
 # Fields of OpenAI's that can't be honoured, with the values that ask for nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -61,7 +61,7 @@ class Request(BaseModel):
 
     messages: list[dict[str, Any]] = Field(min_length=1)
     model: str | None = None
-    budget: Any = None  # the menu says which there are
+    budget: Any = None  # the model says which there are
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2)
@@ -87,11 +87,11 @@ class Asked:
     with_usage: bool
 
 
-def read(body: bytes, menu: Menu) -> tuple[Asked, bytes]:
+def read(body: bytes, model: ServedModel) -> tuple[Asked, bytes]:
     """The request in a body, and the file of its photo.
 
     Raises:
-        Refusal: It is wrong, or asks for what can't be done.
+        ApiError: It is wrong, or asks for what can't be done.
     """
     try:
         fields = from_json(body, allow_inf_nan=False)
@@ -110,14 +110,14 @@ def read(body: bytes, menu: Menu) -> tuple[Asked, bytes]:
         first = error.errors(include_url=False, include_input=False)[0]
         where = str(first["loc"][0])
         raise wrong(f"{where}: {first['msg']}.", where) from None
-    if request.model not in (None, menu.name):
-        missing = f"There is no model {shown(str(request.model))}: here is {menu.name}."
-        raise Refusal(404, missing, "model_not_found", "model")
+    if request.model not in (None, model.name):
+        missing = f"There is no model {shown(str(request.model))}: here is {model.name}."
+        raise ApiError(404, missing, "model_not_found", "model")
     if request.seed is not None and request.temperature:
         raise wrong("A sample can't be repeated: leave out seed, or temperature.", "seed", "unsupported_parameter")
     pieces = [most for most in (request.max_tokens, request.max_completion_tokens) if most is not None]
     settings = (min(pieces, default=None), request.temperature, request.top_p)
-    wish = menu.wish(request.budget, request.n, *settings, param="n")
+    wish = model.wish(request.budget, request.n, *settings, param="n")
     usage = bool(request.stream_options and request.stream_options.include_usage)
     return Asked(wish, bool(request.stream), usage), photo_in(request.messages)
 
@@ -126,7 +126,7 @@ def photo_in(messages: Sequence[dict[str, Any]]) -> bytes:
     """The only photo of all messages.
 
     Raises:
-        Refusal: There is none, or more than one, or it is no data URI; or a part is neither text nor photo.
+        ApiError: There is none, or more than one, or it is no data URI; or a part is neither text nor photo.
     """
     found: list[tuple[str, Any]] = []
     for number, message in enumerate(messages):
@@ -155,7 +155,7 @@ def decoded(url: str, where: str) -> bytes:
     """The bytes in a data URI (RFC 2397). Its media type is not looked at: the file itself says what it is.
 
     Raises:
-        Refusal: It is something else. Nothing is ever fetched.
+        ApiError: It is something else. Nothing is ever fetched.
     """
     head, comma, data = url.partition(",")
     if head[:5].lower() != "data:":

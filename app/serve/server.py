@@ -14,10 +14,10 @@ from ..address import HERE, AddressError, listening
 from ..ending import ends_as_interrupts
 from ..origin import Names
 from ..printing import say
-from .counts import Counts
-from .desk import Desk
-from .door import KEY, Door, key_asked_for
-from .menu import Menu
+from .intake import Intake
+from .metrics import Metrics
+from .middleware import KEY, Middleware, key_asked_for
+from .model import ServedModel
 from .routes import build
 
 PLACES = 64  # requests under way
@@ -32,27 +32,27 @@ class Service:
 
     Attributes:
         url: Its address.
-        desk: The requests under way.
+        intake: The requests under way.
     """
 
     url: str
-    desk: Desk
+    intake: Intake
     server: uvicorn.Server
     thread: threading.Thread
 
     def close(self, grace: float = GRACE) -> None:
         """Answers what is under way, and refuses everything new with 503; after `grace` seconds, refuses all."""
-        self.desk.closing = True
+        self.intake.closing = True
         until = time.monotonic() + grace
-        while self.desk.under_way and time.monotonic() < until:
+        while self.intake.under_way and time.monotonic() < until:
             time.sleep(0.02)
         self.server.should_exit = True
-        self.desk.end()
+        self.intake.end()
         self.thread.join(grace + 5)
 
 
 def start(
-    menu: Menu,
+    model: ServedModel,
     host: str = HERE,
     port: int = 0,
     names: Sequence[str] = (),
@@ -63,7 +63,7 @@ def start(
     """Serves in the background. `close()` of the result stops it.
 
     Args:
-        menu: The captioner, and what may be asked of it.
+        model: The captioner, and what may be asked of it.
         host: Address to listen on. Any other than this machine's own exposes the server to others.
         port: Port; 0 for any that is free.
         names: Other names that the server is asked under.
@@ -75,13 +75,13 @@ def start(
         AddressError: The port is taken, or the host is not an address of this machine.
     """
     listener = listening(host, port)
-    counts = Counts()
-    desk = Desk(menu.captioner, counts, places, batch_size)
-    door = Door(build(menu, desk, counts), Names(host, names), counts, key, lambda: desk.closing)
+    metrics = Metrics()
+    intake = Intake(model.captioner, metrics, places, batch_size)
+    middleware = Middleware(build(model, intake, metrics), Names(host, names), metrics, key, lambda: intake.closing)
     config = uvicorn.Config(
-        door,
+        middleware,
         log_config=None,
-        log_level="critical",  # the door says what went wrong, in one line
+        log_level="critical",  # the middleware says what went wrong, in one line
         access_log=False,
         server_header=False,
         proxy_headers=False,
@@ -98,26 +98,31 @@ def start(
             raise AddressError(f"--host {host}, port {port}: the server could not start")
         time.sleep(0.01)
     shown = f"[{host.strip('[]')}]" if ":" in host else host
-    return Service(f"http://{shown}:{listener.getsockname()[1]}", desk, server, thread)
+    return Service(f"http://{shown}:{listener.getsockname()[1]}", intake, server, thread)
 
 
-def warm_up(menu: Menu, batch_size: int = 2) -> None:
+def warm_up(model: ServedModel, batch_size: int = 2) -> None:
     """Captions empty photos at all budgets, so that the first request takes as long as all others.
 
     Raises:
         CaptionerError, EncoderError: The captioner can't do what the server's owner chose.
     """
-    captioner = menu.captioner
+    captioner = model.captioner
     size, lanes = captioner.pixels.size, captioner.engine.lanes
     empty = np.zeros((batch_size, 3, size, size), dtype=np.uint8)
-    for budget in menu.budgets:
+    for budget in model.budgets:
         for batches in ([empty[:1]], [empty] * lanes):
-            for _ in captions_of(captioner, batches, menu.wish(budget)):
+            for _ in captions_of(captioner, batches, model.wish(budget)):
                 pass
 
 
 def serve(
-    menu: Menu, host: str = HERE, port: int = 8000, names: Sequence[str] = (), places: int = PLACES, batch: int = BATCH
+    model: ServedModel,
+    host: str = HERE,
+    port: int = 8000,
+    names: Sequence[str] = (),
+    places: int = PLACES,
+    batch: int = BATCH,
 ) -> None:
     """Prints the address and serves until Ctrl-C, SIGTERM or SIGHUP. Arguments as for `start`.
 
@@ -132,9 +137,9 @@ def serve(
     service = None
     try:
         with ends_as_interrupts():
-            warm_up(menu)
-            service = start(menu, host, port, names, key, places, batch)
-            print(f"vlcap serves {menu.name} at {service.url} (press Ctrl-C to stop it).", flush=True)
+            warm_up(model)
+            service = start(model, host, port, names, key, places, batch)
+            print(f"vlcap serves {model.name} at {service.url} (press Ctrl-C to stop it).", flush=True)
             while service.thread.is_alive():
                 time.sleep(0.2)
     except KeyboardInterrupt:

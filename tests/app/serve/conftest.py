@@ -5,7 +5,7 @@ import threading
 import pytest
 from openai import OpenAI
 
-from app.serve.menu import Menu
+from app.serve.model import ServedModel
 from app.serve.server import start
 from tests.support.demo_captioner import talking_captioner
 from tests.support.serve_clients import DOUBTS, KEY_OF_TEST
@@ -18,7 +18,7 @@ def captioner():
 
 @pytest.fixture(scope="package")
 def service(captioner):
-    service = start(Menu(captioner))
+    service = start(ServedModel(captioner))
     yield service
     service.close(grace=0)
 
@@ -26,8 +26,8 @@ def service(captioner):
 @pytest.fixture(scope="package")
 def locked(captioner):
     """A server with a key, with another name, whose owner chose a rule and two beams."""
-    menu = Menu(captioner, rule=DOUBTS, budget=DOUBTS, generation={"num_beams": 2})
-    service = start(menu, names=["captions.example"], key=KEY_OF_TEST)
+    model = ServedModel(captioner, rule=DOUBTS, budget=DOUBTS, generation={"num_beams": 2})
+    service = start(model, names=["captions.example"], key=KEY_OF_TEST)
     yield service
     service.close(grace=0)
 

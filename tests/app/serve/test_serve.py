@@ -58,7 +58,7 @@ def test_eight_at_once_are_captioned_together(client, captioner, held, service):
         first = pool.submit(complete, client, photo(8), extra_body={"budget": 3})
         until(lambda: held.sizes)
         answers = [pool.submit(complete, client, photo(seed), extra_body={"budget": side}) for seed, side in asked[:7]]
-        until(lambda: len(service.desk.batching) == 7)
+        until(lambda: len(service.intake.batching) == 7)
         held.go.set()
         found = [answer.result().choices[0].message.content for answer in answers]
         assert first.result().choices[0].message.content == said(captioner, 8)
@@ -67,12 +67,12 @@ def test_eight_at_once_are_captioned_together(client, captioner, held, service):
 
 
 def test_an_engine_with_lanes_gets_several_batches(client, captioner, held, service, monkeypatch):
-    monkeypatch.setattr(service.desk.batching, "lanes", 2)
+    monkeypatch.setattr(service.intake.batching, "lanes", 2)
     with ThreadPoolExecutor(6) as pool:
         answers = [pool.submit(complete, client, photo(0))]
         until(lambda: held.sizes)
         answers += [pool.submit(complete, client, photo(seed)) for seed in range(1, 6)]
-        until(lambda: len(service.desk.batching) == 5)
+        until(lambda: len(service.intake.batching) == 5)
         held.go.set()
         found = [answer.result().choices[0].message.content for answer in answers]
     assert held.parts[:2] == [[1], [3, 2]]
@@ -84,10 +84,10 @@ def test_several_captions_take_the_room_of_several_photos(client, held, service)
         answers = [pool.submit(complete, client, photo(0))]
         until(lambda: held.sizes)
         answers += [pool.submit(complete, client, photo(seed), n=8) for seed in range(3)]
-        until(lambda: len(service.desk.batching) == 3)
+        until(lambda: len(service.intake.batching) == 3)
         held.go.set()
         assert all(answer.result().choices for answer in answers)
-    assert service.desk.batching.most == 16 and held.sizes == [1, 2, 1]
+    assert service.intake.batching.most == 16 and held.sizes == [1, 2, 1]
 
 
 def test_several_captions(client, captioner):

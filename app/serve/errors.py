@@ -11,7 +11,7 @@ GONE = 499  # of a request whose program has left: nobody reads the answer, but 
 KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
-class Refusal(VlcapError):
+class ApiError(VlcapError):
     """A request that is not answered.
 
     Args:
@@ -36,11 +36,11 @@ class Refusal(VlcapError):
         return JSONResponse(self.to_dict(), self.status, self.headers)
 
 
-def wrong(message: str, param: str | None, code: str = "invalid_value") -> Refusal:
+def wrong(message: str, param: str | None, code: str = "invalid_value") -> ApiError:
     """The refusal of a request that is wrong in one field."""
-    return Refusal(400, message, code, param)
+    return ApiError(400, message, code, param)
 
 
-def gone() -> Refusal:
+def gone() -> ApiError:
     """For a request whose program has left."""
-    return Refusal(GONE, "The program has left.", "gone")
+    return ApiError(GONE, "The program has left.", "gone")

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from vlcap.captioner import Caption
 from vlcap.data.names import plain_line, printable, shown
 
-from .refusals import wrong
+from .errors import wrong
 
 FIELDS = ("budget", "count")
 STEP = 2**20  # bytes that a form is parsed in, so that others get their turn
@@ -41,7 +41,7 @@ async def read(request: Request, body: bytes) -> tuple[Asked, bytes]:
     """The request with this body, and the file of its photo.
 
     Raises:
-        Refusal: It is wrong. Whether the captioner can do it is checked elsewhere.
+        ApiError: It is wrong. Whether the captioner can do it is checked elsewhere.
     """
     given: list[tuple[str, str]] = [*request.query_params.multi_items()]
     name, photo = PHOTO, body

@@ -11,9 +11,9 @@ import pytest
 from openai import OpenAI
 
 from app.address import AddressError
-from app.serve import desk, server
-from app.serve.door import KEY, ApiKeyError, key_asked_for
-from app.serve.menu import Menu
+from app.serve import intake, server
+from app.serve.middleware import KEY, ApiKeyError, key_asked_for
+from app.serve.model import ServedModel
 from app.serve.server import start, warm_up
 from tests.support.demo_captioner import photo
 from tests.support.serve_clients import (
@@ -111,11 +111,11 @@ def test_a_name_that_its_owner_gave(locked):
 def test_too_large(client, service):
     with pytest.raises(openai.APIStatusError, match="at most 20 MB") as error:
         client.chat.completions.create(model="tiny_random", messages=messages(data_uri(bytes(16 * 1024**2))))
-    assert error.value.status_code == 413 and service.desk._level == 0
+    assert error.value.status_code == 413 and service.intake._level == 0
 
 
 def test_too_large_without_a_length(service, captioner, monkeypatch):
-    monkeypatch.setattr(desk, "MAX_BODY", 200_000)
+    monkeypatch.setattr(intake, "MAX_BODY", 200_000)
     reply = ask(service.url, "POST", "/caption", iter([bytes(50_000)] * 6))
     assert reply.status == 413 and reply.error["code"] == "too_large"
     content = png(photo(1))
@@ -124,22 +124,22 @@ def test_too_large_without_a_length(service, captioner, monkeypatch):
 
 
 def test_bodies_share_a_limit(service, monkeypatch):
-    monkeypatch.setattr(desk, "MAX_BODIES", 100)
+    monkeypatch.setattr(intake, "MAX_BODIES", 100)
     reply = ask(service.url, "POST", CHAT, body(png(photo())))
-    assert reply.status == 429 and int(reply.headers["retry-after"]) >= 1 and service.desk._level == 0
+    assert reply.status == 429 and int(reply.headers["retry-after"]) >= 1 and service.intake._level == 0
 
 
 def test_a_body_that_takes_too_long(service, monkeypatch):
-    monkeypatch.setattr(desk, "ARRIVAL", 0.1)
+    monkeypatch.setattr(intake, "ARRIVAL", 0.1)
     reply = ask(service.url, "POST", "/caption", None, Content_Length="10")
     assert reply.status == 408 and reply.error["code"] == "too_slow"
 
 
 def test_a_full_queue(service, client, captioner, held, monkeypatch):
-    monkeypatch.setattr(service.desk, "places", 2)
+    monkeypatch.setattr(service.intake, "places", 2)
     with ThreadPoolExecutor(2) as pool:
         asked = [pool.submit(complete, client, photo(seed)) for seed in range(2)]
-        until(lambda: service.desk.under_way == 2)
+        until(lambda: service.intake.under_way == 2)
         reply = ask(service.url, "POST", CHAT, body(png(photo())))
         assert reply.status == 429 and 1 <= int(reply.headers["retry-after"]) <= 60
         assert reply.error["code"] == "queue_full" and reply.error["type"] == "rate_limit_error"
@@ -148,7 +148,7 @@ def test_a_full_queue(service, client, captioner, held, monkeypatch):
         assert ask(service.url, "GET", "/health").status == 200
         held.go.set()
         assert [each.result().choices[0].message.content for each in asked] == [said(captioner, n) for n in range(2)]
-    assert service.desk.under_way == 0
+    assert service.intake.under_way == 0
 
 
 def test_a_program_that_leaves(service, client, held):
@@ -158,16 +158,16 @@ def test_a_program_that_leaves(service, client, held):
         until(lambda: held.sizes)
         leaving = http.client.HTTPConnection(urlsplit(service.url).netloc)
         leaving.request("POST", "/caption", png(photo(1)))
-        until(lambda: len(service.desk.batching) == 1)
+        until(lambda: len(service.intake.batching) == 1)
         leaving.close()
-        until(lambda: len(service.desk.batching) == 0 and service.desk.under_way == 1)
+        until(lambda: len(service.intake.batching) == 0 and service.intake.under_way == 1)
         held.go.set()
         assert first.result()
     half = socket.create_connection(("127.0.0.1", urlsplit(service.url).port))
     half.sendall(b"POST /caption HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nhalf")
-    until(lambda: service.desk.under_way == 1)
+    until(lambda: service.intake.under_way == 1)
     half.close()
-    until(lambda: service.desk.under_way == 0)
+    until(lambda: service.intake.under_way == 0)
     assert held.sizes == [1]
     assert 'vlcap_requests_total{route="/caption",status="499"} 2.0' in ask(service.url, "GET", "/metrics").text
 
@@ -180,7 +180,7 @@ def test_a_fault_is_one_line(service, captioner, monkeypatch, capfd):
         patch.setattr(captioner, "caption_batches", fail)
         reply = ask(service.url, "POST", CHAT, body(png(photo())))
     assert reply.status == 500 and reply.error["code"] == "failed" and reply.error["type"] == "server_error"
-    until(lambda: service.desk.under_way == 0)
+    until(lambda: service.intake.under_way == 0)
     assert ask(service.url, "POST", CHAT, body(png(photo()))).status == 200
     said_there = "".join(capfd.readouterr())
     assert said_there.splitlines() == [f"vlcap: a request to {CHAT} failed (KeyError)"]
@@ -218,14 +218,14 @@ def test_the_metrics(service):
 
 def test_the_end(captioner, held):
     """What is under way is answered, what is new is refused, and then nobody listens."""
-    service = start(Menu(captioner))
+    service = start(ServedModel(captioner))
     asker = Asker(service.url)
     assert asker.ask("GET", "/health").status == 200
     with ThreadPoolExecutor(2) as pool:
         asked = pool.submit(ask, service.url, "POST", "/caption", png(photo(1)))
         until(lambda: held.sizes)
         ending = pool.submit(service.close)
-        until(lambda: service.desk.closing)
+        until(lambda: service.intake.closing)
         for reply in (asker.ask("GET", "/health"), ask(service.url, "POST", CHAT, body(png(photo())))):
             assert reply.status == 503 and reply.error["code"] == "ending" and reply.headers["connection"] == "close"
         held.go.set()
@@ -237,12 +237,12 @@ def test_the_end(captioner, held):
 
 
 def test_the_end_without_patience(captioner, held):
-    service = start(Menu(captioner))
+    service = start(ServedModel(captioner))
     with ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(ask, service.url, "POST", f"/caption?budget={side}", png(photo(1))) for side in (2, 3)]
-        until(lambda: len(service.desk.batching) == 1 and held.sizes)
+        until(lambda: len(service.intake.batching) == 1 and held.sizes)
         ending = pool.submit(service.close, 0)
-        until(lambda: len(service.desk.batching) == 0)
+        until(lambda: len(service.intake.batching) == 0)
         held.go.set()
         assert sorted(each.result().status for each in asked) == [200, 503]
         ending.result()
@@ -250,7 +250,7 @@ def test_the_end_without_patience(captioner, held):
 
 def test_a_taken_port(service, captioner):
     with pytest.raises(AddressError, match="is taken: choose another with --port"):
-        start(Menu(captioner), port=urlsplit(service.url).port)
+        start(ServedModel(captioner), port=urlsplit(service.url).port)
 
 
 def test_warming_up_asks_for_every_budget(captioner, monkeypatch):
@@ -262,7 +262,7 @@ def test_warming_up_asks_for_every_budget(captioner, monkeypatch):
         return real(batches, budget, *arguments, **settings)
 
     monkeypatch.setattr(captioner, "caption_batches", caption_batches)
-    warm_up(Menu(captioner))
+    warm_up(ServedModel(captioner))
     assert set(seen) == set(captioner.budgets)
 
 
@@ -281,8 +281,8 @@ def test_the_command_line(monkeypatch, capsys, captioner):
     with pytest.raises(SystemExit) as ended:
         app.cli.main()
     assert ended.value.code == 0
-    [(menu, host, port, names, key, places, batch)] = served
-    assert (menu.budget, menu.rule, menu.generation) == (2, DOUBTS, {"num_beams": 3})
+    [(model, host, port, names, key, places, batch)] = served
+    assert (model.budget, model.rule, model.generation) == (2, DOUBTS, {"num_beams": 3})
     assert (host, port, names, key, places, batch) == ("127.0.0.1", 65001, ["captions"], None, 9, 4)
     assert capsys.readouterr().out == "vlcap serves tiny_random at http://stopped (press Ctrl-C to stop it).\n"
     monkeypatch.setattr("sys.argv", ["vlcap", "serve", "--port", "99999"])
@@ -294,12 +294,12 @@ def test_the_command_line(monkeypatch, capsys, captioner):
 
 def test_others_who_can_reach_it_are_warned_of(monkeypatch, capsys, captioner):
     monkeypatch.setattr(server, "start", lambda *arguments: _Stopped())
-    monkeypatch.setattr(server, "warm_up", lambda menu: None)
+    monkeypatch.setattr(server, "warm_up", lambda model: None)
     monkeypatch.setenv(KEY, KEY_OF_TEST)
-    server.serve(Menu(captioner), "0.0.0.0")
+    server.serve(ServedModel(captioner), "0.0.0.0")
     monkeypatch.delenv(KEY)
-    server.serve(Menu(captioner), "0.0.0.0")
-    server.serve(Menu(captioner))
+    server.serve(ServedModel(captioner), "0.0.0.0")
+    server.serve(ServedModel(captioner))
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("vlcap: warning: --host 0.0.0.0: everyone") and first.endswith(f"with the key in ${KEY}")
     assert second.endswith(f"; ${KEY} sets a key") and KEY_OF_TEST not in first

@@ -16,7 +16,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64)  # photos
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
-class Counts:
+class Metrics:
     """What happened since the start. A registry of its own, so that no other part of the process mixes in."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Counts:
         self._refused.labels(reason).inc()
 
     def captioned(self, photos: int) -> None:
-        """Counts a batch."""
+        """Metrics a batch."""
         self._captioned.inc(photos)
         self._batches.observe(photos)
 

@@ -25,8 +25,8 @@ from vlcap.errors import is_expected
 from ..asgi import length_of
 from ..photos import open_photo
 from .batching import Batching
-from .counts import Counts
-from .refusals import Refusal, gone, wrong
+from .errors import ApiError, gone, wrong
+from .metrics import Metrics
 
 MAX_BODY = 20 * 1024**2  # bytes of a request
 MAX_BODIES = 256 * 1024**2  # bytes of all requests whose photos are not decoded yet
@@ -36,31 +36,31 @@ READERS = 4  # photos that are decoded at once, at most
 Done = TypeVar("Done")
 
 
-class Desk:
+class Intake:
     """The requests for captions of one server.
 
     Args:
         captioner: The captioner.
-        counts: The metrics.
+        metrics: The metrics.
         places: Requests that may be under way at once.
         most: Photos of a batch for each lane of the engine.
     """
 
-    def __init__(self, captioner: Captioner, counts: Counts, places: int, most: int):
+    def __init__(self, captioner: Captioner, metrics: Metrics, places: int, most: int):
         self.captioner, self.places = captioner, places
-        self.batching = Batching(captioner, most, counts.captioned)
+        self.batching = Batching(captioner, most, metrics.captioned)
         self.under_way = 0
         self.closing = False
         self._level = 0  # bytes of bodies
         self._readers = ThreadPoolExecutor(min(READERS, os.cpu_count() or 1), thread_name_prefix="reader")
-        counts.watch(lambda: len(self.batching), lambda: self.under_way)
+        metrics.watch(lambda: len(self.batching), lambda: self.under_way)
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
         """A place for a request, from its head to its captions.
 
         Raises:
-            Refusal: All are taken.
+            ApiError: All are taken.
         """
         if self.under_way >= self.places:
             raise self._full()
@@ -70,18 +70,18 @@ class Desk:
         finally:
             self.under_way -= 1
 
-    def _full(self) -> Refusal:
+    def _full(self) -> ApiError:
         """Says when to come again: when those that wait now have been captioned, by the pace of late."""
         seconds = min(60, max(1, math.ceil(len(self.batching) * self.batching.pace)))
         busy = f"The server has as much to do as it can take: try again in {seconds} s."
-        return Refusal(429, busy, "queue_full", headers={"Retry-After": str(seconds)})
+        return ApiError(429, busy, "queue_full", headers={"Retry-After": str(seconds)})
 
     @contextlib.asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
         """The body of a request, to be let go as soon as its photo is decoded.
 
         Raises:
-            Refusal: It is too large, comes too slowly, or is broken off; or the others' bodies fill the memory.
+            ApiError: It is too large, comes too slowly, or is broken off; or the others' bodies fill the memory.
         """
         if length_of(request.scope) > MAX_BODY:
             raise _too_large()
@@ -109,7 +109,7 @@ class Desk:
         """The file of a photo -> uint8 pixels (3, S, S). For a reader.
 
         Raises:
-            Refusal: It is no photo that can be read.
+            ApiError: It is no photo that can be read.
         """
         try:
             return self.captioner.pixels.cut(open_photo(photo, name=name))
@@ -134,7 +134,7 @@ class Desk:
             wish: What is asked for.
 
         Raises:
-            Refusal: The captioner can't do it, or the program has left, or the server ends.
+            ApiError: The captioner can't do it, or the program has left, or the server ends.
         """
         found: asyncio.Future[list[Caption]] = asyncio.wrap_future(self.batching.add(pixels, wish))
         leaving = asyncio.create_task(_gone(request))
@@ -145,8 +145,8 @@ class Desk:
                 raise gone()
             return found.result()
         except asyncio.CancelledError:
-            raise Refusal(503, "The server ends.", "ending") from None
-        except Refusal:
+            raise ApiError(503, "The server ends.", "ending") from None
+        except ApiError:
             raise
         except Exception as error:
             if isinstance(error, OSError) or not is_expected(error):
@@ -176,7 +176,7 @@ async def _arrived(request: Request, hold: Callable[[int], None]) -> bytes:
                 hold(len(chunk))
                 chunks.append(chunk)
     except TimeoutError:
-        raise Refusal(408, f"The request took more than {ARRIVAL} s to arrive.", "too_slow") from None
+        raise ApiError(408, f"The request took more than {ARRIVAL} s to arrive.", "too_slow") from None
     return b"".join(chunks)
 
 
@@ -186,6 +186,6 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def _too_large() -> Refusal:
+def _too_large() -> ApiError:
     most = f"at most {MAX_BODY // 1024**2} MB; base64 makes a photo a third larger"
-    return Refusal(413, f"The request is too large: {most}.", "too_large")
+    return ApiError(413, f"The request is too large: {most}.", "too_large")

@@ -8,14 +8,14 @@ from vlcap.bulk.work import Wish
 from vlcap.captioner import Captioner
 from vlcap.data.names import printable
 
-from .refusals import wrong
+from .errors import wrong
 
 MOST_CAPTIONS = 16  # of a photo: as many beams or samples are in memory
 COOLEST = 0.01  # temperature, of those above 0
 
 
 @dataclass(frozen=True)
-class Menu:
+class ServedModel:
     """The captioner, and what the server's owner chose.
 
     Attributes:
@@ -68,7 +68,7 @@ class Menu:
             param: The request's name of the count.
 
         Raises:
-            Refusal: The captioner can't do it. The message says what it can.
+            ApiError: The captioner can't do it. The message says what it can.
         """
         count = 1 if count is None else count
         if not 1 <= count <= MOST_CAPTIONS:

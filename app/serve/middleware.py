@@ -1,6 +1,6 @@
-"""The door in front of the app: who may ask, the key, the end of the server, and what is counted.
+"""The middleware in front of the app: who may ask, the key, the end of the server, and what is counted.
 
-program -> Door -> FastAPI's app
+program -> Middleware -> FastAPI's app
 """
 
 import os
@@ -15,8 +15,8 @@ from vlcap.errors import VlcapError
 from ..asgi import App, Message, Receive, Send, headers_of
 from ..origin import Names, problem_with
 from ..printing import say
-from .counts import Counts
-from .refusals import GONE, Refusal
+from .errors import GONE, ApiError
+from .metrics import Metrics
 
 KEY = "VLCAP_API_KEY"  # environment variable with the key that programs have to send
 OPEN = ("/health",)  # addresses that need no key
@@ -38,19 +38,19 @@ def key_asked_for() -> str | None:
     return key
 
 
-class Door:
+class Middleware:
     """An ASGI app around FastAPI's.
 
     Args:
         app: FastAPI's app.
         names: Names that the server is asked under.
-        counts: The metrics.
+        metrics: The metrics.
         key: The key that programs have to send; None if they need none.
         is_closing: Whether the server ends, and answers only what is under way.
     """
 
-    def __init__(self, app: App, names: Names, counts: Counts, key: str | None, is_closing: Callable[[], bool]):
-        self.app, self.names, self.counts, self.is_closing = app, names, counts, is_closing
+    def __init__(self, app: App, names: Names, metrics: Metrics, key: str | None, is_closing: Callable[[], bool]):
+        self.app, self.names, self.metrics, self.is_closing = app, names, metrics, is_closing
         self.key = None if key is None else key.encode()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -65,24 +65,24 @@ class Door:
         """Looks at the head of a request.
 
         Raises:
-            Refusal: It is not answered.
+            ApiError: It is not answered.
         """
         headers = headers_of(scope)
         if not self.names.has(headers.get("host", "")):
             asked = "Not served under this name: use the address that vlcap serve printed, or start it with --name."
-            raise Refusal(403, asked, "unknown_host")
+            raise ApiError(403, asked, "unknown_host")
         if foreign := problem_with(scope["method"], headers):
-            raise Refusal(403, foreign, "other_site")
+            raise ApiError(403, foreign, "other_site")
         if self.is_closing():
-            raise Refusal(503, "The server ends.", "ending", headers={"Retry-After": "5", "Connection": "close"})
+            raise ApiError(503, "The server ends.", "ending", headers={"Retry-After": "5", "Connection": "close"})
         if self.key is not None and scope["path"] not in OPEN:
             kind, _, key = headers.get("authorization", "").partition(" ")
             if kind.lower() != "bearer" or not secrets.compare_digest(key.strip().encode("latin-1"), self.key):
                 needed = {"WWW-Authenticate": "Bearer"}
-                raise Refusal(401, "The API key is missing or wrong.", "invalid_api_key", headers=needed)
+                raise ApiError(401, "The API key is missing or wrong.", "invalid_api_key", headers=needed)
 
     async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Passes a request on, and counts it. A fault gets one line in the log, without what was sent."""
+        """Passes a request on, and metrics it. A fault gets one line in the log, without what was sent."""
         started, status = time.perf_counter(), 0
 
         async def counted(message: Message) -> None:
@@ -94,8 +94,8 @@ class Door:
         try:
             try:
                 self.check(scope)
-            except Refusal as refusal:
-                self.counts.refused(refusal.code)
+            except ApiError as refusal:
+                self.metrics.refused(refusal.code)
                 await refusal.response()(scope, receive, counted)
             else:
                 await self.app(scope, receive, counted)
@@ -104,4 +104,4 @@ class Door:
             if os.environ.get("VLCAP_DEBUG"):
                 traceback.print_exception(error)
         route = getattr(scope.get("route"), "path", "other")
-        self.counts.answered(route, status or GONE, time.perf_counter() - started)
+        self.metrics.answered(route, status or GONE, time.perf_counter() - started)
