@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).parents[1]
         "images archives",
         "coco karpathy references predictions parquet",
         "sidecars metadata tables shards labelling",
-        "models encoders",
+        "models encoders decoders bytes",
         "classes labels recipes",
         "layouts",
     ],

@@ -1,4 +1,7 @@
-"""Model folders: configs that ask for much memory or for other models, weights that do not fit, pickles."""
+"""Model folders: configs that ask for much memory or for other models, weights that do not fit, pickles.
+
+Captioners, encoders, pretrained decoders of the GPT-2 family, and captioners with the vocabulary of such a decoder.
+"""
 
 import json
 import os
@@ -10,9 +13,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from tests.support.gpt2_folder import write_gpt2
 from vlcap.captioner import Captioner
 from vlcap.model.build import build_model
 from vlcap.model.encoder import Encoder
+from vlcap.model.pretrained_decoder import load_pretrained
 from vlcap.model.tokenizer import train_tokenizer
 from vlcap.publishing.folder import save_files
 
@@ -63,7 +68,7 @@ ARCHITECTURES = (
 
 @cache
 def seed() -> dict[str, dict[str, bytes]]:
-    """The files of a small captioner and of a small encoder."""
+    """The files of small models, by their kind."""
     import tempfile
 
     from transformers.utils import logging
@@ -80,7 +85,12 @@ def seed() -> dict[str, dict[str, bytes]]:
         encoder.save_pretrained(Path(folder, "encoder"))
         model = build_model(encoder, len(tokenizer), width=16, layers=1, heads=2, max_length=6)
         save_files(model, tokenizer, Path(folder, "captioner"))
-        for kind in ("encoder", "captioner"):
+        write_gpt2(Path(folder, "decoder"), n_embd=16, n_layer=1, n_positions=6)
+        decoder, pieces = load_pretrained(Path(folder, "decoder"), max_length=6)
+        model = build_model(encoder, len(pieces), width=16, layers=1, heads=2, max_length=6)
+        model.decoder.load_state_dict(decoder.state_dict())
+        save_files(model, pieces, Path(folder, "byte captioner"))
+        for kind in ("encoder", "captioner", "decoder", "byte captioner"):
             found[kind] = {path.name: path.read_bytes() for path in Path(folder, kind).iterdir()}
     return found
 
@@ -181,6 +191,21 @@ def read_by_onnx(folder: Path) -> None:
 
 def make_encoder(rng: random.Random, folder: Path) -> Path:
     return make(rng, folder, kind="encoder")
+
+
+def make_decoder(rng: random.Random, folder: Path) -> Path:
+    return make(rng, folder, kind="decoder")
+
+
+def make_byte_captioner(rng: random.Random, folder: Path) -> Path:
+    return make(rng, folder, kind="byte captioner")
+
+
+def read_decoder(folder: Path) -> None:
+    decoder, tokenizer = load_pretrained(folder, max_length=6)
+    ids = torch.tensor([tokenizer("a red dog 🙂", truncation=True, max_length=6)["input_ids"]])
+    with torch.inference_mode():
+        decoder.eval()(ids)
 
 
 def read_encoder(folder: Path) -> None:

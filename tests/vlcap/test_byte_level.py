@@ -61,6 +61,17 @@ def test_saved_and_loaded_is_the_same(tokenizer, tmp_path):
         assert plain.decode(ids) == again.decode(ids, skip_special_tokens=True)
 
 
+def test_files_that_a_tokenizer_names_are_not_opened(tokenizer, tmp_path):
+    """Hugging Face's loader takes a text in the place of the pieces for the name of a file with them."""
+    tokenizer.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "elsewhere.json").write_text(json.dumps(content["model"]["vocab"]))
+    content["model"] |= {"vocab": str(tmp_path / "elsewhere.json"), "merges": []}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(TokenizerError, match="tokenizer is damaged"):
+        load_tokenizer(tmp_path)
+
+
 def test_words_have_their_letters_back(tokenizer):
     """A letter of several bytes lies in several pieces, and an emoji in four."""
     text = "a café 🙂, 漢字 naïve"

@@ -121,6 +121,7 @@ class ByteVocabulary:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, if the special pieces have our ids. As ours, it puts the end after each text."""
         from tokenizers import AddedToken
+        from tokenizers.processors import TemplateProcessing
         from transformers import GPT2Tokenizer
 
         names = {number: name for name, number in self.pieces.items()}
@@ -134,25 +135,24 @@ class ByteVocabulary:
             add_prefix_space=self.prefix_space,
         )
         tokenizer.add_tokens([AddedToken(name, **how) for name, how in self.added.items()])
-        return _with_end(tokenizer)
+        end = TemplateProcessing(single=["$A", names[EOS]], special_tokens=[(names[EOS], EOS)])
+        tokenizer.backend_tokenizer.post_processor = end
+        return tokenizer
 
 
 def load_byte_level(folder: Path) -> PreTrainedTokenizerBase:
-    """The byte-level tokenizer in a captioner folder, which `check_size` has passed.
+    """The byte-level tokenizer in a captioner folder.
 
-    Hugging Face's class takes the pieces and merges from tokenizer.json, and nothing else that could slow it down.
+    It is made of the checked pieces and merges. Hugging Face's loader would open a file that tokenizer.json names
+    in the place of its pieces.
+
+    Raises:
+        TokenizerError, JsonError: The tokenizer is damaged, too large, or lacks a special piece.
     """
-    from transformers import GPT2Tokenizer
-
-    return _with_end(GPT2Tokenizer.from_pretrained(folder, local_files_only=True))
-
-
-def _with_end(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    from tokenizers.processors import TemplateProcessing
-
-    end = tokenizer.eos_token
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=["$A", end], special_tokens=[(end, EOS)])
-    return tokenizer
+    vocabulary = ByteVocabulary.read(folder)
+    if missing := sorted({PAD, EOS, UNK} - set(vocabulary.pieces.values())):
+        raise TokenizerError(f"its tokenizer has no piece with the id {missing[0]}")
+    return vocabulary.tokenizer()
 
 
 def _older(folder: Path, settings: Mapping[str, Any], added: Any) -> dict[str, Any]:

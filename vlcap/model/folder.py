@@ -20,7 +20,7 @@ from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
-from transformers import GenerationConfig, GPT2Config
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 from transformers.activations import ACT2FN
 
 from ..errors import VlcapError
@@ -116,12 +116,26 @@ def decoder_config(values: Any, cross_attention: bool = True) -> GPT2Config:
             raise ModelFolderError(f"config.json: {name} is {known[name]!r:.100}")
     if (inner := known.get("n_inner")) is not None and (not isinstance(inner, int) or inner < 1):
         raise ModelFolderError(f"config.json: n_inner is {inner!r:.100}")
-    if (name := known.get("activation_function", "gelu_new")) not in ACT2FN:
+    if not isinstance(name := known.get("activation_function", "gelu_new"), str) or name not in ACT2FN:
         raise ModelFolderError(f"config.json: activation_function is {name!r:.100}")
     try:
         return GPT2Config(**known, add_cross_attention=cross_attention, is_decoder=cross_attention)
     except Exception as error:  # Hugging Face's own checks
         raise ModelFolderError(f"config.json: {' '.join(str(error).split()):.300}") from None
+
+
+def describe_decoder(config: GPT2Config) -> GPT2LMHeadModel:
+    """The decoder on the meta device, without memory, if all of its settings fit together.
+
+    Raises:
+        ModelFolderError: They do not.
+    """
+    try:
+        with torch.device("meta"):
+            return GPT2LMHeadModel(config)
+    except Exception as error:  # settings that do not fit make Hugging Face and torch raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelFolderError(f"config.json describes no decoder that works: {reason:.300}") from error
 
 
 def check_encoder_settings(architecture: Any, model_args: Any) -> None:

@@ -13,7 +13,7 @@ from transformers import (
 
 from ..errors import CaptionerError
 from .encoder import complete_older, describe, encoder_config
-from .folder import ModelFolderError, WeightFile, decoder_config, generation_config, read_json
+from .folder import ModelFolderError, WeightFile, decoder_config, describe_decoder, generation_config, read_json
 from .tokenizer import EOS, PAD, START, load_tokenizer
 
 MAX_CARD = 1024**2  # bytes; a larger README.md is not read
@@ -30,9 +30,8 @@ def load_decoder(folder: str | Path) -> tuple[GPT2LMHeadModel, PreTrainedTokeniz
         config = decoder_config(read_json(folder / "config.json"))
         file = WeightFile(folder)
         file.check_depth(config.n_layer)
-        with torch.device("meta"):
-            shapes = GPT2LMHeadModel(config)
-        decoder = GPT2LMHeadModel.from_pretrained(None, config=config, state_dict=file.read(shapes))
+        weights = file.read(describe_decoder(config))
+        decoder = GPT2LMHeadModel.from_pretrained(None, config=config, state_dict=weights)
         return decoder, load_fitting_tokenizer(folder, decoder)
     except ValueError as error:
         raise CaptionerError(f"no decoder can be loaded from {folder}: {error}") from None

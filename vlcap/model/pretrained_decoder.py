@@ -22,7 +22,7 @@ from ..errors import CaptionerError, VlcapError
 from .build import decoder_settings
 from .byte_level import ByteVocabulary
 from .finding import DECODER_FILES, find_folder
-from .folder import ModelFolderError, WeightFile, decoder_config, read_json
+from .folder import ModelFolderError, WeightFile, decoder_config, describe_decoder, read_json
 from .tokenizer import EOS, PAD, UNK
 
 KEPT = ("n_inner", "activation_function", "layer_norm_epsilon", "tie_word_embeddings")  # settings of the config
@@ -101,9 +101,7 @@ def _read_weights(folder: Path, config: GPT2Config) -> dict[str, torch.Tensor]:
     """The weights in float32, with the names that a GPT2LMHeadModel has."""
     file = WeightFile(folder, named=_own_name)
     file.check_depth(config.n_layer)
-    with torch.device("meta"):
-        shapes = GPT2LMHeadModel(config)
-    weights = {name: weight.float() for name, weight in file.read(shapes).items()}
+    weights = {name: weight.float() for name, weight in file.read(describe_decoder(config)).items()}
     if config.tie_word_embeddings:  # then the file may hold one of them or both
         embedding = weights.get(EMBEDDING, weights.get(HEAD))
         assert embedding is not None  # `read` has checked it
