@@ -185,7 +185,7 @@ def _page(data: Any, facts: Facts, name: str) -> str:
     license_named = data.license not in (None, UNKNOWN)
     parts = [
         f"# {name.rpartition('/')[2]}",
-        f"This model writes an English sentence about a photo, from few visual tokens. Its encoder is "
+        f"This model writes a sentence about a photo, from few visual tokens. Its encoder is "
         f"`{facts.architecture}`, for photos of {facts.pixels.size} px. A GPT-2 style decoder reads the encoder's "
         f"tokens, at one of these budgets: {budgets} (a budget of 5 is a grid of 5 x 5 tokens; the default is "
         f"{facts.budget}). It has {facts.parameters / 1e6:.1f} M parameters. It was made with vlcap.",
@@ -205,7 +205,7 @@ def _page(data: Any, facts: Facts, name: str) -> str:
         if license_named
         else "Nobody has named a license for these weights. The terms of the training data apply.",
         "## Limits",
-        "Captions are often wrong: colors, counts and secondary things are guesses. The model knows only the words and "
+        "Captions can be wrong, above all in colors, counts and secondary things. The model knows only the words and "
         "the things of its training data. Never use it where a wrong description of a person matters.",
     ]
     return "\n\n".join(parts) + "\n"
