@@ -1,6 +1,6 @@
 """Images to tokens. Importing this package registers its encoders with timm: `timm.create_model("lookupvit_...")`."""
 
-from . import anyones, hybrid_rivals, pooled, reduced, tokenlearner, variants, vit, vittm
+from . import hybrid_rivals, pooled, reduced, timm_encoders, tokenlearner, variants, vit, vittm
 from .errors import EncoderError
 from .hybrid import HybridLookupViT
 from .interface import TokenEncoder, create_encoder
@@ -11,11 +11,11 @@ __all__ = [
     "HybridLookupViT",
     "LookupViT",
     "TokenEncoder",
-    "anyones",
     "create_encoder",
     "hybrid_rivals",
     "pooled",
     "reduced",
+    "timm_encoders",
     "tokenlearner",
     "variants",
     "vit",

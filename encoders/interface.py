@@ -2,7 +2,7 @@
 
 `create_encoder(name)` gives any registered name the contract. A model of this package implements `TokenEncoder` itself;
 any other timm model with a spatial feature map is wrapped by `TimmEncoder`: the positions of its last feature map are
-its tokens, unless they are reduced (anyones.py). So a new encoder is a registered timm model:
+its tokens, unless they are reduced (timm_encoders.py). So a new encoder is a registered timm model:
 
     from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
     from timm.models.vision_transformer import VisionTransformer

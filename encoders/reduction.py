@@ -10,7 +10,7 @@
 
 The weights are the ViT's, under timm's names; nothing is added. With r = 0 or keep_rate = 1 so is the function.
 
-Here the number of tokens follows from an argument, r or the keep rate; anyones.py has the same with any budget.
+Here the number of tokens follows from an argument, r or the keep rate; timm_encoders.py has the same with any budget.
 
 Legend of shapes
     B: batch   N: tokens   P: class and register tokens   H: attention heads   D: width   s: budget

@@ -28,13 +28,12 @@ from vlcap.captioner import Captioner
 from vlcap.data.captions import CaptionSet, read_captions
 from vlcap.evaluation.metrics import check_references, find_java, score
 from vlcap.files.writing import replacing, written_whole
-from vlcap.model.anyones import Reduce
+from vlcap.model.timm_encoder import Reduce
 from vlcap.model.tokenizer import normalise_caption
 from vlcap.processes import join, share
 from vlcap.publishing.folder import save_files
 
 from .adapters import freeze_decoder, merged
-from .anyones import check_choice, choose_encoder
 from .batches import validation_batches
 from .cache import FrozenCache, TokenCache, read_places
 from .caption_stream import CaptionStream, read_caption_stream
@@ -43,6 +42,7 @@ from .decoder import IGNORE, shift
 from .frozen import Frozen
 from .loop import Evaluation, Loss, TrainingError, fit
 from .new_decoder import RANDOM, check_decoder, keeps_case, new_captioner
+from .new_encoder import check_choice, choose_encoder
 from .recipe import Recipe
 from .run_folder import Data
 from .sampling import SeededDataset

@@ -19,8 +19,8 @@ from pydantic import Field
 from timm.data import Mixup
 
 from vlcap.files.writing import written_whole
-from vlcap.model.anyones import make_encoder, names_timm
 from vlcap.model.encoder import Encoder
+from vlcap.model.timm_encoder import make_encoder, names_timm
 from vlcap.processes import join, share
 
 from .batches import validation_batches

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from vlcap.errors import VlcapError
 from vlcap.files.writing import check_replaceable, replacing
-from vlcap.model.anyones import folder_of
+from vlcap.model.timm_encoder import folder_of
 
 from .recipe import Recipe
 

@@ -30,8 +30,8 @@ from vlcap.data.captions import CaptionSet, read_captions
 from vlcap.evaluation.compare import Comparison, Contender, compare, contender, slug
 from vlcap.evaluation.metrics import check_references
 from vlcap.files.writing import replacing, written_whole
-from vlcap.model.anyones import check_name, make_encoder, names_timm
 from vlcap.model.encoder import Encoder
+from vlcap.model.timm_encoder import check_name, make_encoder, names_timm
 
 from .captioner import CaptionerRecipe, train_captioner
 from .classifier import ClassifierRecipe, train_classifier

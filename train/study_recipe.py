@@ -12,7 +12,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vlcap.evaluation.compare import slug
-from vlcap.model.anyones import Reduce, names_timm
+from vlcap.model.timm_encoder import Reduce, names_timm
 
 from .captioner import CaptionerRecipe
 from .classifier import ClassifierRecipe

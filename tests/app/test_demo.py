@@ -107,6 +107,7 @@ def save_turned(path: Path) -> None:
     photo().transpose(Image.Transpose.ROTATE_90).save(path, exif=exif, quality=95)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "save"),
     [

@@ -47,6 +47,7 @@ class Maps(torch.nn.Module):
         return [x.new_zeros(len(x), channels, side, side) for channels, side in maps]
 
 
+@pytest.mark.slow
 def test_they_cost_what_lookupvit_costs(monkeypatch):
     """Blocks and embedding, 2 x MACs, at 9 and at 25 tokens: within 5 %, none of them an exception."""
     with torch.device("meta"):
@@ -76,6 +77,7 @@ def test_features_in_place_of_pixels(name):
         assert torch.equal(encoder(features), encoder(pixels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_a_frozen_trunk_stays_frozen(name):
     encoder = make(name)
@@ -125,6 +127,7 @@ def test_vittms_memory_is_the_features():
         assert encoder.forward_tokens(torch.randn(1, 3, 96, 96)).shape == (1, 9, 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in ARGUMENTS if not name.startswith("vit_")])
 def test_saved_and_loaded(name, tmp_path):
     encoder = Encoder.create(name, **SMALL, embed_dim=32, **ARGUMENTS[name][0]).eval()
@@ -135,6 +138,7 @@ def test_saved_and_loaded(name, tmp_path):
         torch.testing.assert_close(loaded(pixels).last_hidden_state, encoder(pixels).last_hidden_state)
 
 
+@pytest.mark.slow
 def test_cached_views_are_shared(class_folder, tmp_path, monkeypatch):
     """What is cached depends on the trunk, the photos and cache_seed: not on the blocks, nor on the run's seed."""
     monkeypatch.setattr(FrozenCache, "fill", lambda cache: cache)

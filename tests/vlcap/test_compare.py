@@ -201,6 +201,7 @@ def test_files(compared, captions):
     assert "<img" not in page and "small &amp; &lt;plain&gt;" in page
 
 
+@pytest.mark.slow
 def test_the_plot_marks_the_front(compared):
     first = compared[1].rows[0]
     rows = [

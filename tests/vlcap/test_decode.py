@@ -57,7 +57,9 @@ def by_us(model, tokens, **settings):
     return [[piece for piece in written.ids if piece not in (PAD, START, EOS)] for written in found]
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize(
+    "settings", [*SETTINGS[:4], *(pytest.param(each, marks=pytest.mark.slow) for each in SETTINGS[4:])], ids=str
+)
 # Without and with a projection between the widths.
 @pytest.mark.parametrize(("seed", "width"), [(0, 64), pytest.param(3, 32, marks=pytest.mark.slow)])
 def test_as_hugging_face_does(settings, seed, width):

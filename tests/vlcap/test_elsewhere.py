@@ -64,6 +64,7 @@ def test_captions_are_those_of_hugging_faces_own_steps(loaded, folders, kind):
     assert (loaded[kind].budgets, loaded[kind].image_size) == ([17], 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "beams"), [("vit-gpt2", 3), ("blip", 1), ("git", 1), ("git", 3)])
 def test_decoding_from_tokens_is_the_whole_less_the_encoder(loaded, kind, beams):
     """In pieces, and in FLOPs but for GIT's beams: its own code would encode the photo once for each of them."""

@@ -371,6 +371,7 @@ def test_an_interrupted_export_leaves_nothing(copied, tmp_path, monkeypatch, cap
     assert not [path for path in (tmp_path / "graphs").iterdir() if path.suffix != ".lock"]
 
 
+@pytest.mark.slow
 def test_what_lies_in_the_caches_place_stays(copied, tmp_path, monkeypatch):
     monkeypatch.setenv("VLCAP_CACHE", str(tmp_path))
     place = cache.place_of(copied, int8=False, budget=2)

@@ -10,12 +10,12 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from encoders.anyones import known
+from encoders.timm_encoders import known
 from tests.support import frozen_models
 from tests.vlcap.test_strangers import Harm
-from vlcap.model.anyones import folder_of, make_encoder, names_timm, read_base
 from vlcap.model.encoder import SETTINGS, Encoder
 from vlcap.model.folder import ModelFolderError
+from vlcap.model.timm_encoder import folder_of, make_encoder, names_timm, read_base
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,7 @@ def test_without_the_network_there_is_one_line():
         read_base("timm:vit_mini_patch8_96")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduce", [None, "pool", "tome", "evit", "lookup"])
 def test_an_encoder_folder_keeps_it(clip, reduce, tmp_path):
     made = make_encoder(f"timm:{clip[0]}", reduce).eval()

@@ -24,9 +24,9 @@ from vlcap.captioner import Captioner, CaptionerError
 from vlcap.data.captions import read_captions
 from vlcap.evaluation.compare import compare, contender
 from vlcap.export.graphs import EncoderGraph, write_graph
-from vlcap.model.anyones import make_encoder
 from vlcap.model.build import build_model
 from vlcap.model.encoder import Encoder, digest_weights
+from vlcap.model.timm_encoder import make_encoder
 from vlcap.model.tokenizer import train_tokenizer
 
 SETTINGS = ["steps=2", "batch_size=8", "limit=16", "workers=0", "cache_views=1", "evaluate_every=100"]
@@ -71,6 +71,7 @@ def captioner_of(encoder):
     return Captioner.from_model(model, tokenizer)
 
 
+@pytest.mark.slow
 def test_the_captioner_holds_the_frozen_encoder(run, captioner):
     recipe, out, _ = run
     encoder = captioner.model.encoder

@@ -8,7 +8,8 @@ timm:FOLDER holds config.json and model.safetensors, as `timm.models.save_for_hf
 `push_to_hf_hub` write them. Such a folder may be a stranger's. Of its config, the architecture, its arguments and the
 preprocessing are read, under the rules of folder.py. Nothing in it is run, and pickles are not opened.
 
-The result is an encoder like any other (encoders/anyones.py): it is saved, cached, exported and compared as they are.
+The result is an encoder like any other (encoders/timm_encoders.py). It is saved, cached, exported and compared as they
+are.
 """
 
 import difflib

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from encoders import EncoderError, create_encoder
-from encoders.anyones import left_after, merges_to
 from encoders.cost import count_gflops
+from encoders.timm_encoders import left_after, merges_to
 from tests.support import frozen_models, reference_reduction
 from tests.support.frozen_models import KINDS, SIDES, VIT, VITS
-from vlcap.model.anyones import make_encoder
+from vlcap.model.timm_encoder import make_encoder
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_vit = pytest.mark.parametrize("kind", VITS)
@@ -184,6 +184,7 @@ def test_a_pooled_convolutional_model_costs_its_convolutions(models, made):
         assert made("efficientnet", reduce).gflops() * 1e9 == pytest.approx(2 * sum(macs), rel=1e-9)
 
 
+@pytest.mark.slow
 @every_kind
 def test_blocks_over_a_frozen_model(kind, models, made):
     """The lookup tokens come from the model's last feature map, as timm gives it; the cost is the sum of the parts."""
@@ -227,6 +228,7 @@ def test_preprocessing_is_the_models_own(kind, models, made):
     assert pixels.size == KINDS[kind][1].get("img_size", 160) and pixels.crop_mode == cfg.get("crop_mode", "center")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dinov2", "efficientnet"])
 @pytest.mark.parametrize("reduce", [None, "pool", "lookup"])
 def test_photos_of_another_size(kind, reduce, folders, models):

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from vlcap.model.anyones import make_encoder, names_timm
 from vlcap.model.encoder import Encoder
+from vlcap.model.timm_encoder import make_encoder, names_timm
 
 from .run_folder import TrainingError
 
