@@ -121,6 +121,7 @@ def test_open_routes_are_there(page):
         assert ask(page, "GET", path)[0] == 200, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["caption", "predict"])
 @pytest.mark.parametrize("way", ["run", "api"])
 def test_no_captioner_past_the_queue(page, name, way):

@@ -256,6 +256,7 @@ def test_usage(vlcap, photos):
         assert vlcap(photos, *words)[0] == 1, words
 
 
+@pytest.mark.slow
 def test_what_was_kept_of_an_interrupted_run(vlcap, photos, monkeypatch):
     """At each step of the end, and in the middle: nothing twice, nothing lost, and other settings are refused."""
     whole = photos.parent / "whole.csv"

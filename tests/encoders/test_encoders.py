@@ -138,6 +138,7 @@ def test_tokens_and_budgets(small):
             encoder(x, budget=refused)
 
 
+@pytest.mark.slow
 def test_tokens_are_normed(small):
     encoder, _ = small
     with torch.no_grad():
@@ -183,6 +184,7 @@ def test_saved_and_loaded_as_hugging_face_does(name, tmp_path):
         again.set_budgets([2, 3])
 
 
+@pytest.mark.slow
 def test_a_vit_stays_timms(small):
     encoder, _ = small
     assert isinstance(encoder, TimmEncoder) and isinstance(encoder.wrapped, VisionTransformer)
@@ -268,6 +270,7 @@ def local_weights(tmp_path):
     return name, there
 
 
+@pytest.mark.slow
 def test_pretrained_by_name(local_weights, class_folder, tmp_path):
     """timm's weights and preprocessing with heads for other classes; in the trainer too."""
     from train.classifier import Classification, ClassifierRecipe

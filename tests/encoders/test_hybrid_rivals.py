@@ -64,6 +64,7 @@ def test_they_cost_what_lookupvit_costs(monkeypatch):
                 assert encoder.prefix_tokens * (kind != "poolvit") == KINDS[kind]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_features_in_place_of_pixels(name):
     encoder, pixels = make(name), torch.randn(2, 3, 64, 64)

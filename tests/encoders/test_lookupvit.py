@@ -149,6 +149,7 @@ def test_outputs_agree_with_the_reference(embed_dim, num_heads, size, budget, dt
         assert error(found[f"blocks.{block}.attn"], attention) < tolerance
 
 
+@pytest.mark.slow
 @every_case
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, EXACT), (torch.float32, SINGLE_GRADIENT)], ids=["float64", "float32"]
@@ -326,6 +327,7 @@ def test_flops_of_table_1(name, embed_dim, depth, paper):
         assert counted == pytest.approx(table_1_gflops(embed_dim, depth, 16, 196, budget**2), rel=0.005), budget
 
 
+@pytest.mark.slow
 def test_flops_of_a_larger_photo():
     """384 pixels, 576 lookup tokens: section 3.5's example."""
     model = in_the_papers_order(on_meta("lookupvit_base_patch16_224", num_classes=0))
@@ -398,6 +400,7 @@ def test_new_heads_train_and_take_the_models_dtype():
     assert [tuple(logits.shape) for logits in model(random_pixels((48, 48)))] == [(2, 7), (2, 7)]
 
 
+@pytest.mark.slow
 @every_name
 def test_layer_groups_cover_all_parameters(name):
     """Stem 0, block i at i + 1, the final norms with the last block or after it, both heads alone and last."""

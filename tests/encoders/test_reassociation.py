@@ -99,6 +99,7 @@ def test_cost_of_the_base_model(budget, at_most):
     assert count_gflops(model, budget) <= at_most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [48, 96])
 def test_never_dearer_than_the_papers_order(size):
     model = create()

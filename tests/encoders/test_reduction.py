@@ -62,6 +62,7 @@ def test_tome_against_the_reference(vit, r, photos):
             torch.testing.assert_close(found[b], reference_reduction.tome(encoder.wrapped, photos[b : b + 1], r))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vit", VITS)
 @pytest.mark.parametrize(("keep_rate", "reduce_at"), [(1.0, None), (0.7, None), (0.3, (0, 2))])
 def test_evit_against_the_reference(vit, keep_rate, reduce_at, photos):
@@ -168,6 +169,7 @@ def test_contract(name, photos):
     assert encoder.forward_tokens(larger).shape[1] == encoder.token_count(encoder.budget, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("vit", VITS)
 def test_gradients_reach_every_weight(name, vit, photos):

@@ -55,6 +55,7 @@ def positions(kind, model, x):
     return F.layer_norm(features.flatten(2).transpose(1, 2), features.shape[1:2])
 
 
+@pytest.mark.slow
 @every_kind
 def test_without_reduction_it_is_timms_model(kind, models, made):
     encoder = made(kind)
@@ -246,6 +247,7 @@ def test_photos_of_another_size(kind, reduce, folders, models):
         torch.testing.assert_close(found, resized.forward_features(photos(encoder)), atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_reduced(folders):
     for kind, reduce, budgets, said in (
         ("efficientnet", "tome", None, "test_efficientnet cannot be .*Pooling reduces the tokens of any model"),
@@ -266,6 +268,7 @@ def test_what_cannot_be_reduced(folders):
         create_encoder("timm_pool", base="poolvit_mini_patch8_96")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "test_convnext", "test_resnet"])
 def test_other_models_pool_and_carry_blocks(name):
     """Channels last, and names of weights that timm flattens."""

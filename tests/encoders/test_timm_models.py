@@ -72,6 +72,7 @@ def test_names_of_weights_are_timms(name):
     assert encoder.pretrained_cfg["classifier"] in heads and len(heads) == 2  # a weight and a bias
 
 
+@pytest.mark.slow
 @every_model
 def test_cost_is_counted_without_memory(name):
     arguments, _, _ = MODELS[name]

@@ -70,6 +70,7 @@ def test_a_stream_has_the_photos_and_captions_of_the_set(tmp_path, kind):
     assert sorted(pair for batch in batches for pair in batch) == [[n, say(n)] for n in TRAIN]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_started_anywhere_it_goes_on_the_same(shards, workers):
     stream = read_caption_stream(str(shards), "train")

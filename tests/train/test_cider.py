@@ -25,6 +25,7 @@ def test_equals_pycocoevalcap_on_drawings():
     assert max(agree(references, captions)) > 1
 
 
+@pytest.mark.slow
 def test_equals_pycocoevalcap_on_human_captions(real_data):
     if real_data is None:
         pytest.skip("real data not present")

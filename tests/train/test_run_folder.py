@@ -78,6 +78,7 @@ def test_somebodys_file_under_a_runs_name(name, class_folder, tmp_path):
     assert {path: data for path, data in files(tmp_path).items() if path.name != ".vlcap.lock"} == {path: b"{}"}
 
 
+@pytest.mark.slow
 def test_a_run_in_a_folder_with_other_things(class_folder, tmp_path):
     """As with --out . : the run touches its own files and nothing else."""
     for name in ("smoke/notes.txt", "captioner/README.md", "notes.tmp", ".lock", "tokens"):
@@ -97,6 +98,7 @@ def test_a_run_in_a_folder_with_other_things(class_folder, tmp_path):
     assert before.items() <= files(tmp_path).items()
 
 
+@pytest.mark.slow
 def test_evaluated_again_a_card_stays_and_an_edit_is_refused(class_folder, tmp_path):
     classify(tmp_path, class_folder, "schedule=constant")
     (tmp_path / "encoder" / "README.md").write_text("a card")
@@ -193,6 +195,7 @@ def test_nothing_trained_yet_everything_may_be_mended(captioned_folder, encoder,
     assert (tmp_path / "run" / "tokenizer" / "tokenizer.json").read_bytes() != pieces
 
 
+@pytest.mark.slow
 def test_a_run_knows_what_it_began_from(captioned_folder, encoder, tmp_path):
     """An encoder may be moved, but not replaced: the tokens would change."""
     one, two = shutil.copytree(encoder, tmp_path / "one"), tmp_path / "two"
@@ -266,6 +269,7 @@ def test_weights_are_saved_before_they_are_evaluated(class_folder, tmp_path, mon
     assert read_evaluations(tmp_path / "run" / "log.jsonl") == read_evaluations(tmp_path / "whole" / "log.jsonl")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("captions", "message"), [(None, "one image only"), ("...", r"8 images have no reference with a word in it")]
 )

@@ -104,6 +104,7 @@ def numbers(stream, start=0, stop=12, reached=None, rank=0, world=1, workers=0):
     return batches, places
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["parquet", "webdataset"])
 def test_an_epoch_is_every_photo_once(kind, parquet_folder, webdataset_folder):
     folder = {"parquet": parquet_folder, "webdataset": webdataset_folder}[kind]

@@ -77,6 +77,7 @@ def test_other_grids_and_patches_are_resampled(tmp_path):
     assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.9
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_named(tmp_path):
     encoder = Encoder.create("lookupvit_test_patch8_48")
     with pytest.raises(PretrainedError, match="64 wide and 3 blocks deep, lookupvit_test_patch8_48 64 and 2"):

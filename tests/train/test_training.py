@@ -98,6 +98,7 @@ def test_the_encoder_stays_as_it_was(captioner_run):
     assert weights_hash(Captioner.from_pretrained(out / "captioner").model.encoder) == before
 
 
+@pytest.mark.slow
 def test_the_encoder_has_no_optimizer_slot(untrained, captioned_folder, tmp_path):
     from timm.optim import create_optimizer_v2
 
@@ -182,6 +183,7 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(
         assert torch.equal(tensor, halves["model"][name]), name
 
 
+@pytest.mark.slow
 def test_a_folder_belongs_to_one_recipe(class_folder, tmp_path):
     recipe = ClassifierRecipe.load(None, [*TINY, "steps=1"])
     train_classifier(recipe, [str(class_folder)], tmp_path)
@@ -313,6 +315,7 @@ def test_self_critical_run_starts_from_a_captioner(captioner_run, captioned_fold
     assert figures["CIDEr " + captioned_folder.name] > 50  # it hasn't unlearned
 
 
+@pytest.mark.slow
 def test_a_photos_first_captions_alone(untrained, captioned_folder, tmp_path):
     recipe = CaptionerRecipe.load(
         None, [f"encoder={untrained}", "captions_per_photo=1", "workers=0", "lowercase=false"]

@@ -49,6 +49,7 @@ def written(captions, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", foreign.KINDS)
 def test_captions_are_those_of_hugging_faces_own_steps(loaded, folders, kind):
     photos = [drawings.draw(number) for number in range(4)]
@@ -137,6 +138,7 @@ def test_files_alone_can_be_compared(captions, written, tmp_path):
     assert "Milliseconds: one photo" not in (tmp_path / "page.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("texts", "problem"),
     [

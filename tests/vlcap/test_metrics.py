@@ -119,11 +119,13 @@ def test_rouge_is_pycocoevalcaps():
     assert scores.per_image == {"ROUGE_L": pytest.approx(dict(zip(TWO_REFERENCES, per_image, strict=True)), abs=1e-12)}
 
 
+@pytest.mark.slow
 def test_order_of_images_does_not_matter():
     reverse = score(dict(reversed(TWO_PREDICTIONS.items())), dict(reversed(TWO_REFERENCES.items())))
     assert reverse.values == pytest.approx(score(TWO_PREDICTIONS, TWO_REFERENCES).values, abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nothing", ["", " \n", "..."])
 def test_empty_predictions_score_zero(nothing: str):
     scores = score({1: nothing, 2: nothing}, TWO_REFERENCES)
@@ -160,6 +162,7 @@ AWKWARD = [
 ]
 
 
+@pytest.mark.slow
 def test_tokens_are_pycocoevalcaps(monkeypatch: pytest.MonkeyPatch):
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
@@ -345,6 +348,7 @@ def test_spice_reads_the_f_scores_of_its_jar(monkeypatch: pytest.MonkeyPatch, tm
     assert capfd.readouterr().out == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("references", "message"),
     [
@@ -361,6 +365,7 @@ def test_what_cannot_be_scored_is_known_without_predictions(references, message)
     check_references({1: ["a dog"], 2: ["a cat"]}, "set")
 
 
+@pytest.mark.slow
 def test_a_split_that_cannot_be_scored_is_refused_before_a_photo_is_captioned(captioner, tmp_path, monkeypatch):
     folder = drawings.write_coco_folder(tmp_path / "data", {"val2014": 1})
     monkeypatch.setattr(type(captioner), "encode", None)
@@ -370,6 +375,7 @@ def test_a_split_that_cannot_be_scored_is_refused_before_a_photo_is_captioned(ca
         compare([contender("one", captioner)], read_captions(folder, "val"), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_captions_in_another_script_are_warned_of():
     references = {1: ["一只狗在草地上奔跑"], 2: ["红色的圆"]}
     with pytest.warns(UserWarning, match="tokenizer is English"):

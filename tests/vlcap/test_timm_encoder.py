@@ -53,6 +53,7 @@ def test_names(tmp_path):
         read_base("timm:hf-hub:someone/model")
 
 
+@pytest.mark.slow
 def test_weights_from_the_hub_are_timms(monkeypatch):
     """Without the network: what timm would have fetched is handed to it."""
     hub, asked = timm.create_model("test_vit").state_dict(), []
@@ -145,6 +146,7 @@ def test_a_folder_that_is_refused(folder, settings, said):
     assert str(folder) in str(found.value) and "\n" not in str(found.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
     [
@@ -172,6 +174,7 @@ def test_the_model_under_blocks_obeys_the_same_rules(clip, given, tmp_path):
     assert time.process_time() - start < 60  # not for ever
 
 
+@pytest.mark.slow
 def test_a_model_of_endless_parts_is_given_up(clip, tmp_path, monkeypatch):
     """An argument that nobody thought of, in a model that anyone may register."""
 

@@ -43,6 +43,7 @@ ADDRESSES = {
 }
 
 
+@pytest.mark.slow
 def test_every_address_with_every_method(service):
     asker = Asker(service.url)
     for path, opened in ADDRESSES.items():
