@@ -101,8 +101,7 @@ def test_both_engines_write_the_same(captioner, tmp_path, monkeypatch):
         assert [*map(quick.text, expected)] == [*map(captioner.text, expected)]
         assert [words_of(quick, ids) for ids in expected] == [words_of(captioner, ids) for ids in expected]
         assert not any("\n" in captioner.text(ids) for ids in expected) and len({*expected}) > 1
-    with pytest.raises(CaptionerError, match="the web page does not support its tokenizer"):
-        check_engine(quick.engine, [3])
+    check_engine(quick.engine, [3])  # the static page can run it too
 
 
 def test_text_and_words_of_a_caption(captioner):

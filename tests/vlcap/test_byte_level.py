@@ -1,12 +1,16 @@
 """Byte-level vocabularies: the same pieces and texts as before they got our ids, words, and what is refused."""
 
 import json
+import shutil
+import subprocess
+from types import SimpleNamespace
 
 import pytest
 from tokenizers import Tokenizer
 
 from tests.support.gpt2_folder import END, TEXTS, write_gpt2
 from vlcap.attention import group_pieces
+from vlcap.export.site import PAGE, pieces_of
 from vlcap.model.byte_level import BYTES, ByteVocabulary, is_byte_level, piece_texts
 from vlcap.model.pretrained_decoder import load_pretrained
 from vlcap.model.tokenizer import EOS, PAD, UNK, TokenizerError, check_letters, load_tokenizer, one_line
@@ -80,6 +84,27 @@ def test_words_have_their_letters_back(tokenizer):
     assert [word for word, _ in groups] == text.split()
     assert [place for _, places in groups for place in places] == [*range(len(texts))]
     assert piece_texts(["Ġ", "Ġ", "a", "ĊĊ", "Ã"]) == ["▁", "▁", "a", "▁", "\ufffd"] and piece_texts([]) == []
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node runs the page's JavaScript; it is not installed")
+def test_the_pages_javascript_reads_them_too(tokenizer):
+    plain = tokenizer.backend_tokenizer
+    pieces = pieces_of(SimpleNamespace(tokenizer=plain, settings={"vocab_size": len(tokenizer)}))
+    texts = [*HARD, "two\n lines\r\n, and an emoji 🙂", "a \ufeff mark"]
+    rows = [tokenizer(text)["input_ids"][:-1] for text in texts]
+    rows.append(rows[5][:2])  # it ends within a letter
+    program = f"""
+        import {{textOf, wordsOf}} from {json.dumps((PAGE / "tokenizer.js").as_uri())};
+        const pieces = {json.dumps(pieces)}, rows = {json.dumps(rows)};
+        const words = ids => wordsOf(ids, ids.map(() => 0), pieces).map(word => word.text);
+        console.log(JSON.stringify(rows.map(ids => [textOf(ids, pieces), words(ids)])));"""
+    done = subprocess.run(
+        ["node", "--input-type=module", "-"], input=program, capture_output=True, text=True, encoding="utf-8"
+    )
+    assert done.returncode == 0, done.stderr
+    for ids, (text, words) in zip(rows, json.loads(done.stdout), strict=True):
+        assert text == one_line(plain.decode(ids))
+        assert words == [word for word, _ in group_pieces(piece_texts(tokenizer.convert_ids_to_tokens(ids)))]
 
 
 def test_a_caption_is_one_line():

@@ -20,10 +20,12 @@ from typing import Any
 
 import onnx
 import onnxruntime
+from tokenizers import decoders
 
 from ..engines.onnx import OnnxEngine
 from ..errors import CaptionerError
 from ..files.writing import digest_file, written_whole
+from ..model.byte_level import BYTES, is_byte_level
 from ..model.tokenizer import EOS, PAD, START, UNK
 from .runtime import FILES as RUNTIME
 from .runtime import VERSION
@@ -85,8 +87,8 @@ def check_engine(engine: OnnxEngine, budgets: Sequence[int]) -> None:
             f"the web page does not support its preprocessing, {pixels.crop_mode} with {pixels.interpolation}: "
             f"the filters are {', '.join(FILTERS)}"
         )
-    if (json.loads(engine.tokenizer.to_str()).get("decoder") or {}).get("type") != "Metaspace":
-        raise CaptionerError("the web page does not support its tokenizer: it has to be one that vlcap trained")
+    if not isinstance(engine.tokenizer.decoder, decoders.Metaspace | decoders.ByteLevel):
+        raise CaptionerError("the web page does not support its tokenizer: it has to be SentencePiece's or byte-level")
     for budget in budgets:
         engine.gflops(budget)
 
@@ -178,11 +180,13 @@ def _settings(engine: OnnxEngine, budgets: Sequence[int], about: About) -> dict[
 
 
 def pieces_of(engine: OnnxEngine) -> dict[str, Any]:
-    """What web/tokenizer.js needs: the text of each piece by its id, the ids of marks, and the pieces without text."""
+    """What web/tokenizer.js needs: the text of each piece by its id, the ids of marks, the pieces without text, and the
+    byte of each letter of a byte-level vocabulary."""
     added: Mapping[int, Any] = engine.tokenizer.get_added_tokens_decoder()
     return {
         "texts": [engine.tokenizer.id_to_token(piece) or "" for piece in range(engine.settings["vocab_size"])],
         "marks": {"pad": PAD, "eos": EOS, "unk": UNK, "start": START},
+        "bytes": BYTES if is_byte_level(engine.tokenizer) else None,
         "silent": sorted({PAD, EOS, *(piece for piece, token in added.items() if token.special)}),
     }
 
