@@ -18,6 +18,7 @@ from train.classifier import ClassifierRecipe, train_classifier
 from train.frozen import Frozen
 from train.loop import TrainingError
 from train.recipe import RecipeError
+from train.smoke import smoke
 from train.study import _new_encoder
 from train.study_recipe import StudyRecipe, _shrink
 from vlcap.captioner import Captioner, CaptionerError
@@ -225,3 +226,12 @@ def test_rows_of_a_study(folders):
     ):
         with pytest.raises(RecipeError, match=said):
             StudyRecipe(rows=[{"name": "row", **row}])._check_settings()
+
+
+def test_a_smoke_run_fetches_nothing(tmp_path):
+    recipe = CaptionerRecipe.load(None, ["encoder=timm:test_vit", "reduce=pool", "budgets=[3]", "image_size=224"])
+    small, folder = smoke(recipe, tmp_path / "captioner")
+    assert (small.reduce, small.image_size, small.budgets) == (None, None, [2, 3])
+    assert Encoder.load(small.encoder).config.budgets == [2, 3] and folder.is_relative_to(tmp_path)
+    stage, _ = smoke(ClassifierRecipe.load(None, ["encoder=timm:test_vit", "reduce=lookup"]), tmp_path / "blocks")
+    assert (stage.encoder, stage.reduce, stage.image_size) == ("lookupvit_hybrid_test_64", None, 64)
