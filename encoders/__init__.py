@@ -1,6 +1,6 @@
 """Images to tokens. Importing this package registers its encoders with timm: `timm.create_model("lookupvit_...")`."""
 
-from . import hybrid_rivals, pooled, reduced, timm_encoders, tokenlearner, variants, vit, vittm
+from . import hybrid_rivals, lookupvivit, pooled, reduced, timm_encoders, tokenlearner, variants, vit, vittm
 from .errors import EncoderError
 from .hybrid import HybridLookupViT
 from .interface import TokenEncoder, create_encoder
@@ -13,6 +13,7 @@ __all__ = [
     "TokenEncoder",
     "create_encoder",
     "hybrid_rivals",
+    "lookupvivit",
     "pooled",
     "reduced",
     "timm_encoders",

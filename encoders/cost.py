@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_gflops(encoder: nn.Module, budget: int | None = None, size: int | None = None, trunk: bool = True) -> float:
-    """GFLOPs of `encoder.forward_tokens` for one photo: the encoder's share of a caption.
+    """GFLOPs of `encoder.forward_tokens` for one photo, or one clip: the encoder's share of a caption.
 
     Args:
         encoder: An encoder, on any device, including "meta".
@@ -19,7 +19,10 @@ def count_gflops(encoder: nn.Module, budget: int | None = None, size: int | None
     """
     channels, height, width = encoder.pretrained_cfg["input_size"]
     parameter = next(encoder.parameters())
-    pixels = torch.zeros(1, channels, size or height, size or width, device=parameter.device, dtype=parameter.dtype)
+    shape: tuple[int, ...] = (size or height, size or width)
+    if encoder.frames:
+        shape = (encoder.frames, *shape)
+    pixels = torch.zeros(1, channels, *shape, device=parameter.device, dtype=parameter.dtype)
     training = encoder.training
     encoder.eval()
     seen: Any = pixels

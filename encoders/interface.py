@@ -54,6 +54,7 @@ class TokenEncoder:
         has_choice: Whether another budget than its own can be asked for.
         gathers: Whether `forward_maps` gives gather attention.
         any_size: Whether images of any size give the tokens of the same budgets, without `set_input_size`.
+        frames: Number of frames of the clips that it reads, pixels (B, 3, T, S, S); None for photos.
         has_trunk: Whether it stands on a convolutional `trunk`, whose features it also takes in place of pixels.
         starts_from: What `init_from` may fill: a ViT's blocks ("vit"), the trunk ("trunk"), or nothing.
     """
@@ -63,6 +64,7 @@ class TokenEncoder:
     has_choice: bool = False
     gathers: bool = False
     any_size: bool = False
+    frames: int | None = None
     has_trunk: bool = False
     starts_from: Literal["vit", "trunk"] | None = None
 

@@ -24,7 +24,7 @@ Where the pseudo-code leaves a choice, we read it so:
 - T resizes as the authors' framework does: bilinear, antialiased when it shrinks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -42,9 +42,8 @@ from .interface import TokenEncoder
 HEADS = {"compressed": "head", "lookup": "head_lookup"}  # stream -> its classifier (section 3.4)
 
 
-def resize_grid(grid: torch.Tensor, side: int) -> torch.Tensor:
-    """T of equation 1: (B, h, w, D) -> (B, side * side, D), flattened row by row (equation 3)."""
-    size = (side, side)
+def resize_grid(grid: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """T of equation 1: (B, h, w, D) -> (B, M, D), a grid of `size` (rows, columns), flattened row by row."""
     wide = grid.permute(0, 3, 1, 2).to(torch.promote_types(grid.dtype, torch.float32))  # CPUs resize no bfloat16
     wide = F.interpolate(wide, size=size, mode="bilinear", align_corners=False, antialias=True)
     return wide.flatten(2).transpose(1, 2).to(grid.dtype)
@@ -150,6 +149,7 @@ class LookupViT(TokenEncoder, nn.Module):
     starts_from: Literal["vit", "trunk"] | None = "vit"
     streams: tuple[str, ...] = tuple(HEADS)  # those that are classified
     block_class: Callable[..., nn.Module] = LookupViTBlock
+    pos_embed: nn.Parameter
 
     def __init__(
         self,
@@ -249,11 +249,7 @@ class LookupViT(TokenEncoder, nn.Module):
         """
         old = self.patch_embed.grid_size
         self.patch_embed.set_input_size(img_size=img_size)
-        self.pos_embed = nn.Parameter(
-            resample_abs_pos_embed(
-                self.pos_embed.data, new_size=list(self.patch_embed.grid_size), old_size=list(old), num_prefix_tokens=0
-            )
-        )
+        self.pos_embed = nn.Parameter(self.resample_positions(self.pos_embed.data, old, self.patch_embed.grid_size))
 
     def grid_side(self, size: int) -> int:
         side, rest = divmod(size, self.patch_size)
@@ -294,21 +290,23 @@ class LookupViT(TokenEncoder, nn.Module):
             EncoderError: The image is not a multiple of the patch, or the budget is not in 1 .. min(h, w).
         """
         features = self.embed_grid(x).contiguous()  # (B, h, w, D); a strided stream would slow every layer
-        grid = features.shape[1:3]
+        grid = features.shape[1:-1]
         side = self.check_budget(budget, grid)
         pos = self.pos_embed
         if grid != self.patch_embed.grid_size:
-            pos = resample_abs_pos_embed(
-                pos, new_size=list(grid), old_size=list(self.patch_embed.grid_size), num_prefix_tokens=0
-            )
+            pos = self.resample_positions(pos, self.patch_embed.grid_size, grid)
         pos = pos.unflatten(1, grid)  # (1, h, w, D)
         compressed = self.compress(features, pos, side)
-        lookup = (features + pos).flatten(1, 2)
+        lookup = (features + pos).flatten(1, -2)
         return self.pos_drop(compressed), self.pos_drop(lookup)
+
+    def resample_positions(self, pos: torch.Tensor, old: Sequence[int], new: Sequence[int]) -> torch.Tensor:
+        """The positional embedding (1, N, D) of a grid (h, w) for a new grid, as timm's ViTs do it."""
+        return resample_abs_pos_embed(pos, new_size=list(new), old_size=list(old), num_prefix_tokens=0)
 
     def compress(self, features: torch.Tensor, pos: torch.Tensor, side: int) -> torch.Tensor:
         """Equations 1 to 3: features (B, h, w, D) and positions (1, h, w, D) -> compressed tokens (B, M, D)."""
-        return resize_grid(features, side) + resize_grid(pos, side)
+        return resize_grid(features, (side, side)) + resize_grid(pos, (side, side))
 
     def forward_streams(
         self,
@@ -389,6 +387,6 @@ def init_weights(module: nn.Module, name: str = "") -> None:
             nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Conv2d):
+    elif isinstance(module, (nn.Conv2d, nn.Conv3d)):
         lecun_normal_(module.weight)
         nn.init.zeros_(module.bias)

@@ -23,6 +23,8 @@ FAMILIES = [
     "tome_*",
     "evit_*",
     "vit_mini_*",
+    "lookupvivit_*",  # clips of videos
+    "vivit_*",
     "*_hybrid_lite*",  # LookupViT over a trunk, and its rivals there
     *(f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large")),
 ]
@@ -41,6 +43,8 @@ PUBLISHED = {
     "vittm_base_patch16_224": {7: 14.2},
     "tome_small_patch16_224": {7: 5.4},  # r = 13
     "evit_small_patch16_224": {9: 6.02},  # keep rate 0.7
+    "lookupvivit_base_patch16x2_224": {9: 453.0},  # 9x9x8 in LookupViT's Table 4, which prints MACs
+    "vivit_base_patch16x2_224": {14: 910.2},
 }
 
 
