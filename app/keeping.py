@@ -85,10 +85,13 @@ def keep(
     """
     from vlcap import processes
     from vlcap.bulk.work import caption_groups, in_groups
+    from vlcap.data.finding import is_video_name
 
     settings = settings_of(captioner, wish, weights)
+    if any(is_video_name(photo.name) for photo in photos):
+        settings["frames"] = wish.frames
     todo = place.begin(photos, settings)
-    groups = in_groups(todo, batch_size)
+    groups = in_groups(todo, batch_size, wish.frames)
     left = [group for group in groups if not all(map(place.is_done, group))]
     done = [photo for group in groups if all(map(place.is_done, group)) for photo in group]
     mine = [left[i] for i in processes.share(len(left))]

@@ -149,7 +149,6 @@ class LookupViT(TokenEncoder, nn.Module):
     starts_from: Literal["vit", "trunk"] | None = "vit"
     streams: tuple[str, ...] = tuple(HEADS)  # those that are classified
     block_class: Callable[..., nn.Module] = LookupViTBlock
-    pos_embed: nn.Parameter
 
     def __init__(
         self,

@@ -177,6 +177,8 @@ class ViViT(TokenEncoder, PatchViT):
         kwargs: Other arguments of timm's `VisionTransformer`.
     """
 
+    pos_embed: Any
+
     def __init__(self, frames: int = 32, tubelet: int = 2, **kwargs: Any):
         super().__init__(embed_layer=partial(TubeletEmbed, frames=frames, tubelet=tubelet, flatten=True), **kwargs)
         self.frames = frames

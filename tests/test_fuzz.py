@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     "readers",
     [
-        "images archives",
+        "images archives videos",
         "coco karpathy references predictions parquet",
         "sidecars metadata tables shards labelling",
         "models encoders decoders bytes",

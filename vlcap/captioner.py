@@ -29,7 +29,7 @@ from .batches import encoded_ahead, work_on
 from .data.images import load_image
 from .data.pixels import PixelConfig
 from .engines.choose import choose, torch_engine
-from .engines.interface import Engine, Facts
+from .engines.interface import Engine, Facts, encode
 from .errors import CaptionerError, VlcapError
 from .model.finding import find_folder
 from .model.search import Watch, Written, find_captions, find_several
@@ -223,12 +223,14 @@ class Captioner:
         return self.pixels.cut(load_image(photo))
 
     def encode(self, pixels: NDArray, budget: int | None = None) -> Any:
-        """uint8 pixels (B, 3, S, S) -> compressed tokens in the engine's own form; PyTorch's is (B, M, D).
+        """uint8 pixels (B, 3, S, S), or of videos (B, F, 3, S, S) -> compressed tokens in the engine's own form.
+
+        PyTorch's is (B, M, D).
 
         Raises:
             EncoderError, CaptionerError: The budget does not fit the grid, or the engine's graphs.
         """
-        return self.engine.encode(pixels, budget or self.default_budget)
+        return encode(self.engine, pixels, budget or self.default_budget)
 
     def decode(self, tokens: Any, **generation: Any) -> list[str]:
         """Compressed tokens of `encode` -> captions. `generation` overrides the settings of the model."""
@@ -304,7 +306,7 @@ class Captioner:
         """Captions of batches of uint8 pixels, (B, 3, S, S) each. Several batches are in work at the same time.
 
         Args:
-            batches: The batches.
+            batches: The batches; of videos, (B, F, 3, S, S) each.
             budget: Side of the compressed grid; None for the model's default.
             count: Captions for each photo, at most as many as the search has beams; see `Caption.others`. A photo has
                 fewer if some of the search's captions read the same.
@@ -315,12 +317,12 @@ class Captioner:
 
             def work(engine: Engine, pixels: NDArray) -> list[Caption]:
                 start, lane = time.perf_counter(), Captioner(engine)
-                return lane._captions(engine.encode(pixels, side), side, count, start, **generation)
+                return lane._captions(encode(engine, pixels, side), side, count, start, **generation)
 
             yield from work_on(self.engine, batches, work)
             return
         start = time.perf_counter()
-        for tokens in encoded_ahead(partial(self.engine.encode, budget=side), batches):
+        for tokens in encoded_ahead(partial(encode, self.engine, budget=side), batches):
             yield self._captions(tokens, side, count, start, **generation)
             start = time.perf_counter()
 

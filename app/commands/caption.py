@@ -1,4 +1,4 @@
-"""`vlcap caption` and `vlcap attention`: what a captioner says about photos, and where it looks."""
+"""`vlcap caption` and `vlcap attention`: what a captioner says about photos and videos, and where it looks."""
 
 import math
 import sys
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def caption(
-    photos: Annotated[list[str], typer.Argument(help="Image files and folders.", show_default=False)],
+    photos: Annotated[list[str], typer.Argument(help="Image files, videos and folders.", show_default=False)],
     model: Model = None,
     budget: BudgetOrAuto = None,
     beams: Beams = None,
@@ -49,20 +49,23 @@ def caption(
     suffix: Annotated[str, typer.Option(help="Text after each caption.")] = "",
     count: Annotated[int, typer.Option(min=1, help="Captions per photo, all different: the best beams.")] = 1,
     min_score: MinScore = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Frames of each video that are read. [default: 4]")
+    ] = None,
     ray: Ray = False,
     address: Address = None,
     threads: Threads = None,
     shard_size: ShardSize = None,
 ) -> None:
-    """Caption photos: one line per photo, in the given order. Unreadable files are reported and skipped.
+    """Caption photos and videos: one line each, in the given order. Unreadable files are reported and skipped.
 
-    In folders, hidden files are ignored, and files that are not images are counted at the end. With --out or --sidecar,
-    captions go into files instead. A run that was killed goes on when the command is repeated.
+    In folders, hidden files are ignored, and other files are counted at the end. With --out or --sidecar, captions go
+    into files instead. A run that was killed goes on when the command is repeated.
     """
     _check_options(out, sidecar, existing, as_json, prefix + suffix)
     if min_score is not None and not math.isfinite(min_score):
         raise typer.BadParameter(f"--min-score {min_score}: a number, such as -1.5")
-    _check_ray(ray, out, existing, address, threads, shard_size)
+    _check_ray(ray, out, existing, frames, address, threads, shard_size)
     if ray and out:
         from app.cluster import Asked, caption_on_ray
 
@@ -70,9 +73,10 @@ def caption(
         asked = Asked(model, budget, beams, int8, engine, *sizes, prefix, suffix, count, min_score)
         raise typer.Exit(caption_on_ray(photos, out, asked))
     side = loading.parse_budget(budget)
-    from vlcap.data.finding import find_images, without
+    from vlcap.data.finding import find_images, without, without_videos
+    from vlcap.data.videos import FRAMES, can_read_videos
 
-    found = find_images(photos)
+    found, about_videos = without_videos(find_images(photos, videos=can_read_videos()))
     place = _open_place(out, sidecar, existing, found.images)
     try:
         if getattr(place, "was_finished", False):
@@ -83,7 +87,7 @@ def caption(
 
         chosen = loading.choose_budget(captioner, budget, model)
         search = loading.search_for(captioner, beams, count)
-        wish = Wish(chosen, count, min_score, prefix, suffix, search)
+        wish = Wish(chosen, count, min_score, prefix, suffix, search, frames or FRAMES)
         tally: Tally | None
         if place is None:
             tally = _print(captioner, found.images, wish, batch_size, as_json)
@@ -95,7 +99,7 @@ def caption(
             place.close()
     if tally is not None:  # the first process speaks for all
         found = without(found, getattr(place, "files", {}).values())
-        for remark in [*found.remarks(), *tally.remarks(out or sidecar)]:
+        for remark in [*found.remarks(), *about_videos, *tally.remarks(out or sidecar)]:
             say(remark)
         raise typer.Exit(1 if tally.unreadable or not found.complete else 0)
 
@@ -117,7 +121,13 @@ def _check_options(out: Path | None, sidecar: str | None, existing: str | None, 
 
 
 def _check_ray(
-    ray: bool, out: Path | None, existing: str | None, address: str | None, threads: int | None, shard_size: int | None
+    ray: bool,
+    out: Path | None,
+    existing: str | None,
+    frames: int | None,
+    address: str | None,
+    threads: int | None,
+    shard_size: int | None,
 ) -> None:
     """Refuses options that contradict --ray, or need it."""
     from vlcap.processes import several
@@ -131,6 +141,8 @@ def _check_ray(
         raise typer.BadParameter("--ray needs --out FOLDER")
     if existing:
         raise typer.BadParameter("--existing is not for --ray: it goes on where an earlier run ended")
+    if frames:
+        raise typer.BadParameter("--frames is about videos, which --ray does not read")
     if several():
         raise typer.BadParameter("--ray and torchrun: choose one")
 
@@ -155,7 +167,7 @@ def _print(captioner: Any, photos: list[Path], wish: "Wish", batch_size: int, as
     from vlcap.data.names import one_line
 
     tally = Tally()
-    for group in caption_groups(captioner, in_groups(photos, batch_size), wish):
+    for group in caption_groups(captioner, in_groups(photos, batch_size, wish.frames), wish):
         tally.count(group)
         for photo in group:
             for found in photo.captions:

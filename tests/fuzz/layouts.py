@@ -31,7 +31,7 @@ import vlcap.evaluation.metrics
 from train.labels import read_labelled
 from vlcap.captioner import Captioner
 from vlcap.data.captions import read_captions
-from vlcap.data.finding import SUFFIXES, UNREAD_SUFFIXES
+from vlcap.data.finding import SUFFIXES, UNREAD_SUFFIXES, VIDEO_SUFFIXES
 from vlcap.data.images import load_image
 
 from . import models
@@ -202,7 +202,8 @@ def album(rng: random.Random, here: Path) -> dict[str, Any]:
 def read_album(plan: dict[str, Any], here: Path) -> None:
     before, top = snapshot(here), here / "album"
     there = reachable(top)
-    pictures = {(folder, name) for folder, name in there if os.path.splitext(name)[1].lower() in SUFFIXES}
+    read = SUFFIXES | VIDEO_SUFFIXES
+    pictures = {(folder, name) for folder, name in there if os.path.splitext(name)[1].lower() in read}
     status, out, err = run("caption", top, "--json")
     said = {
         (os.path.realpath(os.path.dirname(path)), os.path.basename(path))

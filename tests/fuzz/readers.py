@@ -7,11 +7,12 @@ from vlcap.data.captions import CaptionDataError
 from vlcap.data.images import ImageError
 from vlcap.model.folder import ModelFolderError
 
-from . import Reader, archives, captions, folders, images, labels, layouts, models, recipes
+from . import Reader, archives, captions, folders, images, labels, layouts, models, recipes, videos
 
 CAPTIONS = (CaptionDataError, ImageError)
 READERS = {
     "images": Reader(images.make, images.read, (ImageError,), prepare=images.seeds),
+    "videos": Reader(videos.make, videos.read, (ImageError,), prepare=videos.seeds),
     "coco": Reader(captions.make_coco, captions.read_folder, CAPTIONS, prepare=captions.photos),
     "karpathy": Reader(captions.make_karpathy, captions.read_folder, CAPTIONS, prepare=captions.photos),
     "references": Reader(captions.make_references, captions.read_references, (CaptionDataError,)),

@@ -1,4 +1,4 @@
-"""Captions in a file beside each photo, `--sidecar .txt`: photo.jpg gets photo.txt.
+"""Captions in a file beside each photo, `--sidecar .txt`: photo.jpg gets photo.txt, clip.mp4 gets clip.mp4.txt.
 
 .txt and .caption hold one caption per line. .json holds the photo's name, and each caption with its score and budget.
 Each file is written whole, when its group of photos is captioned. The same command after a kill goes on.
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import processes
+from ..data.finding import is_video_name
 from ..data.names import one_line
 from ..files.json_file import load_json
 from ..files.results import check_folder
@@ -172,8 +173,11 @@ class Sidecars:
 
 
 def beside(photo: Path, suffix: str) -> Path:
-    """The file beside a photo: its path, with this suffix in place of its own."""
-    return Path(os.path.splitext(photo)[0] + suffix)
+    """The file beside a photo: its path, with this suffix in place of its own.
+
+    A video keeps its own suffix before this one: phones save a short video beside each photo, under the same name.
+    """
+    return Path((str(photo) if is_video_name(photo.name) else os.path.splitext(photo)[0]) + suffix)
 
 
 def _json(values: Any) -> bytes:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from functools import partial
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,12 @@ import numpy as np
 from .. import auto_budget
 from ..auto_budget import AutoBudget
 from ..captioner import Caption, Captioner
+from ..data.finding import is_video_name
 from ..data.images import ImageError, one_line
 from ..data.names import plain_line
 from ..data.reading import read_ahead
+from ..data.videos import FRAMES
+from ..video import read_video
 from .rows import Row
 
 if TYPE_CHECKING:
@@ -38,6 +42,7 @@ class Wish:
         prefix: Text before each caption.
         suffix: Text after each caption.
         generation: As for `Captioner.caption`.
+        frames: Frames of each video that are read.
     """
 
     budget: int | AutoBudget | None = None
@@ -46,6 +51,7 @@ class Wish:
     prefix: str = ""
     suffix: str = ""
     generation: Mapping[str, Any] = field(default_factory=dict)
+    frames: int = FRAMES
 
 
 @dataclass(frozen=True)
@@ -74,9 +80,22 @@ class Captioned:
         return [Row(name, each.text, round(each.score, 3), each.budget) for each in self.captions]
 
 
-def in_groups(photos: Sequence[Path], size: int) -> list[Sequence[Path]]:
-    """Photos in groups of this size; the last one may be smaller."""
-    return [photos[start : start + size] for start in range(0, len(photos), size)]
+def in_groups(photos: Sequence[Path], size: int, frames: int = FRAMES) -> list[Sequence[Path]]:
+    """Photos in groups of at most this size, and videos in groups with as many frames; no group has both."""
+    groups: list[Sequence[Path]] = []
+    for videos, same in groupby(photos, key=_is_video):
+        found, step = list(same), max(1, size // frames) if videos else size
+        groups += [found[start : start + step] for start in range(0, len(found), step)]
+    return groups
+
+
+def _is_video(photo: Any) -> bool:
+    return isinstance(photo, Path) and is_video_name(photo.name)
+
+
+def _read(captioner: Captioner, frames: int, photo: Path) -> NDArray:
+    """uint8 pixels of a photo (3, S, S), or of a video's frames (F, 3, S, S)."""
+    return read_video(captioner, photo, frames) if _is_video(photo) else captioner.read(photo)
 
 
 def caption_groups(
@@ -90,14 +109,17 @@ def caption_groups(
 
     Args:
         captioner: The captioner.
-        groups: Groups of photos; none is empty, and the first one is the largest. They are asked for one by one.
+        groups: Groups of photos, or of videos; none is empty. They are asked for one by one, and as many photos are
+            read ahead as the largest one has, or the first one of an iterator.
         wish: What is asked of the captions.
-        read: Function that reads a photo, uint8 pixels (3, S, S), or raises ImageError. Left out, the photos are paths.
+        read: Function that reads a photo, uint8 pixels (3, S, S), or raises ImageError. Left out, the photos are paths
+            of photos and videos.
         readers: Threads that read photos; None for one per core, at most 8.
 
     Raises:
         CaptionerError, EncoderError: The captioner cannot do what is asked.
     """
+    largest = max(map(len, groups), default=1) if isinstance(groups, list) else 1
     groups = iter(groups)
     first = next(groups, ())
     sizes: deque[int] = deque()  # of the groups that are being read
@@ -108,7 +130,8 @@ def caption_groups(
             sizes.append(len(group))
             yield from group
 
-    photos = read_ahead(all_photos(), read or captioner.read, ahead=2 * max(1, len(first)), workers=readers)
+    ahead = 2 * max(largest, len(first))
+    photos = read_ahead(all_photos(), read or partial(_read, captioner, wish.frames), ahead, workers=readers)
 
     def batches() -> Iterator[NDArray]:
         for start in photos:
@@ -130,7 +153,9 @@ def caption_groups(
 
 
 def captions_of(captioner: Captioner, batches: Iterable[NDArray], wish: Wish) -> Iterator[list[Caption]]:
-    """Captions of batches of uint8 pixels, (B, 3, S, S) each, at the wished budget or by its rule; all are kept.
+    """Captions of batches of uint8 pixels at the wished budget or by its rule; all are kept.
+
+    Batches are as for `Captioner.caption_batches`.
 
     Raises:
         CaptionerError, EncoderError: The captioner cannot do what is asked.

@@ -45,6 +45,25 @@ SUFFIXES = {
     ".heifs",
     ".hif",
 }
+# Suffixes of video files in a folder. Not .ts, which is a program more often.
+VIDEO_SUFFIXES = {
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".mpg",
+    ".mpeg",
+    ".m2ts",
+    ".mts",
+    ".3gp",
+    ".3g2",
+    ".wmv",
+    ".asf",
+    ".flv",
+    ".ogv",
+}
 # Suffixes of pictures that are not read. If a folder has any, not all of its pictures were captioned.
 UNREAD_SUFFIXES = {
     ".jxl",
@@ -96,22 +115,26 @@ class Found:
         return [*self.problems, *([describe_skipped(self.others)] if self.others else [])]
 
 
-def find_images(paths: Iterable[str | os.PathLike]) -> Found:
-    """Finds the image files in files and folders.
+def find_images(paths: Iterable[str | os.PathLike], videos: bool = False) -> Found:
+    """Finds the image files in files and folders; the video files too, if `videos`.
 
     A folder stands for all files in it and below it that have the suffix of an image, in the order of their paths.
     Hidden files and folders are skipped. A link to a folder is followed once, unless it leads to a folder above it. A
     file that is named itself is taken whatever its suffix. A path that does not exist and a folder without images are
     among the images as they are: `load_image` then says what is wrong with them.
     """
+
+    def wanted(file: Path) -> bool:
+        return is_image_name(file.name) or (videos and is_video_name(file.name))
+
     images: dict[str, Path] = {}
     others: dict[str, Path] = {}
     problems: list[str] = []
     for path in map(Path, paths):
         known = len(problems)
         below = files_below(path, problems) if os.path.isdir(path) else []
-        pictures = [file for file in below if is_image_name(file.name)]
-        others |= {os.path.abspath(file): file for file in below if not is_image_name(file.name)}
+        pictures = [file for file in below if wanted(file)]
+        others |= {os.path.abspath(file): file for file in below if not wanted(file)}
         for image in pictures or ([path] if len(problems) == known else []):
             images.setdefault(os.path.abspath(image), image)
     return Found(list(images.values()), [path for key, path in others.items() if key not in images], problems)
@@ -126,6 +149,21 @@ def without(found: Found, files: Iterable[Path]) -> Found:
 def is_image_name(name: str) -> bool:
     """Whether a file name has the suffix of an image."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def is_video_name(name: str) -> bool:
+    """Whether a file name has the suffix of a video."""
+    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+
+
+def without_videos(found: Found) -> tuple[Found, list[str]]:
+    """What was found, without the videos among the skipped files, and a line about these videos if there are any."""
+    skipped = [path for path in found.others if is_video_name(path.name)]
+    if not skipped:
+        return found, []
+    count = "1 video" if len(skipped) == 1 else f"{len(skipped)} videos"
+    line = f"skipped {count}, for which the package av is needed: pip install 'vlcap[video]' (first: {{}})"
+    return without(found, skipped), [line.format(one_line(os.fspath(skipped[0])))]
 
 
 def describe_skipped(files: Sequence[str | os.PathLike]) -> str:

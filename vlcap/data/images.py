@@ -80,9 +80,9 @@ def load_image(
     Raises:
         ImageError: The file is missing, unreadable, empty, damaged, cut short, too large, or not an image.
     """
-    name = name or _name_of(source)
+    name = name or name_of(source)
     # The filter names Pillow, so that no other warning is lost if two threads leave this block in the wrong order.
-    with _open(source, name) as opened, warnings.catch_warnings():
+    with open_source(source, name) as opened, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         try:
             image = opened if isinstance(opened, Image.Image) else _identify(opened, name)
@@ -101,7 +101,7 @@ def load_image(
             raise ImageError(f"{name}: {_decoding_problem(error, opened)}") from error
 
 
-def _name_of(source: str | os.PathLike | bytes | BinaryIO | Image.Image) -> str:
+def name_of(source: str | os.PathLike | bytes | BinaryIO | Image.Image) -> str:
     """Name of a source for an error message, on one line whatever characters its path has."""
     if isinstance(source, bytes):
         return "image bytes"
@@ -112,7 +112,7 @@ def _name_of(source: str | os.PathLike | bytes | BinaryIO | Image.Image) -> str:
     return one_line(path)
 
 
-def _open(
+def open_source(
     source: str | os.PathLike | bytes | BinaryIO | Image.Image, name: str
 ) -> contextlib.AbstractContextManager[BinaryIO | Image.Image]:
     """Opens a path or bytes for reading, to be closed afterwards. A source that the caller has opened is passed on."""
@@ -174,11 +174,11 @@ def _limit_before_decoding(image: Image.Image, drafted: bool) -> int:
 def _check_size(image: Image.Image, name: str, limit: int, callers: int | None = None) -> None:
     """Raises ImageError if the picture exceeds the limit or the caller's limit, or is too thin."""
     limit = limit if callers is None else min(limit, callers)
-    if problem := _size_problem(*image.size, max_pixels=limit):
+    if problem := size_problem(*image.size, max_pixels=limit):
         raise ImageError(f"{name}: {problem}")
 
 
-def _size_problem(width: int, height: int, max_pixels: int) -> str | None:
+def size_problem(width: int, height: int, max_pixels: int) -> str | None:
     """The reason to refuse a picture of this size, or None."""
     if width * height > max_pixels:
         return f"too large, {width} x {height} pixels (the limit is {max_pixels / 1e6:g} million): make it smaller"

@@ -97,6 +97,9 @@ class Engine(Protocol):
             CaptionerError, EncoderError: The budget does not fit the grid, or this engine was not made for it.
         """
 
+    def join(self, tokens: Any, frames: int) -> Any:
+        """Tokens of B * `frames` photos -> of B videos, each with those of all its frames for the decoder to read."""
+
     def search(self, **changes: Any) -> Search | None:
         """The captioner's settings with changes; None if they ask for more than our own searches can do."""
 
@@ -122,3 +125,22 @@ class Engine(Protocol):
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The text of each piece, with SentencePiece's mark where a word begins."""
+
+
+def encode(engine: Engine, pixels: NDArray, budget: int) -> Any:
+    """Compressed tokens of photos, or of videos.
+
+    The tokens of a video's frames are read together: a decoder's cross-attention has no positions, and takes any
+    number of tokens.
+
+    Args:
+        engine: The engine.
+        pixels: uint8 pixels of photos (B, 3, S, S), or of F frames of videos (B, F, 3, S, S).
+        budget: Side of the compressed grid of a photo or frame.
+
+    Raises:
+        CaptionerError, EncoderError: As `Engine.encode`.
+    """
+    if pixels.ndim == 4:
+        return engine.encode(pixels, budget)
+    return engine.join(engine.encode(pixels.reshape(-1, *pixels.shape[2:]), budget), pixels.shape[1])

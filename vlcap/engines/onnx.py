@@ -129,6 +129,11 @@ class OnnxEngine:
         """uint8 pixels (B, 3, S, S) -> keys and values of their tokens for the decoder, (L, 2, B, K, M, d)."""
         return self._encoder(budget).run(["photo"], {"pixels": pixels})[0]
 
+    def join(self, tokens: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
+        layers, two, images, heads, count, width = tokens.shape
+        apart = tokens.reshape(layers, two, images // frames, frames, heads, count, width)
+        return apart.swapaxes(3, 4).reshape(layers, two, images // frames, heads, frames * count, width)
+
     def search(self, **changes: Any) -> Search | None:
         return Search.of({**self.facts.generation, **changes}, self.facts.longest + 1, self.settings["vocab_size"])
 

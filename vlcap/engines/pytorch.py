@@ -92,6 +92,9 @@ class TorchEngine:
     def encode(self, pixels: NDArray | torch.Tensor, budget: int) -> torch.Tensor:
         return self.model.encoder(self.normalize(pixels), budget=budget).last_hidden_state
 
+    def join(self, tokens: torch.Tensor, frames: int) -> torch.Tensor:
+        return tokens.unflatten(0, (-1, frames)).flatten(1, 2)  # (B, F * M, D)
+
     def search(self, **changes: Any) -> Search | None:
         config, decoder = self.model.generation_config, self.model.decoder
         usual = (

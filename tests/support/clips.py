@@ -1,0 +1,79 @@
+"""Video files for tests, written by PyAV: moving windows over photos, and odd videos."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+MOTIONS = ("left", "right", "in", "out")
+
+
+def moved(photo: Image.Image, motion: str, frames: int, side: int) -> list[Image.Image]:
+    """A square window that moves over a photo: its frames, of `side` pixels. left and right pan, in and out zoom.
+
+    left shows the same windows as right in the reverse order, and out those of in: no single frame tells which it is.
+    """
+    short = min(photo.size)
+    found = []
+    for i in range(frames):
+        place = i / max(1, frames - 1)
+        if motion in ("left", "out"):
+            place = 1 - place
+        width = short * 0.75 if motion in ("left", "right") else short * (1 - 0.45 * place)
+        left = (short - width) * (place if motion in ("left", "right") else 0.5)
+        top = (short - width) / 2
+        found.append(photo.resize((side, side), Image.Resampling.BILINEAR, (left, top, left + width, top + width)))
+    return found
+
+
+def write_video(
+    path: Path,
+    frames: Sequence[Image.Image],
+    codec: str = "mpeg4",
+    rate: int = 8,
+    times: Sequence[float] | None = None,
+    rotation: int = 0,
+    sound: bool = False,
+    gop: int = 12,
+) -> Path:
+    """Writes a video file.
+
+    Args:
+        path: The file; its suffix says the format.
+        frames: Its frames, all of one size.
+        codec: FFmpeg's name of the encoder.
+        rate: Frames per second.
+        times: Time of each frame in seconds, for a variable frame rate.
+        rotation: Degrees by which a player has to turn it counterclockwise.
+        sound: Whether it has a second of sound.
+        gop: One frame in so many is a key frame.
+    """
+    with av.open(str(path), "w") as container:
+        if frames:
+            stream = container.add_stream(codec, rate=rate)
+            stream.codec_context.gop_size = gop
+            stream.width, stream.height = frames[0].size
+            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            stream.codec_context.time_base = Fraction(1, 1000)
+            if codec != "mjpeg":
+                stream.codec_context.bit_rate = 4_000_000
+            if rotation:
+                stream.set_display_rotation(rotation)
+        if sound:
+            voice = container.add_stream("aac", rate=16000, layout="mono")
+        for i, image in enumerate(frames):
+            frame = av.VideoFrame.from_image(image)
+            frame.pts = round(1000 * (times[i] if times else i / rate))
+            frame.time_base = Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        if frames:
+            container.mux(stream.encode(None))
+        if sound:
+            tone = av.AudioFrame.from_ndarray(np.zeros((1, 16000), dtype=np.float32), format="fltp", layout="mono")
+            tone.rate = 16000
+            container.mux(voice.encode(tone))
+            container.mux(voice.encode(None))
+    return path
