@@ -1,4 +1,4 @@
-"""The classification trainer: an encoder learns from labelled photos, or from the words of captioned photos.
+"""The classification trainer: an encoder learns from labelled photos or videos, or from the words of captioned photos.
 
     vlcap train classifier --recipe tiny-imagenet --data DIR --out RUN
 
@@ -25,6 +25,7 @@ from vlcap.processes import join, share
 
 from .batches import validation_batches
 from .cache import FrozenCache
+from .clips import LabelledClips, check_clips
 from .frozen import LOGITS, POOLED, Frozen
 from .labels import (
     CachedPhotos,
@@ -101,8 +102,8 @@ class ClassifierRecipe(Recipe):
 
 
 class Batch(NamedTuple):
-    """uint8 pixels (B, 3, S, S), empty if the caches hold everything; class numbers (B,) or weights per class (B, C);
-    places in the caches (B, 3), if there are any."""
+    """uint8 pixels (B, 3, S, S), of clips (B, T, 3, S, S), empty if the caches hold everything; class numbers (B,) or
+    weights per class (B, C); places in the caches (B, 3), if there are any."""
 
     photos: torch.Tensor
     targets: torch.Tensor
@@ -128,6 +129,8 @@ class Classification:
         self.pixels = self.encoder.pixels
         if recipe.image_size:
             self.pixels = replace(self.pixels, size=recipe.image_size)
+        frames = self.encoder.model.frames
+        check_clips(recipe.encoder, frames, (train, val), recipe)
         self.frozen = self._frozen()
         augmentation: dict[str, Any] = {
             "scale": recipe.scale,
@@ -140,6 +143,8 @@ class Classification:
         if recipe.cache_views:
             self.train_set = self._cached(train, recipe.cache_views, augmentation)
             self.val_set = self._cached(val, 1, {})
+        elif frames and isinstance(train, LabelledSet):
+            self.train_set, self.val_set = LabelledClips(train, augment, frames), LabelledClips(val, plain, frames)
         else:
             self.val_set = LabelledPhotos(val, plain)
             self.train_set = (
@@ -272,10 +277,12 @@ class Classification:
         return F.cross_entropy(logits, target, label_smoothing=0.0 if target.ndim == 2 else smoothing)
 
     def seen(self, batch: Batch, dataset: Any, device: torch.device) -> torch.Tensor | list[torch.Tensor]:
-        """The encoder's input: normalized pixels, or the trunk's features from the cache."""
+        """The encoder's input: normalized pixels (B, 3, S, S), of clips (B, 3, T, S, S), or the trunk's features from
+        the cache."""
         if isinstance(dataset, CachedPhotos) and not dataset.pixels:
             return [each.to(device) for each in dataset.read(batch.places, self.frozen.maps)]
-        return self.pixels.normalize(batch.photos.to(device, non_blocking=True))
+        pixels = self.pixels.normalize(batch.photos.to(device, non_blocking=True))
+        return pixels.transpose(1, 2) if pixels.ndim == 5 else pixels
 
     def teacher_outputs(self, batch: Batch, dataset: Any, device: torch.device) -> list[torch.Tensor]:
         """The teacher's logits, and features if wanted, for a batch: from the cache or computed."""

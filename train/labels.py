@@ -26,7 +26,7 @@ from vlcap.data.images import find_images
 
 from .cache import ViewCache, read_places
 from .label_files import LabelError, class_names, image_and_label, load_labelled_files, split_files
-from .photos import PhotoFiles, PhotoRows, Photos, SomePhotos
+from .photos import PhotoFiles, PhotoRows, Photos, SomePhotos, VideoFiles
 from .words import word_splitter
 
 MAX_CLASSES = 1_000_000
@@ -288,13 +288,16 @@ def _labelled(classes: list[str], targets: torch.Tensor, photos: Photos) -> Labe
 
 
 def _read_class_folders(folder: Path, name: str, split: str) -> LabelledSet:
-    """Each subfolder with photos in or below it is a class, named after the folder.
+    """Each subfolder with photos in or below it is a class, named after it; with videos, if no subfolder has photos.
 
     Warns of everything that is skipped: unreadable folders, folders without photos, and files that aren't images.
     """
     folders = sorted(each for each in folder.iterdir() if each.is_dir() and each.name[0] != ".")
     # Normalized: some systems store accented letters composed, others decomposed, and data is copied between them.
-    found = {unicodedata.normalize("NFC", each.name): find_images([each]) for each in folders}
+    found, kind = {unicodedata.normalize("NFC", each.name): find_images([each]) for each in folders}, PhotoFiles
+    if not any(inside.images and inside.images[0] not in folders for inside in found.values()):
+        found = {unicodedata.normalize("NFC", each.name): find_images([each], videos=True) for each in folders}
+        kind = VideoFiles
     empty = {each for each, inside in found.items() if inside.images and inside.images[0] in folders}
     for remark in [remark for each in sorted(found) for remark in found[each].remarks()]:
         warnings.warn(remark, stacklevel=2)
@@ -305,5 +308,5 @@ def _read_class_folders(folder: Path, name: str, split: str) -> LabelledSet:
         raise LabelError(f"{folder}: no photos in folders here: expected {folder.name}/CLASS/photo.jpg")
     paths = [path for each in names for path in found[each].images]
     targets = torch.tensor([number for number, each in enumerate(names) for _ in found[each].images])
-    photos = PhotoFiles(name, split, paths, [path.relative_to(folder).as_posix() for path in paths])
+    photos = kind(name, split, paths, [path.relative_to(folder).as_posix() for path in paths])
     return _labelled(names, targets, photos)

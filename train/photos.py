@@ -15,7 +15,10 @@ from PIL import Image
 
 from vlcap.data.files import file_size
 from vlcap.data.images import ImageError, load_image
+from vlcap.data.videos import load_frames
 from vlcap.files.writing import digest_file
+
+FRAME_SIDE = 256  # pixels; short side of a video's frames, which are augmented afterwards
 
 
 class Photos(Protocol):
@@ -62,6 +65,18 @@ class PhotoFiles:
     def identity(self) -> str:
         listing = [(name, file_size(path)) for name, path in zip(self.names, self.paths, strict=True)]
         return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class VideoFiles(PhotoFiles):
+    """Videos that are files of a split. As a photo, each is its middle frame."""
+
+    def image(self, i: int) -> Image.Image:
+        return self.clip(i, frames=1)[0]
+
+    def clip(self, i: int, frames: int) -> list[Image.Image]:
+        """So many frames of a video, spread evenly over its time."""
+        return load_frames(self.paths[i], frames, side=FRAME_SIDE)
 
 
 @dataclass(frozen=True, eq=False)

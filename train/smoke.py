@@ -15,6 +15,7 @@ from vlcap.model.encoder import Encoder
 from vlcap.processes import connect
 
 ARCHITECTURE, HYBRID = "lookupvit_test_patch8_48", "lookupvit_hybrid_test_64"
+OF_CLIPS = {"lookupvivit_": "lookupvivit_test_patch8x2_48", "vivit_": "vivit_test_patch8x2_48"}
 SMALL = {
     "words": 20,
     "init_from": None,
@@ -55,9 +56,9 @@ def smoke(recipe: Any, out: Path) -> tuple[Any, Path]:
         small["start_from"] = _smoked(recipe.start_from)
         small["encoder"] = None if small["start_from"] else _smoked(recipe.encoder) or str(folder / "untrained")
     elif "encoder" in fields:  # a classifier recipe
-        small["encoder"] = _smoked(recipe.encoder) or (
-            HYBRID if recipe.reduce or "_hybrid_" in recipe.encoder else ARCHITECTURE
-        )
+        of_clips = [test for family, test in OF_CLIPS.items() if recipe.encoder.startswith(family)]
+        other = HYBRID if recipe.reduce or "_hybrid_" in recipe.encoder else ARCHITECTURE
+        small["encoder"] = _smoked(recipe.encoder) or (of_clips[0] if of_clips else other)
         hybrid = "_hybrid_" in _architecture(small["encoder"])
         small["image_size"] = 64 if hybrid else 48
         small["cache_views"] = min(recipe.cache_views, 2) if hybrid else 0  # no teacher: nothing to cache

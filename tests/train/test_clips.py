@@ -1,0 +1,92 @@
+"""The classification trainer on videos: it learns what no single frame shows, and refuses what does not fit."""
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.support import drawings
+from tests.support.clips import MOTIONS, moved, write_video
+from train.classifier import Classification, ClassifierRecipe, train_classifier
+from train.clips import transform_alike
+from train.labels import LabelError, read_labelled
+from vlcap.data.pixels import PixelConfig
+from vlcap.model.encoder import Encoder
+
+CLIPS = ["encoder=lookupvivit_test_patch8x2_48", "workers=0", "hflip=0"]
+
+
+def write_motions(folder, photos, val):
+    """{split}/{motion}/clip.mp4: each photo in all motions; the last `val` photos are held out."""
+    for number, photo in enumerate(photos):
+        for motion in MOTIONS:
+            path = folder / ("val" if number >= len(photos) - val else "train") / motion / f"{number}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_video(path, moved(photo, motion, frames=8, side=64))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """Clips of six drawings."""
+    return write_motions(tmp_path_factory.mktemp("few"), [drawings.draw(i, (96, 96)) for i in range(6)], val=2)
+
+
+def test_frames_are_augmented_alike():
+    transform = PixelConfig(size=32, mean=(0.5,) * 3, std=(0.5,) * 3).train_transform(color_jitter=0.4)
+    image = drawings.draw(3, (96, 96))
+    torch.manual_seed(0)
+    first = transform_alike([image] * 4, transform)
+    assert first.shape == (4, 3, 32, 32) and all(torch.equal(each, first[0]) for each in first)
+    assert not torch.equal(transform_alike([image], transform)[0], first[0])  # the next clip is augmented anew
+
+
+@pytest.mark.slow
+def test_a_run_is_resumed_to_the_bit(few, tmp_path, quick_curves):
+    settings = [*CLIPS, "batch_size=4", "evaluate_every=100", "save_every=2", "limit=12"]
+    whole = ClassifierRecipe.load(None, [*settings, "steps=4"])
+    figures = train_classifier(whole, [str(few)], tmp_path / "whole")
+    assert {"top1@2", "top1@3"} <= figures.keys()
+    begun = ClassifierRecipe.load(None, [*settings, "steps=2", "schedule=constant", "warmup=0"])
+    onward = ClassifierRecipe.load(None, [*settings, "steps=4", "schedule=constant", "warmup=0"])
+    train_classifier(begun, [str(few)], tmp_path / "parts")
+    train_classifier(onward, [str(few)], tmp_path / "parts")
+    train_classifier(onward, [str(few)], tmp_path / "once")
+    parts, once = (Encoder.load(tmp_path / name / "encoder") for name in ("parts", "once"))
+    assert all(torch.equal(weight, once.state_dict()[name]) for name, weight in parts.state_dict().items())
+    assert parts.config.classes == sorted(MOTIONS) and parts.model.frames == 8
+
+
+def test_what_does_not_fit(few, class_folder, tmp_path):
+    def refused(data, *settings):
+        recipe = ClassifierRecipe.load(None, [*CLIPS, *settings])
+        with pytest.raises(LabelError) as caught:
+            Classification(recipe, [str(each) for each in data], tmp_path)
+        return str(caught.value)
+
+    assert "holds videos, and lookupvit_test_patch8_48 reads photos" in refused(
+        [few], "encoder=lookupvit_test_patch8_48"
+    )
+    assert "reads clips of videos" in refused([class_folder])
+    assert "clips are trained without mixup, cutmix: " in refused([few], "mixup=0.2", "cutmix=1")
+    joined = tmp_path / "joined"
+    for split in ("train", "val"):  # the same classes
+        for motion in MOTIONS:
+            (joined / split / motion).mkdir(parents=True)
+            drawings.draw(0).save(joined / split / motion / "0.png")
+    assert "one --data holds photos, another one videos" in refused([few, joined])
+
+
+def test_videos_beside_photos_are_reported(few, tmp_path):
+    folder = tmp_path / "train" / "in"
+    folder.mkdir(parents=True)
+    drawings.draw(0).save(folder / "0.png")
+    (folder / "1.mp4").write_bytes(next((few / "train" / "in").iterdir()).read_bytes())
+    with pytest.warns(UserWarning, match=r"skipped 1 file that is not an image .*1 \.mp4"):
+        assert len(read_labelled(str(tmp_path), "train")) == 1
+
+
+def test_reversed_motions_have_the_same_frames():
+    photo: Image.Image = drawings.draw(1, (96, 96))
+    for one, other in (("left", "right"), ("in", "out")):
+        first, second = (moved(photo, motion, 4, 32) for motion in (one, other))
+        assert [each.tobytes() for each in first] == [each.tobytes() for each in second[::-1]]

@@ -1,0 +1,99 @@
+"""Clips of videos for the classification trainer: class folders of video files, for encoders that read clips.
+
+    vlcap train classifier --data DIR --out RUN --set encoder=lookupvivit_mini_patch8x2_96 --set hflip=0
+
+DIR holds train/CLASS/clip.mp4 and val/CLASS/clip.mp4. A clip is as many frames as the encoder reads, spread evenly over
+the whole video (vlcap/data/videos.py). All frames of a clip are augmented alike. A horizontal flip changes the
+direction of a motion: with classes that differ in it, set hflip to 0.
+
+Legend of shapes
+    B: clips   T: frames   S: side of a frame in pixels
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .labels import LabelError, LabelledPhotos, LabelledSet
+from .photos import Photos, SomePhotos, VideoFiles
+
+
+class LabelledClips(LabelledPhotos):
+    """(uint8 pixels (T, 3, S, S), target) pairs of a `LabelledSet` of videos.
+
+    Args:
+        labelled: The videos.
+        transform: What is done with a frame, at random or not; with all frames of a clip alike.
+        frames: T.
+    """
+
+    def __init__(self, labelled: LabelledSet, transform: Callable[[Image.Image], torch.Tensor], frames: int):
+        super().__init__(labelled, transform)
+        self.frames = frames
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, ...]:
+        videos, i = _source(*self.labelled.photos[row])
+        assert isinstance(videos, VideoFiles)
+        return transform_alike(videos.clip(i, self.frames), self.transform), self.labelled.targets[row]
+
+
+def transform_alike(images: Sequence[Image.Image], transform: Callable[[Image.Image], torch.Tensor]) -> torch.Tensor:
+    """The images, each transformed with the same random numbers: (T, 3, S, S)."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    found = []
+    for image in images:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        found.append(transform(image))
+    return torch.stack(found)
+
+
+def _source(photos: Photos, i: int) -> tuple[Photos, int]:
+    """Where a row of photos, or of a part of them, lies."""
+    if isinstance(photos, SomePhotos):
+        return _source(photos.photos, photos.rows[i])
+    return photos, i
+
+
+def are_videos(labelled: Any) -> bool:
+    """Whether these are videos and not photos.
+
+    Raises:
+        LabelError: They are both.
+    """
+    if not isinstance(labelled, LabelledSet):
+        return False
+    kinds = {isinstance(_source(photos, i)[0], VideoFiles) for photos, i in labelled.photos}
+    if len(kinds) > 1:
+        raise LabelError("one --data holds photos, another one videos: train on one of them")
+    return kinds == {True}
+
+
+def check_clips(encoder: str, frames: int | None, sets: Sequence[Any], recipe: Any) -> None:
+    """Refuses photos for an encoder of clips, videos for one of photos, and what clips cannot be trained with.
+
+    Args:
+        encoder: Name of the encoder.
+        frames: Frames that it reads; None for photos.
+        sets: What was read of each split.
+        recipe: The run's settings.
+
+    Raises:
+        LabelError: Data, encoder and settings do not fit together.
+    """
+    for labelled in sets:
+        if are_videos(labelled) and not frames:
+            raise LabelError(
+                f"{labelled.photos[0][0].name} holds videos, and {encoder} reads photos: "
+                "set encoder=lookupvivit_mini_patch8x2_96, or another one that reads clips"
+            )
+        if frames and not are_videos(labelled):
+            raise LabelError(f"{encoder} reads clips of videos: --data must hold train/CLASS/clip.mp4 and val/CLASS")
+    unable = [name for name in ("mixup", "cutmix", "teacher", "cache_views") if frames and getattr(recipe, name)]
+    if unable:
+        raise LabelError(f"clips are trained without {', '.join(unable)}: leave {unable[0]} at its default")
