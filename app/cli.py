@@ -22,6 +22,7 @@ from .commands.data import data
 from .commands.demo import demo
 from .commands.evaluate import baselines, evaluate, score
 from .commands.export import encoders, export
+from .commands.probe import probe
 from .commands.push import push
 from .commands.serve import serve
 from .commands.study import study, table3
@@ -38,7 +39,7 @@ app = typer.Typer(
     help="Caption photos with few visual tokens; train, evaluate and compare captioners.",
 )
 COMMANDS = (
-    *(caption, demo, serve, evaluate, score, baselines, compare, auto_budget),
+    *(caption, demo, serve, evaluate, score, baselines, compare, probe, auto_budget),
     *(data, attention, export, push, encoders),
 )
 for command in COMMANDS:

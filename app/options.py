@@ -100,3 +100,14 @@ Smoke = Annotated[
         "--smoke", help="Shrink the recipe to seconds, in a new folder OUT/smoke-N, to check that the command works."
     ),
 ]
+Corruption = Annotated[
+    list[str] | None,
+    typer.Option("--corruption", help="Only the corruption of this name; repeat for several. Default: all fifteen."),
+]
+Severity = Annotated[
+    list[int] | None,
+    typer.Option("--severity", min=1, max=5, help="Only this severity; repeat for several. Default: 1 to 5."),
+]
+CorruptionSize = Annotated[
+    int, typer.Option("--corruption-size", min=32, help="Side of the photos in pixels when they are corrupted.")
+]

@@ -42,5 +42,7 @@ def print_scores(report: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(report, indent=2)
         return
-    for name in itertools.takewhile(lambda name: name != "N", report):  # the scores come before N
-        print(f"{name:8} {report[name] * 100:6.2f}   (x 100, N = {report['N']})")
+    names = [*itertools.takewhile(lambda name: name != "N", report)]  # the scores come before N
+    width = max([8, *map(len, names)])
+    for name in names:
+        print(f"{name:{width}} {report[name] * 100:6.2f}   (x 100, N = {report['N']})")

@@ -1,5 +1,6 @@
 """The cost of an encoder. FLOPs are 2 x MACs, as in the LookupViT paper; in most papers "GFLOPs" are MACs."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,10 +30,17 @@ def count_gflops(encoder: nn.Module, budget: int | None = None, size: int | None
     if not trunk and encoder.has_trunk:
         with torch.no_grad():
             seen = encoder.trunk_features(pixels)
-    # On a CPU the counter misses fused attention, and the count would be too low: use plain attention.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        encoder.forward_tokens(seen, budget=budget)
+    with torch.no_grad():
+        gflops = count_gflops_of(lambda: encoder.forward_tokens(seen, budget=budget))
     encoder.train(training)
+    return gflops
+
+
+def count_gflops_of(work: Callable[[], Any]) -> float:
+    """GFLOPs of all matrix products and convolutions of a call."""
+    # On a CPU the counter misses fused attention, and the count would be too low: use plain attention.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        work()
     return counter.get_total_flops() / 1e9
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
+import numpy as np
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, get_worker_info
 
@@ -177,9 +178,9 @@ class _StreamReader(IterableDataset):
         self.stream, self.transform, self.collate, self.reading = photos.stream, photos.transform, collate, reading
         self.start, self.stop, self.places = start, stop, places
         self.batch, self.first = reading.batch_size // reading.world, reading.rank * reading.batch_size // reading.world
-        shuffled = photos.stream.dataset.shuffle(seed=reading.seed, buffer_size=photos.buffer)
-        several = reading.world > 1
-        self.mine = split_dataset_by_node(shuffled, reading.rank, reading.world) if several else shuffled
+        dataset, several = photos.stream.dataset, reading.world > 1
+        self.mine = split_dataset_by_node(dataset, reading.rank, reading.world) if several else dataset
+        self.buffer = photos.buffer
         self.streams = max(1, min(reading.workers, self.mine.num_shards))
 
     def __iter__(self) -> Iterator[Any]:
@@ -200,8 +201,10 @@ class _StreamReader(IterableDataset):
     def _rows(self, epoch: int, offset: int) -> Iterator[tuple[dict, Place]]:
         """The examples from a place on, over endless epochs, each with the place after it."""
         while True:
-            self.mine.set_epoch(epoch)
-            for row in islice(iter(self.mine), offset, None):
+            # Not set_epoch: its number lies in memory that the data loading processes share, each at its own epoch.
+            order = np.random.default_rng((self.reading.seed, epoch))
+            shuffled = self.mine.shuffle(generator=order, buffer_size=self.buffer)
+            for row in islice(iter(shuffled), offset, None):
                 offset += 1
                 yield row, (epoch, offset)
             if not offset:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from app import loading
-from app.options import Beams, Data, Limit, PagePhotos, Split
+from app.commands.probe import choose_corruptions
+from app.options import Beams, Corruption, CorruptionSize, Data, Limit, PagePhotos, Severity, Split
 from app.printing import say, track
 from vlcap.data.names import one_line
 
@@ -50,17 +51,27 @@ def compare(
     beams: Beams = None,
     photos: PagePhotos = 0,
     limit: Limit = None,
+    corruptions: Annotated[
+        bool, typer.Option("--corruptions", help="Also score the captions of corrupted photos, as ImageNet-C's.")
+    ] = False,
+    corruption: Corruption = None,
+    severity: Severity = None,
+    corruption_size: CorruptionSize = 224,
 ) -> None:
     """Compare captioners and token budgets: CIDEr against cost, as a table, CSV, JSON and a web page."""
     from vlcap.data.captions import read_captions
     from vlcap.evaluation.compare import Predictions, contender, has_choice
     from vlcap.evaluation.compare import compare as run
+    from vlcap.evaluation.corrupted import WRITTEN as CORRUPTED
     from vlcap.evaluation.page import WRITTEN
     from vlcap.files.results import results
 
+    damage = choose_corruptions(corruptions, corruption, severity, corruption_size)
+    if corruptions and not model:
+        raise typer.BadParameter("--corruptions needs a captioner that can run: give one with --model")
     foreign = [Predictions(*parse_predictions(each)) for each in predictions or []]
     captions = read_captions(data, split, limit=limit)
-    with results(out, WRITTEN):
+    with results(out, (*WRITTEN, *(CORRUPTED if corruptions else ()))):
         contenders = [
             contender(name, captioner, budget if has_choice(captioner) else None, image_size=size)
             for name, captioner in map(loading.load_named, model or [])
@@ -68,6 +79,30 @@ def compare(
         ]
         found = run([*contenders, *foreign], captions, out, track=track, **loading.search_settings(beams))
         write_comparison(found, captions, out, photos)
+        if corruptions:
+            _corrupt(contenders, captions, out, *damage, corruption_size, found.setting, loading.search_settings(beams))
+
+
+def _corrupt(
+    contenders: Any,
+    captions: Any,
+    out: Path,
+    names: tuple[str, ...],
+    severities: tuple[int, ...],
+    size: int,
+    setting: dict[str, Any],
+    search: dict[str, int],
+) -> None:
+    """The captioners under corruption. Captions of other programs are of clean photos alone: no rows here."""
+    from rich.console import Console
+
+    from vlcap.evaluation.corrupted import compare_corrupted, corrupted_table, write_corrupted
+
+    rows = compare_corrupted(contenders, captions, out, names, severities, size, track=track, **search)
+    settings = {key: setting[key] for key in ("data", "split", "N", "generation", "versions")}
+    settings |= {"corruptions": names, "severities": severities, "corruption_size": size}
+    write_corrupted(rows, settings, out)
+    Console().print(corrupted_table(rows, settings))
 
 
 def parse_predictions(text: str) -> tuple[str, Path, float | None]:

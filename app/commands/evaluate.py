@@ -1,29 +1,57 @@
-"""`vlcap evaluate`, `score` and `baselines`: captions against references."""
+"""`vlcap evaluate`, `score` and `baselines`: captions against references, and a classifier's answers against labels."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from app import loading
-from app.options import AsJson, Beams, BudgetOrAuto, Data, Engine, Int8, Limit, Metrics, Model, Split
+from app.options import AsJson, Beams, BudgetOrAuto, Data, Int8, Metrics, Model, Split
 from app.printing import print_json, print_scores, track
 
 
 def evaluate(
     data: Data,
     model: Model = None,
-    split: Split = "test",
+    classifier: Annotated[
+        str | None,
+        typer.Option(
+            "--classifier",
+            help="RUN/encoder of `vlcap train classifier`: evaluate this on labelled photos instead, top-1 and top-5.",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option("--split", help="Split of the data set. Default: test; with --classifier, val."),
+    ] = None,
     budget: BudgetOrAuto = None,
     beams: Beams = None,
     int8: Int8 = False,
-    engine: Engine = "pytorch",
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="onnx or pytorch, which runs the captioner. Default: pytorch.")
+    ] = None,
     metric: Metrics = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for predictions.json and metrics.json.")] = None,
-    limit: Limit = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for predictions.json and metrics.json; with --classifier, for confusions too."),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit",
+            min=2,
+            help="Number of photos to use: the first; with --classifier, evenly spaced ones.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Caption a split of a data set and score the captions against its references."""
+    """Caption a split and score the captions against its references; or classify one, with --classifier."""
+    if classifier is not None:
+        given = {"--model": model, "--beams": beams, "--int8": int8, "--engine": engine, "--metric": metric}
+        if unfit := [option for option, value in given.items() if value]:
+            raise typer.BadParameter(f"{unfit[0]} is for captioners, not for --classifier")
+        _evaluate_classifier(classifier, data, split or "val", budget, out, limit, as_json)
+        return
     from vlcap.data.captions import read_captions
     from vlcap.evaluation.evaluate import WRITTEN
     from vlcap.evaluation.evaluate import evaluate as run
@@ -31,11 +59,12 @@ def evaluate(
     from vlcap.files.results import results
     from vlcap.processes import connect
 
+    split = split or "test"
     loading.parse_budget(budget)  # refuses what is no budget, now
     captions = read_captions(data, split, limit=limit)
     first = connect()
     with results(out if first else None, WRITTEN):
-        captioner = loading.load_any(model, engine, int8=int8)
+        captioner = loading.load_any(model, engine or "pytorch", int8=int8)
         report = run(
             captioner,
             captions,
@@ -44,6 +73,40 @@ def evaluate(
             out=out,
             track=lambda found: track(found, total=len(captions), what=f"captioning {captions.name} {split}"),
             **loading.search_settings(beams),
+        )
+    if first:
+        print_scores(report, as_json)
+
+
+def _evaluate_classifier(
+    classifier: str,
+    data: str,
+    split: str,
+    budget: str | None,
+    out: Path | None,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    from train.labels import join_labelled, read_labelled, take
+    from vlcap.evaluation.classifier import check_budgets, evaluate_classifier, load_classifier, written
+    from vlcap.files.results import results
+    from vlcap.processes import connect
+
+    if budget == "auto":
+        raise typer.BadParameter("--budget auto is for captioners, not for --classifier")
+    side = loading.parse_budget(budget)
+    loading.hide_loading_bars()
+    encoder = load_classifier(classifier)
+    sides = check_budgets(encoder, None if side is None else [side])
+    labelled = join_labelled([take(read_labelled(data, split), limit)], encoder.config.classes)
+    first = connect()
+
+    def shown(answers: Any) -> Any:
+        return track(answers, total=len(labelled), what=f"classifying {Path(data).name} {split}")
+
+    with results(out if first else None, written(sides)):
+        report = evaluate_classifier(
+            encoder, labelled, classifier, Path(data).name, split, sides, out if first else None, shown
         )
     if first:
         print_scores(report, as_json)

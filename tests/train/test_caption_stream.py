@@ -82,6 +82,16 @@ def test_started_anywhere_it_goes_on_the_same(shards, workers):
         assert read_steps(stream, start, 12, reached, workers)[0] == whole[start:]
 
 
+def test_the_order_of_an_epoch_is_the_readers_own(shards, monkeypatch):
+    """datasets keeps the epoch in memory that all data loading processes share: another may set it in between."""
+    stream = read_caption_stream(str(shards), "train")
+    whole, _ = read_steps(stream, stop=12)
+    set_epoch = type(stream.dataset).set_epoch
+    monkeypatch.setattr(type(stream.dataset), "set_epoch", lambda self, epoch: set_epoch(self, epoch + 1))
+    assert read_steps(stream, stop=12)[0] == whole
+    assert whole[8:12] != whole[:4]
+
+
 @pytest.mark.slow
 def test_a_run_interrupted_and_resumed_is_the_same(shards, tmp_path, monkeypatch):
     Encoder.create("lookupvit_test_patch8_48").save_pretrained(tmp_path / "encoder")

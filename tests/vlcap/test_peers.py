@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import GPT2Config, ViTConfig
 
+from encoders.cost import count_gflops_of
 from vlcap.bench import benchmark, captioners, peers
 from vlcap.model.build import build_model
 from vlcap.model.encoder import Encoder
@@ -25,7 +26,7 @@ def test_peers_are_as_large_as_the_published_models(build, millions):
 
 def test_flops_of_a_call_include_attention():
     q = torch.randn(1, 1, 10, 8)
-    counted = captioners.caption_gflops(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q))
+    counted = count_gflops_of(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q))
     assert counted * 1e9 == 2 * 2 * 10 * 10 * 8
 
 

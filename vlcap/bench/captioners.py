@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
+
+from encoders.cost import count_gflops_of
 
 from ..captioner import BUNDLED
 from ..engines.pytorch import TorchEngine
@@ -86,7 +86,7 @@ def bench_captioners(quick: bool = False) -> list[Row]:
         }
         for graphs, label in zip(exported.values(), ("", " int8"), strict=True):
             functions[f"{OURS}, ONNX{label}"] = partial(caption, photo, graphs, peer.beams)
-        gflops = {name: caption_gflops(functions[name]) for name in (peer.name, OURS)}
+        gflops = {name: count_gflops_of(functions[name]) for name in (peer.name, OURS)}
         for row in compared(paired_times(functions, 2 if quick else 7), against=peer.name):
             own = gflops.get(row["what"], gflops[OURS])
             row |= {"beams": peer.beams, "against": peer.name, "gflops": own}
@@ -96,11 +96,3 @@ def bench_captioners(quick: bool = False) -> list[Row]:
 
 def _caption(model: Any, pixels: torch.Tensor, search: Search) -> Any:
     return peers.decode(model, model.encoder(pixels, budget=5).last_hidden_state, search)
-
-
-def caption_gflops(caption: Callable[[], Any]) -> float:
-    """GFLOPs (2 x MACs) of all matrix products and convolutions of a call."""
-    # On a CPU the counter misses fused attention: use plain attention.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        caption()
-    return counter.get_total_flops() / 1e9

@@ -226,7 +226,7 @@ def _captioned(
             entries.append(foreign[each.name])
             continue
         settings = {**each.generation, **generation}
-        entries += [_caption(each, budget, captions, out, settings, track) for budget in each.budgets]
+        entries += [caption_split(each, budget, captions, out, settings, track) for budget in each.budgets]
     return entries
 
 
@@ -265,7 +265,7 @@ def _read(each: Predictions, captions: CaptionSet, out: Path) -> Foreign:
     return Foreign(each, texts, path)
 
 
-def _caption(
+def caption_split(
     each: Contender, budget: int, captions: CaptionSet, out: Path, generation: dict[str, Any], track: Track
 ) -> Entry:
     """Captions a split at one budget, unless the predictions are already there."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+
+from encoders.cost import count_gflops_of
 
 from ..bench.timing import paired_times
 from ..captioner import Captioner
@@ -34,9 +34,7 @@ def count_decoder_gflops(captioner: Captioner, tokens: int, length: int, **gener
     model = captioner.model
     states = torch.zeros(1, tokens, model.encoder.config.hidden_size, device=model.device, dtype=model.dtype)
     exactly = {"min_new_tokens": length, "max_new_tokens": length}
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        captioner.decode_ids(states, **generation | exactly)
-    return counter.get_total_flops() / 1e9
+    return count_gflops_of(lambda: captioner.decode_ids(states, **generation | exactly))
 
 
 def measure_ms(

@@ -17,11 +17,9 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
 
-from encoders.cost import count_parameters
+from encoders.cost import count_gflops_of, count_parameters
 
 from ..captioner import Caption
 from ..data.images import load_image
@@ -171,13 +169,13 @@ class HuggingFaceCaptioner:
 
     def encoder_gflops(self, budget: int | None = None) -> float:
         """GFLOPs (2 x MACs) of its image encoder for one photo, as encoders/cost.py counts them."""
-        return _count(lambda: self.encode(self._blank))
+        return count_gflops_of(lambda: self.encode(self._blank))
 
     def decoder_gflops(self, budget: int, length: int, **generation: Any) -> float:
         """GFLOPs of decoding one caption of `length` pieces from the tokens: every beam, and all that is done twice."""
         tokens = self.encode(self._blank)
         exactly = {"min_new_tokens": length, "max_new_tokens": length}
-        return _count(lambda: self.decode_ids(tokens, **generation | exactly))
+        return count_gflops_of(lambda: self.decode_ids(tokens, **generation | exactly))
 
 
 def load_hugging_face(name: str, device: str | None = None) -> HuggingFaceCaptioner:
@@ -289,11 +287,3 @@ def _giving(encoder: PreTrainedModel, output: Any) -> Iterator[None]:
         yield
     finally:
         del encoder.forward
-
-
-def _count(work: Callable[[], Any]) -> float:
-    """GFLOPs (2 x MACs) of all matrix products and convolutions of a call."""
-    # On a CPU the counter misses fused attention: use plain attention.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops() / 1e9

@@ -19,6 +19,7 @@ from .folder import MAX_GRID, ModelFolderError, WeightFile, check_encoder_settin
 from .processor import save_processor
 
 SETTINGS = ("architecture", "model_args", "hidden_size", "budgets", "pixels", "classes")
+STREAMS = ("compressed", "lookup")  # in the order of `get_classifier`
 
 
 class EncoderConfig(PreTrainedConfig):
@@ -170,6 +171,14 @@ class Encoder(PreTrainedModel):
         """The convolutional trunk that it stands on, if any."""
         return self.model.trunk if self.model.has_trunk else None
 
+    def see(self, pixels: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        """Pixels uint8 (B, 3, S, S) -> what the methods below take at any budget, on the encoder's device.
+
+        Of an encoder on a trunk, the trunk's features of the photos: they are computed once for several budgets.
+        """
+        seen = self.pixels.normalize(pixels.to(self.device))
+        return self.trunk(seen) if self.trunk is not None else seen
+
     def grid_side(self, size: int | None = None) -> int:
         """Lookup tokens or patches on a side of a photo: the largest budget."""
         return self.model.grid_side(size or self.pixels.size)
@@ -185,6 +194,25 @@ class Encoder(PreTrainedModel):
     def forward_maps(self, pixels: torch.Tensor, budget: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Compressed tokens (B, M, D) and every block's gather attention (B, L, K, M, N)."""
         return self.model.forward_maps(pixels, budget)
+
+    def forward_pooled(self, pixels: Any, budget: int | None = None) -> tuple[torch.Tensor, ...]:
+        """What the heads read: pixels (B, 3, S, S) -> one (B, D) per head, or per stream where there are none."""
+        return self.model.forward_pooled(pixels, budget)
+
+    def classify(self, pixels: Any, budget: int | None = None) -> dict[str, torch.Tensor]:
+        """Logits (B, C), of its heads together under "all", and of each stream under its name if two are classified.
+
+        Raises:
+            EncoderError: It has no heads.
+        """
+        if not self.config.classes:
+            raise EncoderError(f"{self.config.architecture} has no classification heads here: it classifies nothing")
+        heads = self.model.get_classifier()
+        if not isinstance(heads, tuple) or len(heads) == 1:
+            return {"all": self.model(pixels, budget=budget)}
+        pooled = self.model.forward_pooled(pixels, budget)
+        logits = [head(each) for head, each in zip(heads, pooled, strict=True)]
+        return {"all": sum(logits) / len(logits), **dict(zip(STREAMS, logits, strict=True))}
 
     def with_arguments(self, model_args: dict[str, Any]) -> "Encoder":
         """A copy under changed arguments of its architecture, with the same weights; None removes an argument."""

@@ -35,13 +35,17 @@ def find_folder(name: str, wanted: Sequence[str] = FILES) -> Path:
         wanted: Names of the files to download.
 
     Raises:
-        OSError, ValueError: There is neither; these are Hugging Face's errors.
+        OSError: There is neither. The message has Hugging Face's reason.
     """
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(name, allow_patterns=list(wanted)))
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(wanted)))
+    except (OSError, ValueError) as error:  # no such name, no such repository, no network
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OSError(f"there is no such folder, and not on the Hugging Face hub either: {reason:.300}") from error
 
 
 def digests_of(folder: Path) -> dict[str, str]:
