@@ -19,13 +19,13 @@ from pydantic import Field
 from timm.data import Mixup
 
 from vlcap.files.writing import written_whole
-from vlcap.model.encoder import Encoder
+from vlcap.model.encoder import Encoder, frames_last
 from vlcap.model.timm_encoder import make_encoder, names_timm
 from vlcap.processes import join, share
 
 from .batches import validation_batches
 from .cache import FrozenCache
-from .clips import LabelledClips, check_clips
+from .clips import LabelledClips, check_kind, check_settings
 from .frozen import LOGITS, POOLED, Frozen
 from .labels import (
     CachedPhotos,
@@ -130,7 +130,8 @@ class Classification:
         if recipe.image_size:
             self.pixels = replace(self.pixels, size=recipe.image_size)
         frames = self.encoder.model.frames
-        check_clips(recipe.encoder, frames, (train, val), recipe)
+        check_kind(recipe.encoder, frames, (train, val))
+        check_settings(frames, recipe)
         self.frozen = self._frozen()
         augmentation: dict[str, Any] = {
             "scale": recipe.scale,
@@ -281,8 +282,7 @@ class Classification:
         the cache."""
         if isinstance(dataset, CachedPhotos) and not dataset.pixels:
             return [each.to(device) for each in dataset.read(batch.places, self.frozen.maps)]
-        pixels = self.pixels.normalize(batch.photos.to(device, non_blocking=True))
-        return pixels.transpose(1, 2) if pixels.ndim == 5 else pixels
+        return frames_last(self.pixels.normalize(batch.photos.to(device, non_blocking=True)))
 
     def teacher_outputs(self, batch: Batch, dataset: Any, device: torch.device) -> list[torch.Tensor]:
         """The teacher's logits, and features if wanted, for a batch: from the cache or computed."""

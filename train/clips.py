@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from .labels import LabelError, LabelledPhotos, LabelledSet
-from .photos import Photos, SomePhotos, VideoFiles
+from .photos import VideoFiles, origin
 
 
 class LabelledClips(LabelledPhotos):
@@ -36,9 +36,7 @@ class LabelledClips(LabelledPhotos):
         self.frames = frames
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, ...]:
-        videos, i = _source(*self.labelled.photos[row])
-        assert isinstance(videos, VideoFiles)
-        return transform_alike(videos.clip(i, self.frames), self.transform), self.labelled.targets[row]
+        return transform_alike(self.labelled.clip(row, self.frames), self.transform), self.labelled.targets[row]
 
 
 def transform_alike(images: Sequence[Image.Image], transform: Callable[[Image.Image], torch.Tensor]) -> torch.Tensor:
@@ -53,13 +51,6 @@ def transform_alike(images: Sequence[Image.Image], transform: Callable[[Image.Im
     return torch.stack(found)
 
 
-def _source(photos: Photos, i: int) -> tuple[Photos, int]:
-    """Where a row of photos, or of a part of them, lies."""
-    if isinstance(photos, SomePhotos):
-        return _source(photos.photos, photos.rows[i])
-    return photos, i
-
-
 def are_videos(labelled: Any) -> bool:
     """Whether these are videos and not photos.
 
@@ -68,32 +59,43 @@ def are_videos(labelled: Any) -> bool:
     """
     if not isinstance(labelled, LabelledSet):
         return False
-    kinds = {isinstance(_source(photos, i)[0], VideoFiles) for photos, i in labelled.photos}
+    kinds = {isinstance(origin(photos, i)[0], VideoFiles) for photos, i in labelled.photos}
     if len(kinds) > 1:
         raise LabelError("one --data holds photos, another one videos: train on one of them")
     return kinds == {True}
 
 
-def check_clips(encoder: str, frames: int | None, sets: Sequence[Any], recipe: Any) -> None:
-    """Refuses photos for an encoder of clips, videos for one of photos, and what clips cannot be trained with.
+def check_kind(encoder: str, frames: int | None, sets: Sequence[Any]) -> None:
+    """Refuses photos for an encoder of clips, and videos for one of photos.
 
     Args:
         encoder: Name of the encoder.
         frames: Frames that it reads; None for photos.
         sets: What was read of each split.
-        recipe: The run's settings.
 
     Raises:
-        LabelError: Data, encoder and settings do not fit together.
+        LabelError: Data and encoder do not fit together.
     """
     for labelled in sets:
         if are_videos(labelled) and not frames:
             raise LabelError(
                 f"{labelled.photos[0][0].name} holds videos, and {encoder} reads photos: "
-                "set encoder=lookupvivit_mini_patch8x2_96, or another one that reads clips"
+                "it takes an encoder of clips, such as lookupvivit_mini_patch8x2_96"
             )
         if frames and not are_videos(labelled):
             raise LabelError(f"{encoder} reads clips of videos: --data must hold train/CLASS/clip.mp4 and val/CLASS")
+
+
+def check_settings(frames: int | None, recipe: Any) -> None:
+    """Refuses what clips cannot be trained with.
+
+    Args:
+        frames: Frames that the encoder reads; None for photos.
+        recipe: The run's settings.
+
+    Raises:
+        LabelError: A setting is for photos.
+    """
     unable = [name for name in ("mixup", "cutmix", "teacher", "cache_views") if frames and getattr(recipe, name)]
     if unable:
         raise LabelError(f"clips are trained without {', '.join(unable)}: leave {unable[0]} at its default")

@@ -26,7 +26,7 @@ from vlcap.data.images import find_images
 
 from .cache import ViewCache, read_places
 from .label_files import LabelError, class_names, image_and_label, load_labelled_files, split_files
-from .photos import PhotoFiles, PhotoRows, Photos, SomePhotos, VideoFiles
+from .photos import PhotoFiles, PhotoRows, Photos, SomePhotos, VideoFiles, origin
 from .words import word_splitter
 
 MAX_CLASSES = 1_000_000
@@ -64,6 +64,12 @@ class LabelledSet:
         """The photo of a row."""
         photos, i = self.photos[row]
         return photos.image(i)
+
+    def clip(self, row: int, frames: int) -> list[Image.Image]:
+        """So many frames of the video of a row, spread evenly over its time."""
+        videos, i = origin(*self.photos[row])
+        assert isinstance(videos, VideoFiles), "check_kind of clips.py refuses photos"
+        return videos.clip(i, frames)
 
 
 class LabelledPhotos(Dataset):

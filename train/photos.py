@@ -155,3 +155,8 @@ class SomePhotos:
 
     def identity(self) -> str:
         return hashlib.sha256(f"{self.photos.identity()} {self.rows}".encode()).hexdigest()
+
+
+def origin(photos: Photos, i: int) -> tuple[Photos, int]:
+    """Where a row of photos, or of a part of them, lies: the whole photos, and the row in them."""
+    return origin(photos.photos, photos.rows[i]) if isinstance(photos, SomePhotos) else (photos, i)

@@ -87,6 +87,7 @@ def _evaluate_classifier(
     limit: int | None,
     as_json: bool,
 ) -> None:
+    from train.clips import check_kind
     from train.labels import join_labelled, read_labelled, take
     from vlcap.evaluation.classifier import check_budgets, evaluate_classifier, load_classifier, written
     from vlcap.files.results import results
@@ -99,6 +100,7 @@ def _evaluate_classifier(
     encoder = load_classifier(classifier)
     sides = check_budgets(encoder, None if side is None else [side])
     labelled = join_labelled([take(read_labelled(data, split), limit)], encoder.config.classes)
+    check_kind(encoder.config.architecture, encoder.frames, [labelled])
     first = connect()
 
     def shown(answers: Any) -> Any:

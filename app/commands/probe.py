@@ -138,9 +138,11 @@ def _corrupt(
 
 def _read(data: str, split: str, limit: int | None) -> tuple[Any, Any]:
     """The train split, and the split that is tested with the same class numbers."""
+    from train.clips import check_kind
     from train.labels import join_labelled, read_labelled, take
 
     train = read_labelled(data, "train")
+    check_kind("vlcap probe", None, [train])
     return train, join_labelled([take(read_labelled(data, split), limit)], train.classes)
 
 

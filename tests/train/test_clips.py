@@ -1,16 +1,24 @@
 """The classification trainer on videos: it learns what no single frame shows, and refuses what does not fit."""
 
+import json
+
 import pytest
 import torch
 from PIL import Image
 
+from app.commands.evaluate import evaluate
+from app.commands.probe import probe
 from tests.support import drawings
 from tests.support.clips import MOTIONS, moved, write_video
+from train.captioner import CaptionerRecipe
 from train.classifier import Classification, ClassifierRecipe, train_classifier
 from train.clips import transform_alike
 from train.labels import LabelError, read_labelled
+from train.new_encoder import choose_encoder
+from train.run_folder import TrainingError
 from vlcap.data.pixels import PixelConfig
 from vlcap.model.encoder import Encoder
+from vlcap.probing.subject import ProbeError, load_subject
 
 CLIPS = ["encoder=lookupvivit_test_patch8x2_48", "workers=0", "hflip=0"]
 
@@ -54,6 +62,25 @@ def test_a_run_is_resumed_to_the_bit(few, tmp_path, quick_curves):
     parts, once = (Encoder.load(tmp_path / name / "encoder") for name in ("parts", "once"))
     assert all(torch.equal(weight, once.state_dict()[name]) for name, weight in parts.state_dict().items())
     assert parts.config.classes == sorted(MOTIONS) and parts.model.frames == 8
+    trained = tmp_path / "whole" / "encoder"
+    evaluate(data=str(few), classifier=str(trained), out=tmp_path / "figures")
+    report = json.loads((tmp_path / "figures" / "metrics.json").read_text())
+    assert report["N"] == 8 and report["top1@3"] == pytest.approx(figures["top1@3"])
+
+
+def test_other_commands_with_encoders_of_clips(few, class_folder, tmp_path):
+    """Probing and captioning are for encoders of photos, and a classifier of clips needs videos: one line says so."""
+    encoder = Encoder.create("lookupvivit_test_patch8x2_48", classes=sorted(drawings.COLOURS))
+    encoder.save_pretrained(tmp_path / "encoder")
+    given = str(tmp_path / "encoder")
+    with pytest.raises(LabelError, match="reads clips of videos: --data must hold"):
+        evaluate(data=str(class_folder), classifier=given)
+    with pytest.raises(ProbeError, match="encoder: lookupvivit_test_patch8x2_48 reads clips of videos"):
+        load_subject(given)
+    with pytest.raises(LabelError, match="holds videos, and vlcap probe reads photos"):
+        probe(data=str(few), out=tmp_path / "out")
+    with pytest.raises(TrainingError, match="reads clips of videos, and captioners are trained on photos"):
+        choose_encoder(CaptionerRecipe.load(None, [f"encoder={given}"]))
 
 
 def test_what_does_not_fit(few, class_folder, tmp_path):

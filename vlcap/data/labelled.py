@@ -28,3 +28,6 @@ class Labelled(Protocol):
 
     def load(self, row: int) -> Image.Image:
         """The photo of a row, RGB."""
+
+    def clip(self, row: int, frames: int) -> Sequence[Image.Image]:
+        """So many frames of the video of a row, RGB; for encoders that read clips."""

@@ -75,7 +75,7 @@ def classify(encoder: Encoder, labelled: Labelled, budgets: Sequence[int], batch
 
     Args:
         encoder: The classifier.
-        labelled: The photos; their class numbers are those of the heads.
+        labelled: The photos, or videos for an encoder of clips; their class numbers are those of the heads.
         budgets: Sides of the compressed grid.
         batch_size: Photos per batch.
 
@@ -86,7 +86,11 @@ def classify(encoder: Encoder, labelled: Labelled, budgets: Sequence[int], batch
     targets = labelled.targets.tolist()
     for start in range(0, len(mine), batch_size):
         rows = mine[start : start + batch_size]
-        pixels = torch.stack([transform(labelled.load(row)) for row in rows])
+        if encoder.frames:
+            clips = (labelled.clip(row, encoder.frames) for row in rows)
+            pixels = torch.stack([torch.stack([transform(frame) for frame in clip]) for clip in clips])
+        else:
+            pixels = torch.stack([transform(labelled.load(row)) for row in rows])
         found: dict[tuple[int, str], list[list[int]]] = {}
         with torch.inference_mode():
             seen = encoder.see(pixels)

@@ -167,16 +167,22 @@ class Encoder(PreTrainedModel):
         return self.model.any_size
 
     @property
+    def frames(self) -> int | None:
+        """Number of frames of the clips that it reads; None for photos."""
+        return self.model.frames
+
+    @property
     def trunk(self) -> torch.nn.Module | None:
         """The convolutional trunk that it stands on, if any."""
         return self.model.trunk if self.model.has_trunk else None
 
     def see(self, pixels: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Pixels uint8 (B, 3, S, S) -> what the methods below take at any budget, on the encoder's device.
+        """Pixels uint8 (B, 3, S, S), of clips (B, T, 3, S, S) -> what the methods below take at any budget, on the
+        encoder's device.
 
         Of an encoder on a trunk, the trunk's features of the photos: they are computed once for several budgets.
         """
-        seen = self.pixels.normalize(pixels.to(self.device))
+        seen = frames_last(self.pixels.normalize(pixels.to(self.device)))
         return self.trunk(seen) if self.trunk is not None else seen
 
     def grid_side(self, size: int | None = None) -> int:
@@ -283,6 +289,11 @@ class Encoder(PreTrainedModel):
         # `unused`: VisionEncoderDecoderModel passes arguments that only other encoders know.
         tokens = self.model.forward_tokens(pixel_values, budget=budget)
         return BaseModelOutput(last_hidden_state=tokens.contiguous())  # GPT-2's Conv1D takes a view of it
+
+
+def frames_last(pixels: torch.Tensor) -> torch.Tensor:
+    """Pixels of clips (B, T, 3, S, S) as encoders take them, (B, 3, T, S, S); of photos (B, 3, S, S) as they are."""
+    return pixels.transpose(1, 2) if pixels.ndim == 5 else pixels
 
 
 def encoder_config(values: Any) -> EncoderConfig:

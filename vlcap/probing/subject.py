@@ -83,6 +83,7 @@ def load_subject(
     Raises:
         ModelFolderError: There is no such encoder.
         CaptionerError: There is no such captioner.
+        ProbeError: It reads clips of videos, or `reduce` is for another kind of encoder.
         EncoderError: It cannot serve a budget.
     """
     if names_timm(source) and source is not None:
@@ -93,6 +94,11 @@ def load_subject(
                 f"--reduce is for timm:NAME, not for {source or 'the bundled encoder'}: its tokens are few"
             )
         encoder = _trained(source)
+    if encoder.frames:
+        raise ProbeError(
+            f"{source}: {encoder.config.architecture} reads clips of videos, and probing is for encoders of photos: "
+            "vlcap evaluate --classifier tests it on videos"
+        )
     encoder.to("cuda" if torch.cuda.is_available() else "cpu").freeze()
     sides = check_budgets(encoder, budgets if encoder.has_choice else None)
     return Subject(name or source or "bundled", encoder, tuple(sides), pooled)
