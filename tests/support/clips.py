@@ -51,13 +51,14 @@ def write_video(
         sound: Whether it has a second of sound.
         gop: One frame in so many is a key frame.
     """
+    tick = Fraction(1, rate) if codec == "mpeg2video" else Fraction(1, 1000)  # seconds; MPEG-2 has fixed rates
     with av.open(str(path), "w") as container:
         if frames:
             stream = container.add_stream(codec, rate=rate)
             stream.codec_context.gop_size = gop
             stream.width, stream.height = frames[0].size
             stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-            stream.codec_context.time_base = Fraction(1, 1000)
+            stream.codec_context.time_base = tick
             if codec != "mjpeg":
                 stream.codec_context.bit_rate = 4_000_000
             if rotation:
@@ -66,8 +67,8 @@ def write_video(
             voice = container.add_stream("aac", rate=16000, layout="mono")
         for i, image in enumerate(frames):
             frame = av.VideoFrame.from_image(image)
-            frame.pts = round(1000 * (times[i] if times else i / rate))
-            frame.time_base = Fraction(1, 1000)
+            frame.pts = round((times[i] if times else i / rate) / tick)
+            frame.time_base = tick
             container.mux(stream.encode(frame))
         if frames:
             container.mux(stream.encode(None))
@@ -77,3 +78,13 @@ def write_video(
             container.mux(voice.encode(tone))
             container.mux(voice.encode(None))
     return path
+
+
+def write_motions(folder: Path, photos: Sequence[Image.Image], val: int, motions: Sequence[str] = MOTIONS) -> Path:
+    """Writes {split}/{motion}/clip.mp4: each photo in all motions; the last `val` photos are held out."""
+    for number, photo in enumerate(photos):
+        for motion in motions:
+            path = folder / ("val" if number >= len(photos) - val else "train") / motion / f"{number}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_video(path, moved(photo, motion, frames=8, side=64))
+    return folder

@@ -9,7 +9,7 @@ from PIL import Image
 from app.commands.evaluate import evaluate
 from app.commands.probe import probe
 from tests.support import drawings
-from tests.support.clips import MOTIONS, moved, write_video
+from tests.support.clips import MOTIONS, moved, write_motions
 from train.captioner import CaptionerRecipe
 from train.classifier import Classification, ClassifierRecipe, train_classifier
 from train.clips import transform_alike
@@ -21,16 +21,6 @@ from vlcap.model.encoder import Encoder
 from vlcap.probing.subject import ProbeError, load_subject
 
 CLIPS = ["encoder=lookupvivit_test_patch8x2_48", "workers=0", "hflip=0"]
-
-
-def write_motions(folder, photos, val):
-    """{split}/{motion}/clip.mp4: each photo in all motions; the last `val` photos are held out."""
-    for number, photo in enumerate(photos):
-        for motion in MOTIONS:
-            path = folder / ("val" if number >= len(photos) - val else "train") / motion / f"{number}.mp4"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_video(path, moved(photo, motion, frames=8, side=64))
-    return folder
 
 
 @pytest.fixture(scope="module")
