@@ -144,10 +144,10 @@ def rule_of(model: str | None) -> Any:
 
 def folder_of(model: str | None) -> Path:
     """The captioner folder that --model names."""
-    from vlcap.captioner import BUNDLED
+    from vlcap.captioner import BUNDLED, names_bundled
     from vlcap.model.finding import find_folder
 
-    return BUNDLED if model is None else find_folder(model)
+    return BUNDLED if model is None or names_bundled(model) else find_folder(model)
 
 
 def search_settings(beams: int | None) -> dict[str, int]:

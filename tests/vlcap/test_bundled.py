@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from app.loading import folder_of
 from tests.support import drawings
 from vlcap import Captioner
 from vlcap.captioner import BUNDLED
@@ -17,7 +18,7 @@ from vlcap.export.graphs import files_of
 
 @pytest.fixture(scope="module")
 def bundled():
-    return Captioner.from_pretrained(engine="pytorch")
+    return Captioner.from_pretrained("bundled", engine="pytorch")
 
 
 @pytest.mark.slow
@@ -43,6 +44,13 @@ def test_small_and_safe():
 
 
 @pytest.mark.slow
+def test_it_has_a_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert folder_of("bundled") == folder_of(None) == BUNDLED
+    (tmp_path / "bundled").mkdir()  # a folder of that name is meant, where there is one
+    assert folder_of("bundled").resolve() == tmp_path / "bundled"
+
+
 def test_serves_its_budgets(bundled):
     assert bundled.budgets == [3, 5, 7]
     assert bundled.default_budget in bundled.budgets
