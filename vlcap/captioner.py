@@ -47,6 +47,15 @@ def names_bundled(name: str | Path | None) -> bool:
     return name is None or (name == "bundled" and not Path(name).exists())
 
 
+def find_captioner(name: str | Path | None) -> Path:
+    """The folder of the captioner of this name, downloaded if it lies on the Hugging Face hub.
+
+    Raises:
+        OSError: There is none.
+    """
+    return BUNDLED if names_bundled(name) else find_folder(str(name))
+
+
 @dataclass(frozen=True)
 class Caption:
     """The caption of one photo.
@@ -125,7 +134,7 @@ class Captioner:
         source = str(BUNDLED) if is_bundled else str(name)
         made: Engine
         try:
-            folder = find_folder(source)
+            folder = find_captioner(name)
             if chosen == "onnx":
                 from .export.cache import onnx_engine  # with it comes ONNX Runtime
 
