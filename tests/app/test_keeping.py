@@ -14,6 +14,7 @@ import pytest
 
 from app import cli, loading
 from tests.support import drawings
+from tests.support.command import vlcap_on_two
 from tests.train.test_processes import torchrun
 from vlcap.bulk import table
 from vlcap.bulk.journal import Journal, Journals
@@ -411,7 +412,7 @@ def test_two_processes_share_the_photos(vlcap, captioner_folder, tmp_path):
     """Of files beside photos. The next test does the same with one file."""
     for number in range(5):
         drawings.draw(number).save(tmp_path / f"{number:02}.png")
-    torchrun("caption", tmp_path, "--model", captioner_folder, "--batch-size", 1, "--sidecar", ".txt")
+    vlcap_on_two("caption", tmp_path, "--model", captioner_folder, "--batch-size", 1, "--sidecar", ".txt")
     shared = {path: path.read_bytes() for path in tmp_path.glob("*.txt")}
     assert len(shared) == 5
     for path in shared:
