@@ -47,6 +47,15 @@ def real_data() -> Path | None:
 
 
 @pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory) -> Path:
+    """An empty folder at first, which all workers of this run share: for what takes long to make, under a lock."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def captioned_folder(tmp_path_factory) -> Path:
     """Drawn photos with captions, in COCO 2014's layout: 240 train, 24 val."""
     return drawings.write_coco_folder(tmp_path_factory.mktemp("captioned"), {"train2014": 240, "val2014": 24})
@@ -75,6 +84,17 @@ def captioner_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("captioner") / "small"
     Captioner.from_model(model, tokenizer).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def graphs_cache(captioner_folder, shared_folder) -> Path:
+    """A cache (VLCAP_CACHE) that has the small captioner's graphs for all its budgets."""
+    from vlcap.export.cache import onnx_engine
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLCAP_CACHE", str(shared_folder / "cache"))
+        onnx_engine(captioner_folder, bundled=False)
+    return shared_folder / "cache"
 
 
 @pytest.fixture(scope="session")

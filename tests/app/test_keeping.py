@@ -387,14 +387,11 @@ finally:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_onnx_runtime_keeps_captions_without_torch(captioner_folder, photos, monkeypatch):
-    from vlcap.export.cache import onnx_engine
-
-    monkeypatch.setenv("VLCAP_CACHE", str(photos.parent / "cache"))
+def test_onnx_runtime_keeps_captions_without_torch(captioner_folder, graphs_cache, photos, monkeypatch):
+    monkeypatch.setenv("VLCAP_CACHE", str(graphs_cache))
     monkeypatch.setenv("VLCAP_ENGINE", "onnx")
-    onnx_engine(captioner_folder, bundled=False, budget=2)
     for words in (["--out", "a.csv"], ["--out", "a.parquet", "--count", "2"], ["--sidecar", ".json"]):
-        command = ["app.cli", "caption", str(photos), "--model", str(captioner_folder), "--budget", "2", *words]
+        command = ["app.cli", "caption", str(photos), "--model", str(captioner_folder), *words]
         done = subprocess.run(
             [sys.executable, "-c", WITHOUT_TORCH, *command],
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
