@@ -5,6 +5,8 @@
 #   make quick                                lint, and the tests that are not slow
 PYTHON ?= python3
 VENV ?= .venv
+# A file is one worker's. Those that take longest come first (tests/conftest.py), not those with the most tests.
+PYTEST = $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Without PHOTOS: sample pictures that come with gradio, one of the dependencies.
 SAMPLES = $(addprefix $(shell $(VENV)/bin/python -c 'import importlib.util as u, pathlib as p; \
@@ -20,20 +22,20 @@ demo: $(VENV)/installed
 
 quick: $(VENV)/installed-test  # while editing: lint, and the tests that are not slow
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test: $(VENV)/installed-test $(VENV)/onnxruntime-web
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	rm -f app/demo/*.pyi  # written by gradio for older versions of the components: mypy would read them instead
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 test-spawn: $(VENV)/installed-test  # processes start as on macOS and Windows
-	VLCAP_START_METHOD=spawn $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	VLCAP_START_METHOD=spawn $(PYTEST)
 
 test-ascii: $(VENV)/installed-test  # no language set, and an ASCII-only standard output
-	LC_ALL=C PYTHONIOENCODING=ascii $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	LC_ALL=C PYTHONIOENCODING=ascii $(PYTEST)
 
 # ONNX Runtime for browsers, by npm, for the tests of the static page. Without it, they are skipped, or fail in CI.
 $(VENV)/onnxruntime-web: vlcap/export/runtime.py $(VENV)/installed-test

@@ -144,10 +144,9 @@ def rule_of(model: str | None) -> Any:
 
 def folder_of(model: str | None) -> Path:
     """The captioner folder that --model names."""
-    from vlcap.captioner import BUNDLED
-    from vlcap.model.finding import find_folder
+    from vlcap.captioner import find_captioner
 
-    return BUNDLED if model is None else find_folder(model)
+    return find_captioner(model)
 
 
 def search_settings(beams: int | None) -> dict[str, int]:

@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 
 import typer
 
-Model = Annotated[str | None, typer.Option("--model", help="Captioner folder or hub id. Default: the bundled one.")]
+Model = Annotated[
+    str | None, typer.Option("--model", help="Captioner folder or hub id. Default: bundled, vlcap's own.")
+]
 Data = Annotated[
     str,
     typer.Option("--data", help="Folder of captioned photos, in any layout that `vlcap data` finds (docs/data.md)."),

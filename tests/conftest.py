@@ -21,11 +21,38 @@ if method := os.environ.get("VLCAP_START_METHOD"):  # how data loading processes
 REPOSITORY = Path(__file__).parents[1]
 
 
+LONGEST = [
+    *("train/test_study.py", "app/browser/test_static_page.py", "app/browser/test_demo_caption.py"),
+    *("app/test_cli.py", "train/test_recipes.py", "app/test_keeping.py", "train/test_survival.py", "test_faults.py"),
+    *("vlcap/test_engines.py", "train/test_training.py", "test_fuzz.py", "train/test_new_encoder.py"),
+    *("app/browser/test_demo_access.py", "vlcap/test_cluster.py", "train/test_processes.py"),
+    *("app/browser/test_demo_files.py", "train/test_training_benchmark.py", "vlcap/test_peers.py"),
+    *("app/test_demo_load.py", "vlcap/test_decode.py", "vlcap/test_results.py", "train/test_streaming.py"),
+    *("train/test_new_decoder.py", "encoders/test_vittm.py", "vlcap/test_benchmark.py"),
+    *("train/test_start_methods.py", "vlcap/test_bundled.py", "test_packaging.py"),
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take half a minute and more come first: no worker is left alone with one of them at the end."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path | None:
     """Folder of the real data sets: $VLCAP_DATA, or ../shared/data; None if it does not exist."""
     folder = Path(os.environ.get("VLCAP_DATA", REPOSITORY.parent / "shared" / "data"))
     return folder if folder.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory) -> Path:
+    """An empty folder at first, which all workers of this run share: for what takes long to make, under a lock."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +84,17 @@ def captioner_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("captioner") / "small"
     Captioner.from_model(model, tokenizer).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def graphs_cache(captioner_folder, shared_folder) -> Path:
+    """A cache (VLCAP_CACHE) that has the small captioner's graphs for all its budgets."""
+    from vlcap.export.cache import onnx_engine
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLCAP_CACHE", str(shared_folder / "cache"))
+        onnx_engine(captioner_folder, bundled=False)
+    return shared_folder / "cache"
 
 
 @pytest.fixture(scope="session")

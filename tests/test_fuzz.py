@@ -14,12 +14,8 @@ REPOSITORY = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     "readers",
     [
-        "images archives videos",
-        "coco karpathy references predictions parquet",
-        "sidecars metadata tables shards labelling",
-        "models encoders decoders bytes",
-        "classes labels recipes",
-        "layouts",
+        "images archives videos coco karpathy references predictions parquet sidecars metadata tables shards labelling",
+        "models encoders decoders bytes classes labels recipes layouts",
     ],
 )
 def test_no_input_does_harm(readers):

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -21,10 +22,16 @@ ENCODER_CLASSES = {
 }
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """All nodes of a file's syntax tree."""
+    return [*ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+
+
 def imported(path: Path) -> set[str]:
     """Top-level names of all packages that a file imports, at its top or inside functions."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -53,7 +60,7 @@ def arrows(path: Path) -> set[str]:
     """Drawers and top files of vlcap/ that a file of it imports, at its top or inside functions."""
     package = path.relative_to(REPOSITORY).parent.parts
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             modules = [alias.name.split(".") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -81,7 +88,7 @@ def test_errors_raised_on_purpose_are_our_own(path):
     """The command shows a bare ValueError as a bug. Inside these files, TypeError marks a programmer's mistake."""
     raised = {
         getattr(node.exc.func, "id", "")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes(path)
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
     }
     assert not raised & {"ValueError", "RuntimeError", "Exception"}
@@ -94,7 +101,7 @@ def test_encoders_know_no_text():
 @pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_nobody_asks_which_class_an_encoder_is(path):
     """Encoders answer for themselves (encoders/interface.py)."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
             asked = {each.id for each in ast.walk(node.args[1]) if isinstance(each, ast.Name)}
             asked |= {each.attr for each in ast.walk(node.args[1]) if isinstance(each, ast.Attribute)}

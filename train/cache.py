@@ -210,7 +210,7 @@ class FrozenCache(ViewCache):
         self.frozen = frozen
 
     def compute(self, places: list[tuple[int, int]]) -> dict[str, np.ndarray]:
-        return dict(zip(self.shapes, self.frozen.run(self.pixels_of(places)), strict=True))
+        return dict(zip(self.shapes, self.frozen.run(self.pixels_of(places), len(self.photos)), strict=True))
 
 
 class TokenCache(ViewCache):

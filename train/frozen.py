@@ -18,6 +18,7 @@ from vlcap.data.images import PixelConfig
 from vlcap.export.graphs import write_graph
 from vlcap.model.encoder import digest_weights
 
+FEW = 128  # photos for which exporting the network to ONNX would take longer than it saves
 LOGITS, POOLED = "logits", "pooled"  # names of a teacher's arrays
 
 
@@ -112,19 +113,24 @@ class Frozen(nn.Module):
             photos = F.interpolate(photos, size=(self.size, self.size), mode="bicubic", antialias=True)
         return (photos - self.teacher_mean) / self.teacher_std
 
-    def run(self, pixels: torch.Tensor) -> list[np.ndarray]:
-        """The same as `forward`, as float32 arrays, computed by the fastest engine available."""
-        return self._engine(pixels.numpy())
+    def run(self, pixels: torch.Tensor, photos: int | None = None) -> list[np.ndarray]:
+        """The same as `forward`, as float32 arrays, computed by the fastest engine available.
 
-    @functools.cached_property
-    def _engine(self) -> Callable[[np.ndarray], list[np.ndarray]]:
-        return self._onnx() if self.mean.device.type == "cpu" else self._torch
+        Args:
+            pixels: uint8 (B, 3, S, S).
+            photos: Number of photos in the whole set, None for many. It decides the engine, so that an interrupted run
+                goes on with the same one.
+        """
+        if self.mean.device.type != "cpu" or (photos is not None and photos <= FEW):
+            return self._torch(pixels.numpy())
+        return self._onnx(pixels.numpy())
 
     @torch.inference_mode()
     def _torch(self, pixels: np.ndarray) -> list[np.ndarray]:
         given = self(torch.from_numpy(pixels).to(self.mean.device))
         return [each.float().cpu().numpy() for each in given]
 
+    @functools.cached_property
     def _onnx(self) -> Callable[[np.ndarray], list[np.ndarray]]:
         import onnxruntime
 

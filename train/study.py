@@ -100,6 +100,8 @@ def train_study(
     know_data(out, _data(recipe, classes, captions))
     contenders: list[Contender] = []
     load = cache(_load)
+    for given in filter(None, map(recipe.model_of, chosen)):
+        load(given)  # now, not after hours of training
     for number, row in enumerate(chosen, start=1):
         title = f"row {number} of {len(chosen)}: {row.name}"
         model = recipe.model_of(row) or str(_train_row(recipe, row, classes, captions, out, title))
@@ -167,7 +169,7 @@ def _data(recipe: StudyRecipe, classes: Sequence[str], captions: Sequence[str]) 
 
 
 def _load(model: str) -> Captioner:
-    return Captioner.from_pretrained(None if model == "bundled" else model, engine="pytorch")
+    return Captioner.from_pretrained(model, engine="pytorch")
 
 
 def _train_row(

@@ -42,6 +42,20 @@ if TYPE_CHECKING:
 BUNDLED = Path(str(files("vlcap") / "bundled"))
 
 
+def names_bundled(name: str | Path | None) -> bool:
+    """Whether this names the captioner that comes with vlcap: None, or `bundled` where no folder is called so."""
+    return name is None or (name == "bundled" and not Path(name).exists())
+
+
+def find_captioner(name: str | Path | None) -> Path:
+    """The folder of the captioner of this name, downloaded if it lies on the Hugging Face hub.
+
+    Raises:
+        OSError: There is none.
+    """
+    return BUNDLED if names_bundled(name) else find_folder(str(name))
+
+
 @dataclass(frozen=True)
 class Caption:
     """The caption of one photo.
@@ -101,7 +115,7 @@ class Captioner:
         of the folder is run.
 
         Args:
-            name: Folder or hub id; None for the bundled captioner.
+            name: Folder or hub id; None or `bundled` for the bundled captioner.
             engine: onnx or pytorch; None for $VLCAP_ENGINE, or ONNX Runtime on a CPU and PyTorch on a GPU. Another
                 captioner than the bundled one is exported to ONNX when it is first loaded, which takes a minute.
             device: Device to run on; None for a GPU if there is one, otherwise the CPU. ONNX Runtime is for the CPU.
@@ -113,17 +127,18 @@ class Captioner:
         Raises:
             CaptionerError: There is no captioner of ours in that place, or the engine can't do what was asked.
         """
-        if name is None and not (BUNDLED / "config.json").is_file():
+        is_bundled = names_bundled(name)
+        if is_bundled and not (BUNDLED / "config.json").is_file():
             raise CaptionerError("no bundled captioner in this installation: name one with --model FOLDER")
         chosen = choose(engine or ("pytorch" if dtype is not None else None), device)
-        source = str(BUNDLED) if name is None else str(name)
+        source = str(BUNDLED) if is_bundled else str(name)
         made: Engine
         try:
-            folder = find_folder(source)
+            folder = find_captioner(name)
             if chosen == "onnx":
                 from .export.cache import onnx_engine  # with it comes ONNX Runtime
 
-                made = onnx_engine(folder, bundled=name is None, int8=int8, budget=budget)
+                made = onnx_engine(folder, bundled=is_bundled, int8=int8, budget=budget)
             else:
                 made = torch_engine(folder, device, dtype, int8)
         except CaptionerError:
@@ -131,7 +146,7 @@ class Captioner:
         except (OSError, ValueError, VlcapError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CaptionerError(f"no captioner can be loaded from {source}: {reason}") from error
-        loaded = cls(made, "bundled" if name is None else Path(source).resolve().name, is_bundled=name is None)
+        loaded = cls(made, "bundled" if is_bundled else Path(source).resolve().name, is_bundled)
         loaded.folder = folder
         return loaded
 

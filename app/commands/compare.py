@@ -20,8 +20,8 @@ def compare(
         list[str] | None,
         typer.Option(
             "--model",
-            help="Captioner folder or hub id; NAME=FOLDER gives it a name. hf:ID or hf:FOLDER is a captioner of "
-            "others: vit-gpt2, BLIP, GIT. Repeat for each model.",
+            help="Captioner folder, hub id, or bundled; NAME=FOLDER gives it a name. hf:ID or hf:FOLDER is a captioner "
+            "of others: vit-gpt2, BLIP, GIT. Repeat for each model.",
         ),
     ] = None,
     predictions: Annotated[

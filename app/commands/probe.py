@@ -180,7 +180,7 @@ def _name(text: str) -> tuple[str | None, str | None]:
         return one_line(path.resolve().parent.name if path.name in ("encoder", "captioner") else path.name), text
     if not source:
         raise typer.BadParameter(f"--encoder {text}: an empty name: is a shell's variable unset?")
-    return one_line(name), None if source == "bundled" and not Path(source).exists() else source
+    return one_line(name), source
 
 
 def _setting(subjects: Any, data: str, split: str, test: Any, **further: Any) -> dict[str, Any]:

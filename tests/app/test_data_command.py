@@ -46,6 +46,7 @@ def test_any_layout_is_written_as_any_other(tmp_path: Path, source, to: str):
     }
 
 
+@pytest.mark.slow
 def test_hugging_face_reads_what_is_written(tmp_path: Path):
     import datasets
 

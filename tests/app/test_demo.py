@@ -131,6 +131,7 @@ def test_turned_photo_is_turned(client, tmp_path):
     assert len(captions) == 2
 
 
+@pytest.mark.slow
 def test_bad_files_are_named_and_explained(client, tmp_path):
     (tmp_path / "text.jpg").write_text("This is no photo.")
     photo().save(tmp_path / "whole.jpg")

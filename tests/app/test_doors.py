@@ -135,6 +135,7 @@ def test_baselines_without_a_train_split(captioned_folder, tmp_path, monkeypatch
     assert "no split 'train'" in line and "--constant TEXT" in line
 
 
+@pytest.mark.slow
 def test_our_warnings_are_one_line(tmp_path, monkeypatch, capsys):
     import warnings
 

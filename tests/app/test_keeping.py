@@ -14,6 +14,7 @@ import pytest
 
 from app import cli, loading
 from tests.support import drawings
+from tests.support.command import vlcap_on_two
 from tests.train.test_processes import torchrun
 from vlcap.bulk import table
 from vlcap.bulk.journal import Journal, Journals
@@ -386,14 +387,11 @@ finally:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_onnx_runtime_keeps_captions_without_torch(captioner_folder, photos, monkeypatch):
-    from vlcap.export.cache import onnx_engine
-
-    monkeypatch.setenv("VLCAP_CACHE", str(photos.parent / "cache"))
+def test_onnx_runtime_keeps_captions_without_torch(captioner_folder, graphs_cache, photos, monkeypatch):
+    monkeypatch.setenv("VLCAP_CACHE", str(graphs_cache))
     monkeypatch.setenv("VLCAP_ENGINE", "onnx")
-    onnx_engine(captioner_folder, bundled=False, budget=2)
     for words in (["--out", "a.csv"], ["--out", "a.parquet", "--count", "2"], ["--sidecar", ".json"]):
-        command = ["app.cli", "caption", str(photos), "--model", str(captioner_folder), "--budget", "2", *words]
+        command = ["app.cli", "caption", str(photos), "--model", str(captioner_folder), *words]
         done = subprocess.run(
             [sys.executable, "-c", WITHOUT_TORCH, *command],
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
@@ -411,7 +409,7 @@ def test_two_processes_share_the_photos(vlcap, captioner_folder, tmp_path):
     """Of files beside photos. The next test does the same with one file."""
     for number in range(5):
         drawings.draw(number).save(tmp_path / f"{number:02}.png")
-    torchrun("caption", tmp_path, "--model", captioner_folder, "--batch-size", 1, "--sidecar", ".txt")
+    vlcap_on_two("caption", tmp_path, "--model", captioner_folder, "--batch-size", 1, "--sidecar", ".txt")
     shared = {path: path.read_bytes() for path in tmp_path.glob("*.txt")}
     assert len(shared) == 5
     for path in shared:

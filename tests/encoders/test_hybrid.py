@@ -72,6 +72,7 @@ def test_kept_features_give_the_same_tokens(model):
         assert torch.equal(model(pixels), model(features))
 
 
+@pytest.mark.slow
 def test_other_sizes_strides_and_trunks():
     for kwargs in (
         {"trunk_indices": [3]},
@@ -241,6 +242,6 @@ def test_trunk_and_teacher_answer_together_as_apart(shared):
             teacher(x),
             teacher.forward_head(teacher.forward_features(x), pre_logits=True),
         ]
-    for engine in (frozen.run(pixels), frozen._torch(pixels.numpy())):
-        for found, wanted in zip(engine, expected, strict=True):
+    for answers in (frozen.run(pixels), frozen.run(pixels, photos=3)):  # PyTorch, if they are few
+        for found, wanted in zip(answers, expected, strict=True):
             torch.testing.assert_close(torch.as_tensor(found), wanted, rtol=1e-3, atol=1e-4)

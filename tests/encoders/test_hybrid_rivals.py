@@ -115,6 +115,7 @@ def test_reduction_against_the_reference(kind):
         torch.testing.assert_close(encoder.forward_tokens(pixels)[0], expected)
 
 
+@pytest.mark.slow
 def test_vittms_memory_is_the_features():
     """Its process tokens start as their averages, on a grid that stays for images of other sizes."""
     encoder = make("vittm9_hybrid_lite2_224")

@@ -71,7 +71,7 @@ def served(folder: Path, headers: dict[str, str] | None = None) -> Iterator[Serv
 
 
 def photos_of_many_kinds(folder: Path, real_data: Path | None) -> list[Path]:
-    """20 photos in files of many kinds: of COCO where it is at hand, else drawings and those of the dependencies."""
+    """12 photos in files of many kinds: of COCO where it is at hand, else drawings and those of the dependencies."""
     sources = [Image.open(path).convert("RGB") for each in CANDIDATES if (path := each.path())]
     cat, man, tower, *_ = sources
     clear = cat.convert("RGBA")
@@ -96,12 +96,12 @@ def photos_of_many_kinds(folder: Path, real_data: Path | None) -> list[Path]:
     if table and table.is_file():
         import pyarrow.parquet
 
-        rows = pyarrow.parquet.read_table(table).slice(0, 20 - len(made)).to_pylist()
+        rows = pyarrow.parquet.read_table(table).slice(0, 12 - len(made)).to_pylist()
         [column] = [name for name, value in rows[0].items() if isinstance(value, dict) and "bytes" in value]
         contents = [row[column]["bytes"] for row in rows]
     else:
         contents = []
-    for number in range(20 - len(made)):
+    for number in range(12 - len(made)):
         path = folder / f"{number}.jpg"
         if contents:
             path.write_bytes(contents[number])

@@ -49,12 +49,10 @@ def recipe(folders, *settings: str) -> CaptionerRecipe:
 
 
 @pytest.fixture(scope="module")
-def captioner(folders, captioned_folder, tmp_path_factory):
+def captioner(folders, captioned_folder, tmp_path_factory, quick_curves_in_module):
     """A captioner that a run of two steps wrote, with captions that depend on the photo."""
     out = tmp_path_factory.mktemp("run")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.progress.draw_curves", lambda log, image: image.write_bytes(b"curves"))
-        train_captioner(recipe(folders), [str(captioned_folder)], out)
+    train_captioner(recipe(folders), [str(captioned_folder)], out)
     made = Captioner.from_pretrained(out / "captioner", engine="pytorch")
     torch.manual_seed(0)
     for name, weight in made.model.decoder.named_parameters():

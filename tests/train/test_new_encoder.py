@@ -15,7 +15,6 @@ from tests.support.frozen_models import KINDS, VITS
 from train.cache import TokenCache
 from train.captioner import CaptionerRecipe, train_captioner
 from train.classifier import ClassifierRecipe, train_classifier
-from train.frozen import Frozen
 from train.loop import TrainingError
 from train.recipe import RecipeError
 from train.smoke import smoke
@@ -41,15 +40,7 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def quick():
-    """Curves are not drawn."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.progress.draw_curves", lambda log, image: image.write_bytes(b"curves"))
-        yield
-
-
-@pytest.fixture(scope="module")
-def run(folders, captioned_folder, tmp_path_factory, quick):
+def run(folders, captioned_folder, tmp_path_factory, quick_curves_in_module):
     """A captioner on a CLIP-like model whose tokens are merged to 4 or 9; its recipe and its run folder."""
     folder = shutil.copytree(folders["clip"], tmp_path_factory.mktemp("run") / "clip")
     out = folder.with_name("captioner")
@@ -86,6 +77,7 @@ def test_the_captioner_holds_the_frozen_encoder(run, captioner):
     assert all(isinstance(text, str) for text in captioner.caption([drawings.draw(2)], budget=2))
 
 
+@pytest.mark.slow
 def test_a_run_knows_its_encoders_weights(run, captioned_folder):
     """timm:FOLDER may be moved, and not replaced."""
     recipe, out, folder = run
@@ -114,6 +106,7 @@ def test_the_page_says_that_there_are_no_maps(captioner):
         captioner.engine.attention(captioner.preprocess([drawings.draw(1)]), 2, [])
 
 
+@pytest.mark.slow
 def test_other_arguments_have_a_cache_of_their_own(folders, captioned_folder, tmp_path):
     """The weights are the same, and the tokens are not."""
     captions = read_captions(captioned_folder, "val", limit=2)
@@ -127,9 +120,8 @@ def test_other_arguments_have_a_cache_of_their_own(folders, captioned_folder, tm
 
 
 @pytest.mark.slow
-def test_blocks_are_trained_first(folders, class_folder, captioned_folder, tmp_path, monkeypatch, quick):
+def test_blocks_are_trained_first(folders, class_folder, captioned_folder, tmp_path, quick_curves):
     """The trunk stays as it is and is cached; the captioner then takes the encoder's folder, and has maps."""
-    monkeypatch.setattr(Frozen, "_onnx", lambda self: self._torch)  # its export takes longer than all the rest
     name = f"timm:{folders['dinov2']}"
     recipe = CaptionerRecipe.load(None, [*SETTINGS, *DECODER, f"encoder={name}", "reduce=lookup"])
     with pytest.raises(TrainingError, match="have to be trained first: vlcap train classifier --encoder timm:"):
@@ -206,6 +198,7 @@ def test_a_trained_encoders_tokens_are_what_they_are(captioned_folder, tmp_path)
         train_captioner(recipe, [str(captioned_folder)], tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_rows_of_a_study(folders):
     """A row's stages put blocks over its encoder; a smoke run does without its weights."""
     name = f"timm:{folders['siglip']}"

@@ -58,7 +58,7 @@ def sentences(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in CHAIN])
-def test_smoke(name, class_folder, captioned_folder, sentences, tmp_path):
+def test_smoke(name, class_folder, captioned_folder, sentences, tmp_path, quick_curves):
     kind = command(name)[1]
     words = "target: words" in text(name)
     data = sentences if kind == "decoder" else class_folder if kind == "classifier" and not words else captioned_folder

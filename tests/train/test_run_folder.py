@@ -176,6 +176,7 @@ def test_a_run_knows_its_data(class_folder, captioned_folder, encoder, tmp_path)
         classify(tmp_path / "classified", classes)
 
 
+@pytest.mark.slow
 def test_nothing_trained_yet_everything_may_be_mended(captioned_folder, encoder, tmp_path, monkeypatch):
     """After a failure before the first checkpoint, a run starts anew, with a new tokenizer."""
     loss = Captioning.loss

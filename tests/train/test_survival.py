@@ -29,7 +29,7 @@ SETTINGS = {
         "mixup=0.2",
         "dropout=0.1",
         "auto_augment=rand-n2-m10-mstd0.5",
-        "steps=50",
+        "steps=36",
         "save_every=2",
         "evaluate_every=2",
         "limit=80",
@@ -44,7 +44,7 @@ SETTINGS = {
         "heads=2",
         "layers=1",
         "cache_views=2",
-        "steps=50",
+        "steps=36",
         "save_every=2",
         "evaluate_every=2",
         "limit=80",
@@ -58,8 +58,9 @@ NURSERY = """
 import os, signal, sys, time
 from pathlib import Path
 import matplotlib.figure, torch, torch.utils.tensorboard, transformers.generation
-from train import captioner, classifier
+from train import captioner, classifier, progress
 torch.set_num_threads(1)
+progress.draw_curves = lambda log, image: image.write_bytes(b"curves")  # drawing would take most of the time
 kind, data = sys.argv[1], [sys.argv[2]]
 recipes = {"classifier": classifier.ClassifierRecipe, "captioner": captioner.CaptionerRecipe}
 train = {"classifier": classifier.train_classifier, "captioner": captioner.train_captioner}[kind]
@@ -134,7 +135,7 @@ def test_killed_ten_times_it_ends_with_the_same_weights(kind, class_folder, capt
     nursery.wait(timeout=30)
     for out in folders:
         expected, found = (load_checkpoint(folder / "checkpoints") for folder in (whole, out))
-        assert expected["step"] == found["step"] == 50, (seed, reached)
+        assert expected["step"] == found["step"] == 36, (seed, reached)
         for part in ("model", "ema"):
             for name, tensor in expected[part].items():
                 assert torch.equal(tensor, found[part][name]), (seed, reached, name)

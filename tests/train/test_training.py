@@ -17,6 +17,8 @@ from vlcap.data.captions import read_captions
 from vlcap.model.encoder import Encoder
 from vlcap.model.tokenizer import START, normalise_caption
 
+pytestmark = pytest.mark.usefixtures("quick_curves")  # the runs that tests share draw theirs
+
 TINY = ["encoder=lookupvit_test_patch8_48", "workers=0", "batch_size=24", "evaluate_every=100"]
 
 

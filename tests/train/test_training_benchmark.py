@@ -9,14 +9,25 @@ from train.loop import TrainingError
 SMALL = {"encoder": "lookupvit_test_patch8_48", "budgets": [2], "batch_size": 8, "workers": 0}
 
 
+@pytest.fixture
+def few_photos(monkeypatch):
+    """Which the runs read again and again."""
+    monkeypatch.setattr(benchmark, "PHOTOS", 32)
+
+
 @pytest.mark.slow
-def test_rates_of_both_trainers(tmp_path):
+def test_rates_of_both_trainers(few_photos, tmp_path):
     classifier = tmp_path / "classifier.yaml"
     classifier.write_text(yaml.safe_dump({**SMALL, "image_size": 32}))
     captioner = tmp_path / "captioner.yaml"
     captioner.write_text(
         yaml.safe_dump(
-            {**SMALL, "encoder": "runs/elsewhere/encoder", "vocab_size": 300, "width": 32, "layers": 1, "heads": 2}
+            {
+                **SMALL,
+                "encoder": "runs/elsewhere/encoder",
+                "cache_views": 1,
+                **{"vocab_size": 300, "width": 32, "layers": 1, "heads": 2},
+            }
         )
     )
     [two] = benchmark.bench_training([str(classifier)], [2], steps=22)
@@ -36,7 +47,7 @@ def test_rates_are_compared_with_each_recipes_first(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_says_why(tmp_path):
+def test_a_run_that_fails_says_why(few_photos, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({**SMALL, "encoder": "no_such_encoder"}))
     with pytest.raises(TrainingError, match="no_such_encoder"):

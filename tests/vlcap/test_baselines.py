@@ -24,6 +24,7 @@ def test_real_data(real_data, name, text, human, constant):
     assert score_constant(captions, text).values["CIDEr"] == pytest.approx(constant, abs=5e-4)
 
 
+@pytest.mark.slow
 def test_a_person_is_scored_against_the_others(captioned_folder):
     captions = read_captions(captioned_folder, "val")
     references = captions.references()

@@ -1,14 +1,12 @@
 """The arithmetic of the benchmark and the form of its results; no measurement is asserted."""
 
 import json
-import subprocess
-import sys
-from functools import partial
 
 import pytest
 import torch
-from transformers import GPT2Config, ViTConfig
+from typer.testing import CliRunner
 
+from app.cli import app
 from vlcap.bench import benchmark, gpu, machine, peers, timing
 from vlcap.errors import CaptionerError
 from vlcap.model.build import build_model
@@ -90,26 +88,6 @@ def test_parts_compare_with_their_peer(monkeypatch, tmp_path, part):
         assert (tmp_path / "sizes.png").stat().st_size > 1000
 
 
-@pytest.mark.slow
-def test_onnx_runtime_compares_with_pytorch(monkeypatch):
-    small, limits = "lookupvit_test_patch8_48", {"max_length": peers.PIECES + 1}
-    monkeypatch.setattr(peers, "VIT", small)
-    monkeypatch.setattr(machine, "memory_bandwidth", lambda: 10.0)
-    monkeypatch.setattr(
-        peers,
-        "captioner",
-        lambda: build_model(Encoder.create(small), vocab_size=900, width=32, layers=2, heads=2, **limits).eval(),
-    )
-    monkeypatch.setattr(
-        peers, "ViTConfig", partial(ViTConfig, image_size=48, patch_size=8, hidden_size=96, num_hidden_layers=2)
-    )
-    monkeypatch.setattr(peers, "GPT2Config", partial(GPT2Config, n_embd=96, n_layer=2))
-    rows = benchmark.run("onnx", quick=True)
-    assert {row["task"] for row in rows} == {"encoder, batch 8", "encoder, batch 1", "whole caption", "greedy decoding"}
-    assert all(row["ms"] > 0 and (row["times_faster"] == 1) == (row["what"] == row["against"]) for row in rows)
-    assert [row["what"] for row in rows if row["of_limit"]] == ["generate", "LookupViT-B/16 5x5"]
-
-
 def test_command_lists_its_parts():
-    shown = subprocess.run([sys.executable, "-m", "app.cli", "bench", "--help"], capture_output=True, text=True).stdout
-    assert all(part in shown for part in [*benchmark.PARTS, "train"])
+    shown = CliRunner().invoke(app, ["bench", "--help"])
+    assert all(part in shown.output for part in [*benchmark.PARTS, "train"])

@@ -1,10 +1,12 @@
 """The bundled captioner: small, complete, and as good as its card says."""
 
-import subprocess
+import runpy
 import sys
 
 import pytest
+import torch
 
+from app.loading import folder_of
 from tests.support import drawings
 from vlcap import Captioner
 from vlcap.captioner import BUNDLED
@@ -13,24 +15,35 @@ from vlcap.evaluation.evaluate import predict
 from vlcap.evaluation.metrics import score
 from vlcap.export.cache import onnx_engine
 from vlcap.export.graphs import files_of
+from vlcap.model.build import build_model
+from vlcap.model.encoder import Encoder
 
 
 @pytest.fixture(scope="module")
 def bundled():
-    return Captioner.from_pretrained(engine="pytorch")
+    return Captioner.from_pretrained("bundled", engine="pytorch")
 
 
 @pytest.mark.slow
-def test_the_script_makes_a_captioner_with_graphs(captioner_folder, captioner, tmp_path):
-    out = tmp_path / "bundled"
-    script = [sys.executable, "scripts/bundle.py", captioner_folder, "num_beams=2", "--out", out]
-    done = subprocess.run(script, cwd=BUNDLED.parents[1], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_the_script_makes_a_captioner_with_graphs(captioner, tmp_path, monkeypatch):
+    """One block, one layer and one budget: exporting takes the longest."""
+    torch.manual_seed(0)
+    encoder = Encoder.create("lookupvit_test_patch8_48", depth=1).set_budgets([3])
+    model = build_model(encoder, vocab_size=len(captioner.tokenizer), width=32, layers=1, heads=2, max_length=12)
+    for name, weight in model.decoder.named_parameters():  # initial weights would give all photos the same caption
+        weight.data.mul_(30 if "crossattention" in name else 3)
+    trained, out = Captioner.from_model(model, captioner.tokenizer), tmp_path / "bundled"
+    trained.save_pretrained(tmp_path / "trained")
+    words = ["scripts/bundle.py", str(tmp_path / "trained"), "num_beams=2", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(BUNDLED.parents[1] / words[0]), run_name="__main__")
+    assert not ended.value.code
     engine = onnx_engine(out, bundled=True)
     assert engine.folder == out and engine.facts.generation["num_beams"] == 2
-    photos = captioner.preprocess([drawings.draw(number) for number in range(6)])
-    found, expected = (each.caption_pixels(photos, num_beams=1) for each in (Captioner(engine), captioner))
-    assert [each.text for each in found] == [each.text for each in expected]
+    photos = trained.preprocess([drawings.draw(number) for number in range(6)])
+    found, expected = (each.caption_pixels(photos, num_beams=1) for each in (Captioner(engine), trained))
+    assert [each.text for each in found] == [each.text for each in expected] and len({*map(str, found)}) > 1
 
 
 def test_small_and_safe():
@@ -43,6 +56,13 @@ def test_small_and_safe():
 
 
 @pytest.mark.slow
+def test_it_has_a_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert folder_of("bundled") == folder_of(None) == BUNDLED
+    (tmp_path / "bundled").mkdir()  # a folder of that name is meant, where there is one
+    assert folder_of("bundled").resolve() == tmp_path / "bundled"
+
+
 def test_serves_its_budgets(bundled):
     assert bundled.budgets == [3, 5, 7]
     assert bundled.default_budget in bundled.budgets

@@ -117,6 +117,19 @@ def test_not_a_captioner(tmp_path):
         Captioner.from_pretrained(tmp_path / "empty")
 
 
+def test_a_hub_id_may_name_a_revision(captioner_folder, monkeypatch):
+    asked = []
+
+    def snapshot_download(name, revision, allow_patterns):
+        asked.append((name, revision))
+        return str(captioner_folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    for name in ("someone/captioner", "someone/captioner@v1"):
+        assert Captioner.from_pretrained(name).folder == captioner_folder
+    assert asked == [("someone/captioner", None), ("someone/captioner", "v1")]
+
+
 def test_pickled_weights_are_refused(captioner, tmp_path):
     captioner.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()

@@ -587,6 +587,7 @@ def test_real_coco_annotations(real_data: Path | None, tmp_path: Path):
         assert all(references[i] == captions for i, captions in karpathy_split.references().items())
 
 
+@pytest.mark.slow
 def test_real_parquet(real_data: Path | None):
     folder = real(real_data, "flickr8k-144")
     for split, images in {"train": 6000, "val": 1000, "test": 1000}.items():

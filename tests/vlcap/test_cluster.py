@@ -299,6 +299,7 @@ def test_captions_as_in_a_file(vlcap, cluster, captioner, photos, tmp_path):
     assert "captions below --min-score are left out" in said
 
 
+@pytest.mark.slow
 def test_captioning_without_ray_does_not_import_it():
     program = "import sys, app.cli, vlcap.bulk.cluster, vlcap.bulk.planning; assert 'ray' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -129,6 +129,7 @@ def test_lines_against_tokens_and_image_size():
     assert plot_budgets(nothing_further) is None and plot_sizes(nothing_further) is None
 
 
+@pytest.mark.slow
 def test_bootstrap_interval_is_the_textbooks():
     """Of a mean: close to plus and minus 1.96 standard errors, and the same for the same seed."""
     scores = np.random.default_rng(1).gamma(2.0, size=(2, 400))

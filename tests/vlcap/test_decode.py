@@ -74,16 +74,24 @@ def test_as_hugging_face_does(settings, seed, width):
     assert alone == expected
 
 
+@pytest.fixture(scope="module")
+def bundled():
+    return Captioner.from_pretrained()
+
+
+@pytest.fixture(scope="module")
+def tokens_of_photos(bundled, real_data):
+    """12 photos, encoded."""
+    if real_data is None:
+        return bundled.encode(bundled.preprocess([drawings.draw(number) for number in range(12)]))
+    captions = read_captions(real_data / "flickr8k-144", "val", limit=12)
+    return bundled.encode(bundled.preprocess([captions.image(i) for i in range(len(captions))]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 1}, {"num_beams": 3, "length_penalty": 0.6}], ids=str)
-def test_bundled_captioner_over_photos(real_data, settings):
-    captioner = Captioner.from_pretrained()
-    if real_data is None:
-        photos = [drawings.draw(number) for number in range(16)]
-    else:
-        captions = read_captions(real_data / "flickr8k-144", "val", limit=24)
-        photos = [captions.image(i) for i in range(len(captions))]
-    tokens = captioner.encode(captioner.preprocess(photos))
+def test_bundled_captioner_over_photos(bundled, tokens_of_photos, settings):
+    captioner, tokens = bundled, tokens_of_photos
     assert captioner.decode_ids(tokens, **settings) == [
         tuple(ids) for ids in by_hugging_face(captioner.model, tokens, **settings)
     ]
@@ -136,9 +144,9 @@ def test_watching_sees_every_step_and_can_end_it(captioner, beams):
 
 
 @pytest.mark.slow
-def test_lower_precision_writes_captions_too():
+def test_lower_precision_writes_captions_too(bundled):
     """bfloat16 rounds to three digits: near ties may change, most captions do not."""
-    whole, short = Captioner.from_pretrained(), Captioner.from_pretrained(dtype=torch.bfloat16)
+    whole, short = bundled, Captioner.from_pretrained(dtype=torch.bfloat16)
     pixels = whole.preprocess([drawings.draw(number) for number in range(8)])
     expected = whole.decode_ids(whole.encode(pixels), num_beams=2)
     ours = short.decode_ids(short.encode(pixels), num_beams=2)

@@ -48,16 +48,11 @@ def run_without_torch(*arguments, **environment):
 
 
 @pytest.fixture(scope="module")
-def cache_folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def graphs(captioner_folder, cache_folder):
-    """The small captioner's graphs, exported into the cache once for all tests."""
+def graphs(captioner_folder, graphs_cache):
+    """The small captioner's graphs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLCAP_CACHE", str(cache_folder))
-        return cache.onnx_engine(captioner_folder, bundled=False).folder
+        patch.setenv("VLCAP_CACHE", str(graphs_cache))
+        return cache.place_of(captioner_folder, int8=False, budget=None)
 
 
 @pytest.fixture(scope="module")
@@ -334,18 +329,18 @@ def test_onnx_runtime_reports_nothing(photos, tmp_path):
 
 
 @pytest.fixture
-def copied(captioner_folder, graphs, cache_folder, tmp_path, monkeypatch):
+def copied(captioner_folder, graphs_cache, tmp_path, monkeypatch):
     """A copy of the small captioner, with a cache that has its graphs."""
-    monkeypatch.setenv("VLCAP_CACHE", str(cache_folder))
+    monkeypatch.setenv("VLCAP_CACHE", str(graphs_cache))
     return Path(shutil.copytree(captioner_folder, tmp_path / "copied"))
 
 
 @pytest.mark.slow
-def test_graphs_are_exported_once(captioner, copied, graphs, cache_folder, capfd, photos):
+def test_graphs_are_exported_once(captioner, copied, graphs, graphs_cache, capfd, photos):
     before = {path: path.stat().st_mtime_ns for path in graphs.iterdir()}
     found = Captioner.from_pretrained(copied, engine="onnx")
     assert capfd.readouterr().err == ""
-    assert found.engine.folder == graphs and graphs.is_relative_to(cache_folder)
+    assert found.engine.folder == graphs and graphs.is_relative_to(graphs_cache)
     assert before == {path: path.stat().st_mtime_ns for path in graphs.iterdir()}
     assert found.caption(photos, budget=2) == captioner.caption(photos, budget=2)
     places = {cache.place_of(copied, int8, budget) for int8 in (False, True) for budget in (None, 2)}

@@ -34,6 +34,7 @@ def test_the_system_is_expected():
     assert is_expected(FileNotFoundError(2, "no such file", "a"))
 
 
+@pytest.mark.slow
 def test_settings_that_do_not_fit_are_expected():
     for make in (
         lambda: Encoder.create("vit_tiny_patch16_224").set_budgets([3]),

@@ -77,6 +77,7 @@ def unsplit(folder: Path, layout: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_photos_are_drawn_by_their_content_if_nothing_names_a_split(tmp_path: Path):
     """The same photos are drawn from every layout, and a message says how many."""
     drawn = {}

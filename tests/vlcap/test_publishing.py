@@ -45,6 +45,7 @@ def report(tmp_path) -> Path:
     return tmp_path / "metrics.json"
 
 
+@pytest.mark.slow
 def test_the_card_is_made_from_the_run_and_its_scores(run, report, tmp_path):
     Captioner.from_pretrained(run).save_pretrained(tmp_path / "copy", license="cc-by-4.0", metrics=[report])
     card = ModelCard.load(tmp_path / "copy" / "README.md")

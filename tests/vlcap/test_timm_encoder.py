@@ -93,6 +93,7 @@ def test_an_encoder_folder_keeps_it(clip, reduce, tmp_path):
     assert again.budget == (3 if reduce else 4)
 
 
+@pytest.mark.slow
 def test_half_precision_and_sides_in_a_list(folder):
     """As `timm` writes them after `set_input_size`, and as many publish their weights."""
     weights = load_file(folder / "model.safetensors")

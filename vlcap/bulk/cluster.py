@@ -18,10 +18,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..captioner import BUNDLED, Captioner
+from ..captioner import Captioner, find_captioner
 from ..engines.choose import CHOICE
 from ..errors import VlcapError
-from ..model.finding import digests_of, find_folder
+from ..model.finding import digests_of
 from .planning import NoPhotosError, Sources, units_of, units_of_files
 from .rows import Row
 from .shards import Counts
@@ -275,7 +275,7 @@ def _groups(unit: Unit, size: int) -> Iterator[Sequence[Any]]:
 def _load(model: Model) -> Captioner:
     """The captioner of this process."""
     os.environ["OMP_NUM_THREADS"] = str(model.threads)  # ONNX Runtime's and PyTorch's; Ray has set a number of its own
-    folder = BUNDLED if model.name is None else find_folder(model.name)
+    folder = find_captioner(model.name)
     if tuple(digests_of(folder).items()) != model.digests:
         raise ClusterError(f"{folder}: is another captioner on {_machine()}: copy it there")
     dtype = None

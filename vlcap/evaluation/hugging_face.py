@@ -26,6 +26,7 @@ from ..data.images import load_image
 from ..errors import CaptionerError
 from ..files.writing import digest_file
 from ..model.encoder import EncoderConfig
+from ..model.finding import find_folder
 from ..model.folder import PICKLES, read_json
 
 PREFIX = "hf:"
@@ -193,7 +194,7 @@ def load_hugging_face(name: str, device: str | None = None) -> HuggingFaceCaptio
     """
     name = name.removeprefix(PREFIX)
     try:
-        folder = _find(name)
+        folder = find_folder(name, READ)
         _check(folder)
         safely = {"local_files_only": True, "trust_remote_code": False}
         processor = AutoImageProcessor.from_pretrained(folder, **safely)
@@ -220,16 +221,6 @@ def short_name(name: str) -> str:
         return Path(name).resolve().name
     identifier, at, revision = name.partition("@")
     return identifier.rpartition("/")[2] + at + revision
-
-
-def _find(name: str) -> Path:
-    """The folder of this name, or a download from the hub without code and pickles."""
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub import snapshot_download
-
-    identifier, _, revision = name.partition("@")
-    return Path(snapshot_download(identifier, revision=revision or None, allow_patterns=[*READ]))
 
 
 def _check(folder: Path) -> None:

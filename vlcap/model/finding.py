@@ -31,7 +31,7 @@ def find_folder(name: str, wanted: Sequence[str] = FILES) -> Path:
     """The folder of this name, or a download of some files from the Hugging Face hub's repository of this name.
 
     Args:
-        name: Folder or hub id.
+        name: Folder, or hub id, with @REVISION after it for another than the newest.
         wanted: Names of the files to download.
 
     Raises:
@@ -41,8 +41,9 @@ def find_folder(name: str, wanted: Sequence[str] = FILES) -> Path:
         return Path(name)
     from huggingface_hub import snapshot_download
 
+    identifier, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(name, allow_patterns=list(wanted)))
+        return Path(snapshot_download(identifier, revision=revision or None, allow_patterns=list(wanted)))
     except (OSError, ValueError) as error:  # no such name, no such repository, no network
         reason = " ".join(str(error).split()) or type(error).__name__
         raise OSError(f"there is no such folder, and not on the Hugging Face hub either: {reason:.300}") from error

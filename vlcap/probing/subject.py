@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..captioner import Captioner
+from ..captioner import Captioner, names_bundled
 from ..errors import VlcapError
 from ..evaluation.classifier import check_budgets
 from ..model.encoder import Encoder
@@ -73,8 +73,8 @@ def load_subject(
     """An encoder to probe.
 
     Args:
-        source: RUN/encoder, a captioner folder, whose encoder is taken, timm:NAME or timm:FOLDER; None for the encoder
-            of the bundled captioner.
+        source: RUN/encoder, a captioner folder, whose encoder is taken, timm:NAME or timm:FOLDER; None or
+            `bundled` for the encoder of the bundled captioner.
         name: Name in the tables; None for the source.
         budgets: Sides of the compressed grid; None for those that it was trained for.
         reduce: How the tokens of a timm model become few; None for all of them.
@@ -106,7 +106,7 @@ def load_subject(
 
 def _trained(source: str | None) -> Encoder:
     """The encoder in a folder of its own, or in a captioner's."""
-    if source is not None:
+    if source is not None and not names_bundled(source):
         path = Path(source)
         inside = path if (path / "config.json").is_file() else path / "encoder"
         if "decoder" not in read_json(inside / "config.json"):

@@ -4,12 +4,13 @@ import os
 import shutil
 
 import pytest
+from filelock import FileLock
 
 from app.demo import start
 from tests.support.demo_captioner import photo, talking_captioner
 from tests.support.demo_tab import EXAMPLE, LAPTOP, SCREENSHOTS
 from vlcap.captioner import Captioner
-from vlcap.engines.onnx import OnnxEngine
+from vlcap.engines.onnx import SETTINGS, OnnxEngine
 from vlcap.export.graphs import export_graphs
 
 FLAGS = [
@@ -23,10 +24,12 @@ FLAGS = [
 
 
 @pytest.fixture(scope="session")
-def captioner(tmp_path_factory):
+def captioner(shared_folder):
     """Run by ONNX Runtime, as on a visitor's CPU. PyTorch runs the second one."""
-    folder = tmp_path_factory.mktemp("graphs")
-    export_graphs(talking_captioner(trained_on="nothing at all").engine, folder)
+    folder = shared_folder / "talking"
+    with FileLock(shared_folder / "talking.lock"):
+        if not (folder / SETTINGS).is_file():  # the last file of an export
+            export_graphs(talking_captioner(trained_on="nothing at all").engine, folder)
     return Captioner(OnnxEngine(folder, threads=1), name="tiny_random")
 
 

@@ -109,6 +109,7 @@ def test_a_name_that_its_owner_gave(locked):
     assert ask(locked.url, "GET", "/health", Host="captions.example").status == 200
 
 
+@pytest.mark.slow
 def test_too_large(client, service):
     with pytest.raises(openai.APIStatusError, match="at most 20 MB") as error:
         client.chat.completions.create(model="tiny_random", messages=messages(data_uri(bytes(16 * 1024**2))))
