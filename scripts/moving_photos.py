@@ -1,11 +1,11 @@
 """Makes videos out of photos: windows that pan or zoom over them, in which no single frame shows the direction.
 
     PYTHONPATH=. python scripts/moving_photos.py app/demo/examples/photographer.jpg clip.mp4
-    PYTHONPATH=. python scripts/moving_photos.py coco-6k-144 motions --photos 100 --held-out 50 --motions in out
+    PYTHONPATH=. python scripts/moving_photos.py coco-6k-144 motions --photos 300 --held-out 100 --motions left right up down
 
 Of one photo, a pan of three seconds. Of a folder of captioned photos, class folders for `vlcap train classifier`: every
-photo of its train split in each motion (left, right, in, out), as a video of eight frames of 64 pixels. The last photos
-are held out: they are in val alone.
+photo of its train split in each motion, as a video of eight frames of 64 pixels. The last photos are held out: they are
+in val alone.
 """
 
 import argparse

@@ -8,23 +8,25 @@ import av
 import numpy as np
 from PIL import Image
 
-MOTIONS = ("left", "right", "in", "out")
+PANS, ZOOMS = ("left", "right", "up", "down"), ("in", "out")
+MOTIONS = (*PANS, *ZOOMS)
 
 
 def moved(photo: Image.Image, motion: str, frames: int, side: int) -> list[Image.Image]:
-    """A square window that moves over a photo: its frames, of `side` pixels. left and right pan, in and out zoom.
+    """A square window that moves over a photo: its frames, of `side` pixels.
 
-    left shows the same windows as right in the reverse order, and out those of in: no single frame tells which it is.
+    left shows the same windows as right in the reverse order, up those of down, and out those of in: no single frame
+    tells which it is.
     """
     short = min(photo.size)
     found = []
     for i in range(frames):
         place = i / max(1, frames - 1)
-        if motion in ("left", "out"):
+        if motion in ("left", "up", "out"):
             place = 1 - place
-        width = short * 0.75 if motion in ("left", "right") else short * (1 - 0.45 * place)
+        width = short * (0.75 if motion in PANS else 1 - 0.45 * place)
         left = (short - width) * (place if motion in ("left", "right") else 0.5)
-        top = (short - width) / 2
+        top = (short - width) * (place if motion in ("up", "down") else 0.5)
         found.append(photo.resize((side, side), Image.Resampling.BILINEAR, (left, top, left + width, top + width)))
     return found
 
