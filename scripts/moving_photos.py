@@ -1,7 +1,7 @@
 """Makes videos out of photos: windows that pan or zoom over them, in which no single frame shows the direction.
 
     PYTHONPATH=. python scripts/moving_photos.py app/demo/examples/photographer.jpg clip.mp4
-    PYTHONPATH=. python scripts/moving_photos.py coco-6k-144 motions --photos 300 --held-out 100 --motions left right up down
+    PYTHONPATH=. python scripts/moving_photos.py coco-6k-144 motions --motions left right up down
 
 Of one photo, a pan of three seconds. Of a folder of captioned photos, class folders for `vlcap train classifier`: every
 photo of its train split in each motion, as a video of eight frames of 64 pixels. The last photos are held out: they are
@@ -23,8 +23,8 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("source", help="a photo, or a folder of captioned photos")
     options.add_argument("out", type=Path, help="the video, or the folder")
-    options.add_argument("--photos", type=int, default=100)
-    options.add_argument("--held-out", type=int, default=50)
+    options.add_argument("--photos", type=int, default=300)
+    options.add_argument("--held-out", type=int, default=100)
     options.add_argument("--motions", nargs="+", choices=MOTIONS, default=MOTIONS)
     asked = options.parse_args()
     if asked.out.exists():
