@@ -205,6 +205,6 @@ def upright(frame: VideoFrame, side: int, shape: float) -> Image.Image:
     width, height = frame.width * (shape if 0.1 < shape < 10 else 1.0), float(frame.height)
     scale = min(1.0, side / min(width, height))
     size = {"width": max(1, round(width * scale)), "height": max(1, round(height * scale))}
-    image = frame.to_image(**size, interpolation="AREA" if scale < 1 else "BICUBIC")
+    image = frame.to_image(**size, interpolation="AREA" if scale < 1 else "BICUBIC", threads=1)
     turn = round((frame.rotation or 0) / 90) % 4  # counterclockwise
     return image.transpose(_TURNS[turn]) if turn else image
