@@ -106,6 +106,8 @@ def _read(file: Any, name: str, count: int, side: int, key_frames: bool) -> list
         if not streams:
             raise VideoError(f"{name}: no video in it, only {'sound' if container.streams.audio else 'other data'}")
         stream = streams[0]
+        if stream.codec_context is None:
+            raise VideoError(f"{name}: its codec is unknown, or the file is damaged: copy or download it again")
         length = float(container.duration / av.time_base) if container.duration else 0.0
         if key_frames:
             if length < LONG:
