@@ -11,6 +11,7 @@ from typing import Any
 
 from . import loading
 from .keeping import progress_bar, settings_of
+from .parsing import parse_budget
 from .printing import say
 
 
@@ -39,7 +40,7 @@ def caption_on_ray(names: Sequence[str], out: Path, asked: Asked) -> int:
     from vlcap.bulk.planning import find_sources
     from vlcap.bulk.shards import ShardFolder
 
-    side = loading.parse_budget(asked.budget)
+    side = parse_budget(asked.budget)
     folder = ShardFolder(out)
     try:
         sources = find_sources(names, out)

@@ -7,6 +7,9 @@ from typing import Any
 
 import typer
 
+from vlcap.data.names import one_line
+
+from .parsing import parse_budget, parse_named
 from .printing import say
 
 
@@ -67,23 +70,10 @@ def is_foreign(model: str | None) -> bool:
 
 
 def load_named(model: str) -> tuple[str, Any]:
-    """Loads the captioner of NAME=FOLDER or FOLDER. Default name: the folder's, or RUN for RUN/captioner.
-
-    A path that exists is a folder, whatever its name holds. So is anything with a slash before the equals sign.
-    """
-    from vlcap.data.names import one_line
-
-    name, equals, source = model.partition("=")
-    if equals and not source:
-        raise typer.BadParameter(f"--model {model}: an empty name: is a shell's variable unset?")
-    named = equals and "/" not in name and not Path(model).exists()
-    captioner = load_any(source if named else model, engine="pytorch")
-    if named:
-        return one_line(name), captioner
-    if is_foreign(model):
-        return one_line(captioner.name), captioner
-    path = Path(model)
-    return one_line(path.resolve().parent.name if path.name == "captioner" else path.name), captioner
+    """Loads the captioner of NAME=FOLDER or FOLDER. One of others has a name of its own."""
+    name, source = parse_named("--model", model)
+    captioner = load_any(source, engine="pytorch")
+    return one_line(captioner.name) if source == model and is_foreign(model) else name, captioner
 
 
 def hide_loading_bars() -> None:
@@ -99,19 +89,6 @@ def check_budget(captioner: Any, budget: int | None) -> int | None:
         trained = ", ".join(map(str, captioner.budgets))
         say(f"warning: {captioner.name} was trained for budgets {trained}, not {budget}: its captions will be worse")
     return budget
-
-
-def parse_budget(text: str | None) -> int | None:
-    """The number that --budget names; None for the model's own, and for auto.
-
-    Raises:
-        BadParameter: It is neither.
-    """
-    if text is None or text == "auto":
-        return None
-    if not (text.isascii() and text.isdecimal()) or not int(text):
-        raise typer.BadParameter(f"--budget {text}: a whole number from 1, or auto")
-    return int(text)
 
 
 def choose_budget(captioner: Any, text: str | None, model: str | None) -> Any:

@@ -25,6 +25,7 @@ from app.options import (
     Sidecar,
     Threads,
 )
+from app.parsing import parse_budget
 from app.printing import print_json, say
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def caption(
         sizes = (batch_size, shard_size or 1024, threads, address)
         asked = Asked(model, budget, beams, int8, engine, *sizes, prefix, suffix, count, min_score)
         raise typer.Exit(caption_on_ray(photos, out, asked))
-    side = loading.parse_budget(budget)
+    side = parse_budget(budget)
     from vlcap.data.finding import find_images, without, without_videos
     from vlcap.data.videos import FRAMES, can_read_videos
 

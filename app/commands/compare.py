@@ -1,16 +1,14 @@
 """`vlcap compare`: captioners and token budgets side by side."""
 
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from app import loading
-from app.commands.probe import choose_corruptions
 from app.options import Beams, Corruption, CorruptionSize, Data, Limit, PagePhotos, Severity, Split
+from app.parsing import choose_corruptions, parse_predictions
 from app.printing import say, track
-from vlcap.data.names import one_line
 
 
 def compare(
@@ -103,29 +101,6 @@ def _corrupt(
     settings |= {"corruptions": names, "severities": severities, "corruption_size": size}
     write_corrupted(rows, settings, out)
     Console().print(corrupted_table(rows, settings))
-
-
-def parse_predictions(text: str) -> tuple[str, Path, float | None]:
-    """NAME=FILE or NAME=FILE:GFLOPS -> name, file, and GFLOPs per photo.
-
-    A path that exists is a file, whatever its name ends in.
-
-    Raises:
-        BadParameter: A part is missing, or the GFLOPs are no positive number.
-    """
-    name, _, rest = text.partition("=")
-    file, colon, cost = rest.rpartition(":")
-    if not name or not rest or "/" in name:
-        raise typer.BadParameter(f"--predictions {text}: NAME=FILE, or NAME=FILE:GFLOPS")
-    if not colon or Path(rest).exists():
-        return one_line(name), Path(rest), None
-    try:
-        gflops = float(cost)
-    except ValueError:
-        return one_line(name), Path(rest), None  # a colon in the file's name
-    if not 0 < gflops < math.inf:
-        raise typer.BadParameter(f"--predictions {text}: {cost} GFLOPs: a positive number, or leave it out")
-    return one_line(name), Path(file), gflops
 
 
 def write_comparison(found: Any, captions: Any, out: Path, photos: int) -> None:

@@ -7,6 +7,7 @@ import typer
 
 from app import loading
 from app.options import AsJson, Beams, BudgetOrAuto, Data, Int8, Metrics, Model, Split
+from app.parsing import parse_budget
 from app.printing import print_json, print_scores, track
 
 
@@ -60,7 +61,7 @@ def evaluate(
     from vlcap.processes import connect
 
     split = split or "test"
-    loading.parse_budget(budget)  # refuses what is no budget, now
+    parse_budget(budget)  # refuses what is no budget, now
     captions = read_captions(data, split, limit=limit)
     first = connect()
     with results(out if first else None, WRITTEN):
@@ -95,7 +96,7 @@ def _evaluate_classifier(
 
     if budget == "auto":
         raise typer.BadParameter("--budget auto is for captioners, not for --classifier")
-    side = loading.parse_budget(budget)
+    side = parse_budget(budget)
     loading.hide_loading_bars()
     encoder = load_classifier(classifier)
     sides = check_budgets(encoder, None if side is None else [side])

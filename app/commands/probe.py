@@ -7,6 +7,7 @@ import typer
 
 from app import loading
 from app.options import Corruption, CorruptionSize, Severity
+from app.parsing import choose_corruptions, parse_named
 from app.printing import say, track
 
 
@@ -90,25 +91,6 @@ def probe(
     say(f"see {out}")
 
 
-def choose_corruptions(
-    wanted: bool, names: list[str] | None, severities: list[int] | None, size: int
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names and severities that the options ask for.
-
-    Raises:
-        BadParameter: They are given without --corruptions.
-        CorruptionError: They cannot be had.
-    """
-    from vlcap.data.corruptions import CORRUPTIONS, SEVERITIES, check_corruptions
-
-    if not wanted and (names or severities):
-        raise typer.BadParameter("--corruption and --severity go with --corruptions")
-    chosen = tuple(dict.fromkeys(names or CORRUPTIONS)), tuple(sorted({*(severities or SEVERITIES)}))
-    if wanted:
-        check_corruptions(*chosen, size)
-    return chosen
-
-
 def _corrupt(
     subjects: Any,
     test: Any,
@@ -155,8 +137,8 @@ def _subjects(encoders: list[str] | None, budgets: list[int] | None, reduce: Any
     from vlcap.probing.subject import load_subject
 
     loading.hide_loading_bars()
-    named = [_name(each) for each in encoders or []] or [(None, None)]
-    check_names([name or "bundled" for name, _ in named])
+    named = [parse_named("--encoder", each) for each in encoders or ["bundled"]]
+    check_names([name for name, _ in named])
     subjects = [load_subject(source, name, budgets, reduce, pooled) for name, source in named]
     found = []
     for subject in subjects:
@@ -168,19 +150,6 @@ def _subjects(encoders: list[str] | None, budgets: list[int] | None, reduce: Any
             numbers = None
         found.append(replace(subject, numbers=None if numbers is None else tuple(numbers)))
     return found
-
-
-def _name(text: str) -> tuple[str | None, str | None]:
-    """NAME=SOURCE or SOURCE -> name and source. A path that exists is a source, whatever its name holds."""
-    from vlcap.data.names import one_line
-
-    name, equals, source = text.partition("=")
-    if not equals or "/" in name or ":" in name or Path(text).exists():
-        path = Path(text)
-        return one_line(path.resolve().parent.name if path.name in ("encoder", "captioner") else path.name), text
-    if not source:
-        raise typer.BadParameter(f"--encoder {text}: an empty name: is a shell's variable unset?")
-    return one_line(name), source
 
 
 def _setting(subjects: Any, data: str, split: str, test: Any, **further: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import typer
 
 from app import loading
 from app.options import Beams, BudgetOrAuto, Engine, Int8, Model
+from app.parsing import parse_budget
 
 
 def serve(
@@ -31,7 +32,7 @@ def serve(
 
     Requests that arrive together are captioned in one batch. If $VLCAP_API_KEY is set, programs have to send that key.
     """
-    loading.parse_budget(budget)
+    parse_budget(budget)
     from app.address import check_address
     from app.serve.middleware import key_asked_for
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 
 from app.printing import print_json
 from tests.support import drawings
@@ -109,19 +110,27 @@ def test_all_streams_closed_and_results_in_a_file(captioner_folder, tmp_path):
     assert (done.returncode, done.stdout) == (2, b"")  # an error message is not a result
 
 
-def test_a_folder_with_an_equals_sign_is_a_folder(captioner_folder, tmp_path, monkeypatch):
-    from app import loading
+@pytest.mark.parametrize("kind", ["captioner", "encoder"])
+def test_a_folder_with_an_equals_sign_is_a_folder(kind, tmp_path, monkeypatch):
+    from app.parsing import parse_named
 
-    monkeypatch.setattr(loading, "load", lambda source, engine: source)
+    def named(text):
+        return parse_named("--model", text)
+
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "runs" / "lr=0.001" / "captioner"
+    folder = tmp_path / "runs" / "lr=0.001" / kind
     folder.mkdir(parents=True)
     (tmp_path / "wd=0").mkdir()
-    assert loading.load_named(str(folder)) == ("lr=0.001", str(folder))
-    assert loading.load_named("wd=0") == ("wd=0", "wd=0")
-    assert loading.load_named(f"small={folder}") == ("small", str(folder))
-    assert loading.load_named("runs/lr=0.1/captioner") == ("lr=0.1", "runs/lr=0.1/captioner")
-    assert loading.load_named("a\udcff=x") == ("'a\\udcff'", "x")  # a name that the page's encoding can hold
+    assert named(str(folder)) == ("lr=0.001", str(folder))
+    assert named("wd=0") == ("wd=0", "wd=0")
+    assert named(f"small={folder}") == ("small", str(folder))
+    assert named(f"runs/lr=0.1/{kind}") == ("lr=0.1", f"runs/lr=0.1/{kind}")
+    assert named("bundled") == named("bundled=bundled") == ("bundled", "bundled")
+    assert named("a=timm:vit=1") == ("a", "timm:vit=1") and named("timm:vit=1") == ("timm:vit=1", "timm:vit=1")
+    assert named("a\udcff=x") == ("'a\\udcff'", "x")  # a name that the page's encoding can hold
+    for wrong in ("a=", "=a"):
+        with pytest.raises(typer.BadParameter, match=f"--model {wrong}: an empty name"):
+            named(wrong)
 
 
 def test_baselines_without_a_train_split(captioned_folder, tmp_path, monkeypatch, capsys):

@@ -10,8 +10,8 @@ import typer
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-from app.commands.compare import parse_predictions
 from app.loading import load_named
+from app.parsing import parse_predictions
 from tests.support import drawings, foreign
 from vlcap.captioner import CaptionerError
 from vlcap.data.captions import CaptionDataError, read_captions, write_coco_results
