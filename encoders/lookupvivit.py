@@ -123,6 +123,7 @@ class LookupViViT(LookupViT):
     """
 
     starts_from = None
+    gathers = False  # its maps are of space and time; what draws maps draws them over a photo
 
     def __init__(
         self,

@@ -3,16 +3,17 @@
     PYTHONPATH=. python scripts/moving_photos.py app/demo/examples/photographer.jpg clip.mp4
     PYTHONPATH=. python scripts/moving_photos.py coco-6k-144 motions --motions left right up down
 
-Of one photo, a pan of three seconds. Of a folder of captioned photos, class folders for `vlcap train classifier`: every
-photo of its train split in each motion, as a video of eight frames of 64 pixels. The last photos are held out: they are
-in val alone.
+Of one photo, a pan of three seconds. Of a folder of captioned photos, class folders for `vlcap train classifier`, with
+captions for `vlcap train captioner`: every photo of its train split in each motion, as a video of eight frames of 64
+pixels. Captions say the motion first: "panning left, a dog on a couch". The last photos are held out: they are in val
+alone.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from tests.support.clips import MOTIONS, moved, write_motions, write_video
+from tests.support.clips import MOTIONS, moved, write_captions, write_motions, write_video
 from vlcap.data.captions import read_captions
 from vlcap.data.images import load_image
 
@@ -33,6 +34,7 @@ def main() -> None:
         captions = read_captions(asked.source, "train", limit=asked.photos + asked.held_out)
         photos = [captions.image(i) for i in range(len(captions))]
         write_motions(asked.out, photos, asked.held_out, asked.motions)
+        write_captions(asked.out, captions.captions, asked.held_out, asked.motions)
     else:
         write_video(asked.out, moved(load_image(asked.source), "right", **PAN))
 

@@ -33,7 +33,7 @@ from vlcap.files.writing import replacing
 from vlcap.model.encoder import Encoder, digest_weights
 
 from .frozen import Frozen
-from .photos import Photos
+from .photos import Photos, Transform, take
 from .sampling import seed_all
 
 FORMAT = 2  # part of the folder's key: raise it when the files' content changes
@@ -106,8 +106,12 @@ class ViewCache:
         photos = []
         for view, photo in places:
             seed_all(self.seed, view, photo)
-            photos.append((self._augment if view else self._plain)(self.photos.image(photo)))
+            photos.append(self.take(photo, self._augment if view else self._plain))
         return torch.stack(photos)
+
+    def take(self, photo: int, transform: Transform) -> torch.Tensor:
+        """One photo, transformed: uint8 (3, S, S)."""
+        return transform(self.photos.image(photo))
 
     def size(self) -> int:
         """Size on disk in bytes when complete."""
@@ -237,6 +241,7 @@ class TokenCache(ViewCache):
         **kwargs: Any,
     ):
         self.encoder, self.captions, self.budgets, self.features = encoder, captions, sorted(budgets), features
+        self.frames = encoder.frames
         shapes: dict[str, tuple[int, ...]] = {
             f"budget{budget}": (encoder.token_count(budget), encoder.config.hidden_size) for budget in self.budgets
         }
@@ -247,10 +252,13 @@ class TokenCache(ViewCache):
         digest = hashlib.sha256(key.encode()).hexdigest()
         super().__init__(root, captions, encoder.pixels, shapes, dict.fromkeys(shapes, digest), "tokens", **kwargs)
 
+    def take(self, photo: int, transform: Transform) -> torch.Tensor:
+        return take(self.captions, photo, transform, self.frames)
+
     def compute(self, places: list[tuple[int, int]]) -> dict[str, np.ndarray]:
         device = self.encoder.device
         if self.features is None:
-            seen: Any = self.pixels.normalize(self.pixels_of(places).to(device))
+            seen: Any = self.encoder.normalize(self.pixels_of(places).to(device))
         else:
             seen = [
                 each.to(device)

@@ -43,6 +43,7 @@ from .frozen import Frozen
 from .loop import Evaluation, Loss, TrainingError, fit
 from .new_decoder import RANDOM, check_decoder, keeps_case, new_captioner
 from .new_encoder import check_choice, choose_encoder
+from .photos import take
 from .recipe import Recipe
 from .run_folder import Data
 from .sampling import SeededDataset
@@ -120,7 +121,8 @@ class CaptionerRecipe(Recipe):
 
 
 class Batch(NamedTuple):
-    """Rows of the data set; uint8 pixels (B, 3, S, S), or numbers of cached views (B,); inputs and targets (B, L)."""
+    """Rows of the data set; uint8 pixels (B, 3, S, S), of clips (B, T, 3, S, S), or numbers of cached views (B,);
+    inputs and targets (B, L)."""
 
     rows: list[int]
     photos: torch.Tensor
@@ -129,7 +131,10 @@ class Batch(NamedTuple):
 
 
 class CaptionedPhotos(Dataset):
-    """(row, photo, pieces of one of its captions) triples from several caption sets."""
+    """(row, photo, pieces of one of its captions) triples from several caption sets.
+
+    With `frames`, a photo is a clip of so many frames of a video.
+    """
 
     def __init__(
         self,
@@ -139,7 +144,9 @@ class CaptionedPhotos(Dataset):
         max_length: int,
         lowercase: bool = True,
         captions_per_photo: int | None = None,
+        frames: int | None = None,
     ):
+        self.frames = frames
         self.rows = [(captions, i) for captions in sets for i in range(len(captions))]
         self.transform = transform
         texts = [
@@ -158,7 +165,7 @@ class CaptionedPhotos(Dataset):
 
     def photo(self, i: int) -> torch.Tensor:
         captions, row = self.rows[i]
-        return self.transform(captions.image(row))
+        return take(captions, row, self.transform, self.frames)
 
 
 class CachedPhotos(CaptionedPhotos):
@@ -217,6 +224,10 @@ class Captioning:
         else:
             used = stream.first_captions() if stream else (photo for captions in train for photo in captions.captions)
             self.model, self.tokenizer = self._new_model(used, out)
+        if stream and self.model.encoder.frames:
+            raise TrainingError(
+                f"{self.model.encoder.config.architecture} reads clips of videos, which are not streamed: stream=false"
+            )
         if recipe.freeze_decoder or recipe.lora_rank:
             freeze_decoder(self.model.decoder, recipe.lora_rank)
         self.max_length = self.model.config.decoder.n_positions
@@ -234,6 +245,7 @@ class Captioning:
             self.train_set = self._cached(train, recipe.cache_views, augmentation, recipe.captions_per_photo)
             self.val_set = self._cached(self.val, 1, {})
         else:
+            frames = self.model.encoder.frames
             plain, augment = self.pixels.eval_transform(), self.pixels.train_transform(**augmentation)
             how = (self.tokenizer, self.max_length, recipe.lowercase, recipe.captions_per_photo)
             if stream:
@@ -241,8 +253,9 @@ class Captioning:
                 stream = replace(stream, **dict(zip(names, how, strict=True)))
                 self.train_set = StreamedPhotos(stream, augment, recipe.shuffle_buffer)
             else:
-                self.train_set = CaptionedPhotos(train, how[0], augment, *how[1:])
-            self.val_set = CaptionedPhotos(self.val, self.tokenizer, plain, self.max_length, recipe.lowercase)
+                self.train_set = CaptionedPhotos(train, how[0], augment, *how[1:], frames=frames)
+            how = (self.tokenizer, plain, self.max_length, recipe.lowercase)
+            self.val_set = CaptionedPhotos(self.val, *how, frames=frames)
         photos = self.train_set
         self.reward = CiderD(photos.pieces) if recipe.self_critical and isinstance(photos, CaptionedPhotos) else None
 
@@ -312,7 +325,7 @@ class Captioning:
         encoder = self.model.encoder
         if isinstance(dataset, CachedPhotos):
             return dataset.tokens(batch, budget or encoder.budget).to(encoder.device)
-        pixels = self.pixels.normalize(batch.photos.to(encoder.device, non_blocking=True))
+        pixels = encoder.normalize(batch.photos.to(encoder.device, non_blocking=True))
         return encoder(pixels, budget=budget).last_hidden_state
 
     def cross_entropy(self, model: nn.Module, tokens: torch.Tensor, batch: Batch, smoothing: float) -> Loss:

@@ -10,16 +10,13 @@ Legend of shapes
     B: clips   T: frames   S: side of a frame in pixels
 """
 
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from .labels import LabelError, LabelledPhotos, LabelledSet
-from .photos import VideoFiles, origin
+from .photos import Transform, VideoFiles, origin, transform_alike
 
 
 class LabelledClips(LabelledPhotos):
@@ -31,24 +28,12 @@ class LabelledClips(LabelledPhotos):
         frames: T.
     """
 
-    def __init__(self, labelled: LabelledSet, transform: Callable[[Image.Image], torch.Tensor], frames: int):
+    def __init__(self, labelled: LabelledSet, transform: Transform, frames: int):
         super().__init__(labelled, transform)
         self.frames = frames
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, ...]:
         return transform_alike(self.labelled.clip(row, self.frames), self.transform), self.labelled.targets[row]
-
-
-def transform_alike(images: Sequence[Image.Image], transform: Callable[[Image.Image], torch.Tensor]) -> torch.Tensor:
-    """The images, each transformed with the same random numbers: (T, 3, S, S)."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    found = []
-    for image in images:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        found.append(transform(image))
-    return torch.stack(found)
 
 
 def are_videos(labelled: Any) -> bool:

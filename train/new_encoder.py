@@ -38,7 +38,7 @@ def choose_encoder(recipe: Any) -> Encoder:
         recipe: A `CaptionerRecipe`.
 
     Raises:
-        TrainingError: The recipe asks for tokens that the encoder's folder does not give, or it reads clips of videos.
+        TrainingError: The recipe asks for tokens that the encoder's folder does not give.
         ModelFolderError: There is no such encoder.
         EncoderError: Its tokens cannot be reduced so, or it cannot read photos of this size.
     """
@@ -49,11 +49,6 @@ def choose_encoder(recipe: Any) -> Encoder:
         raise TrainingError(
             f"reduce is for --encoder timm:NAME; the tokens of {recipe.encoder} are those of its training "
             f"({encoder.config.architecture}): leave reduce out"
-        )
-    if encoder.frames:
-        raise TrainingError(
-            f"{recipe.encoder}: {encoder.config.architecture} reads clips of videos, and captioners are trained on "
-            "photos: give an encoder of photos, whose captioner reads the frames of a video together"
         )
     if recipe.image_size and recipe.image_size != encoder.pixels.size:
         encoder.set_image_size(recipe.image_size).check_settings()

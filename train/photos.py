@@ -6,19 +6,25 @@ These are objects, not closures, because a data loading process may have to unpi
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import torch
 from PIL import Image
 
+from vlcap.data.caption_set import CaptionSet
 from vlcap.data.files import file_size
 from vlcap.data.images import ImageError, load_image
 from vlcap.data.videos import load_frames
 from vlcap.files.writing import digest_file
 
 FRAME_SIDE = 256  # pixels; short side of a video's frames, which are augmented afterwards
+
+Transform = Callable[[Image.Image], torch.Tensor]  # a photo -> uint8 pixels (3, S, S)
 
 
 class Photos(Protocol):
@@ -160,3 +166,22 @@ class SomePhotos:
 def origin(photos: Photos, i: int) -> tuple[Photos, int]:
     """Where a row of photos, or of a part of them, lies: the whole photos, and the row in them."""
     return origin(photos.photos, photos.rows[i]) if isinstance(photos, SomePhotos) else (photos, i)
+
+
+def take(captions: CaptionSet, row: int, transform: Transform, frames: int | None) -> torch.Tensor:
+    """A captioned photo, transformed: uint8 (3, S, S); for an encoder of clips (T, 3, S, S), all frames alike."""
+    if frames is None:
+        return transform(captions.image(row))
+    return transform_alike(captions.clip(row, frames), transform)
+
+
+def transform_alike(images: Sequence[Image.Image], transform: Transform) -> torch.Tensor:
+    """The images, each transformed with the same random numbers: (T, 3, S, S)."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    found = []
+    for image in images:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        found.append(transform(image))
+    return torch.stack(found)

@@ -51,7 +51,10 @@ def caption(
     count: Annotated[int, typer.Option(min=1, help="Captions per photo, all different: the best beams.")] = 1,
     min_score: MinScore = None,
     frames: Annotated[
-        int | None, typer.Option(min=1, max=64, help="Frames of each video that are read. [default: 4]")
+        int | None,
+        typer.Option(
+            min=1, max=64, help="Frames of each video that are read. Default: 4; of a captioner of clips, its own."
+        ),
     ] = None,
     ray: Ray = False,
     address: Address = None,
@@ -75,7 +78,7 @@ def caption(
         raise typer.Exit(caption_on_ray(photos, out, asked))
     side = parse_budget(budget)
     from vlcap.data.finding import find_images, without, without_videos
-    from vlcap.data.videos import FRAMES, can_read_videos
+    from vlcap.data.videos import can_read_videos
 
     found, about_videos = without_videos(find_images(photos, videos=can_read_videos()))
     place = _open_place(out, sidecar, existing, found.images)
@@ -85,10 +88,11 @@ def caption(
             return
         captioner = loading.load(model, engine, fastest=True, int8=int8, budget=side)
         from vlcap.bulk.work import Wish
+        from vlcap.video import frames_of
 
         chosen = loading.choose_budget(captioner, budget, model)
         search = loading.search_for(captioner, beams, count)
-        wish = Wish(chosen, count, min_score, prefix, suffix, search, frames or FRAMES)
+        wish = Wish(chosen, count, min_score, prefix, suffix, search, frames_of(captioner, frames))
         tally: Tally | None
         if place is None:
             tally = _print(captioner, found.images, wish, batch_size, as_json)

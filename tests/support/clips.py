@@ -1,5 +1,6 @@
 """Video files for tests, written by PyAV: moving windows over photos, and odd videos."""
 
+import json
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -89,4 +90,21 @@ def write_motions(folder: Path, photos: Sequence[Image.Image], val: int, motions
             path = folder / ("val" if number >= len(photos) - val else "train") / motion / f"{number}.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_video(path, moved(photo, motion, frames=8, side=64))
+    return folder
+
+
+def write_captions(folder: Path, captions: Sequence[Sequence[str]], val: int, motions: Sequence[str] = MOTIONS) -> Path:
+    """Writes captions_{split}.json beside what `write_motions` wrote: "panning left, " and a caption of the photo."""
+    for split in ("train", "val"):
+        images, annotations = [], []
+        for number, texts in enumerate(captions):
+            if (number >= len(captions) - val) != (split == "val"):
+                continue
+            for motion in motions:
+                images.append({"id": len(images), "file_name": f"{split}/{motion}/{number}.mp4"})
+                for text in texts:
+                    said = f"{'panning' if motion in PANS else 'zooming'} {motion}, {text}"
+                    annotations.append({"id": len(annotations), "image_id": images[-1]["id"], "caption": said})
+        found = {"images": images, "annotations": annotations}
+        (folder / f"captions_{split}.json").write_text(json.dumps(found), encoding="utf-8")
     return folder

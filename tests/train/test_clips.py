@@ -1,6 +1,8 @@
 """The classification trainer on videos: it learns what no single frame shows, and refuses what does not fit."""
 
 import json
+from pathlib import Path
+from statistics import mean
 
 import pytest
 import torch
@@ -9,17 +11,20 @@ from PIL import Image
 from app.commands.evaluate import evaluate
 from app.commands.probe import probe
 from tests.support import drawings
-from tests.support.clips import MOTIONS, moved, write_motions
-from train.captioner import CaptionerRecipe
+from tests.support.clips import MOTIONS, moved, write_captions, write_motions
+from train.captioner import CaptionerRecipe, Captioning, train_captioner
 from train.classifier import Classification, ClassifierRecipe, train_classifier
-from train.clips import transform_alike
 from train.labels import LabelError, read_labelled
-from train.new_encoder import choose_encoder
-from train.run_folder import TrainingError
+from train.photos import transform_alike
+from vlcap.captioner import Captioner
 from vlcap.data.captions import read_captions
 from vlcap.data.pixels import PixelConfig
+from vlcap.errors import CaptionerError
+from vlcap.evaluation.compare import compare, contender
+from vlcap.evaluation.evaluate import predict
 from vlcap.model.encoder import Encoder
 from vlcap.probing.subject import ProbeError, load_subject
+from vlcap.video import caption_videos, frames_of
 
 CLIPS = ["encoder=lookupvivit_test_patch8x2_48", "workers=0", "hflip=0"]
 
@@ -41,17 +46,32 @@ def test_frames_are_augmented_alike():
 
 @pytest.mark.slow
 def test_the_direction_of_a_pan_is_learned(real_data, tmp_path, quick_curves):
-    """Of photos that are held out. No single frame shows it: left has the frames of right in the reverse order."""
+    """Of photos that are held out. No single frame shows it: left has the frames of right in the reverse order. A
+    captioner that stands on this encoder says it, with either engine.
+    """
     if real_data is None:
         photos = [drawings.draw(i, (144, 144)) for i in range(130)]
     else:
         captions = read_captions(real_data / "coco-6k-144", "train", limit=130)
         photos = [captions.image(i) for i in range(130)]
-    data = write_motions(tmp_path / "data", photos, val=30, motions=("left", "right"))
+    directions = ("left", "right")
+    data = write_motions(tmp_path / "data", photos, val=30, motions=directions)
     settings = [*CLIPS, "model_args={img_size: 32, tubelet: 4}", "scale=[0.8,1]", "batch_size=32", "lr=2e-3"]
     recipe = ClassifierRecipe.load(None, [*settings, "steps=90", "evaluate_every=100"])
     figures = train_classifier(recipe, [str(data)], tmp_path / "run")
     assert min(figures["top1@2"], figures["top1@3"]) > 0.9
+
+    write_captions(data, [["over a photo", "slowly"]] * 130, val=30, motions=directions)
+    settings = [f"encoder={tmp_path}/run/encoder", "cache_views=1", "budgets=[2,3]", "vocab_size=40", "cider=false"]
+    small = ["width=48", "layers=2", "heads=2", "max_length=20", "batch_size=40", "lr=3e-3", "steps=60"]
+    train_captioner(CaptionerRecipe.load(None, [*settings, *small]), [str(data)], tmp_path / "words")
+    held_out = read_captions(data, "val")
+    motions = [Path(file).parent.name for file in held_out.files]
+    for engine in ("pytorch", "onnx"):
+        captioner = Captioner.from_pretrained(tmp_path / "words" / "captioner", engine=engine, budget=3)
+        texts = caption_videos(captioner, held_out.sources)
+        assert texts == [caption.text for _, caption in predict(captioner, held_out)] and captioner.default_budget == 3
+        assert mean(text.startswith(f"panning {each}") for text, each in zip(texts, motions, strict=True)) > 0.9
 
 
 @pytest.mark.slow
@@ -75,7 +95,7 @@ def test_a_run_is_resumed_to_the_bit(few, tmp_path, quick_curves):
 
 
 def test_other_commands_with_encoders_of_clips(few, class_folder, tmp_path):
-    """Probing and captioning are for encoders of photos, and a classifier of clips needs videos: one line says so."""
+    """Probing is for encoders of photos, and a classifier of clips needs videos: one line says so."""
     encoder = Encoder.create("lookupvivit_test_patch8x2_48", classes=sorted(drawings.COLOURS))
     encoder.save_pretrained(tmp_path / "encoder")
     given = str(tmp_path / "encoder")
@@ -85,8 +105,36 @@ def test_other_commands_with_encoders_of_clips(few, class_folder, tmp_path):
         load_subject(given)
     with pytest.raises(LabelError, match="holds videos, and vlcap probe reads photos"):
         probe(data=str(few), out=tmp_path / "out")
-    with pytest.raises(TrainingError, match="reads clips of videos, and captioners are trained on photos"):
-        choose_encoder(CaptionerRecipe.load(None, [f"encoder={given}"]))
+
+
+def test_a_captioner_of_clips(few, tmp_path):
+    """Photos are clips in which nothing moves; cached tokens are those of the pixels; what does not fit is refused."""
+    write_captions(few, [["a drawing"]] * 6, val=2)
+    Encoder.create("lookupvivit_test_patch8x2_48").save_pretrained(tmp_path / "encoder")
+    settings = [f"encoder={tmp_path}/encoder", "vocab_size=30", "width=16", "layers=1", "heads=1", "cider=false"]
+
+    def task(*more):
+        return Captioning(CaptionerRecipe.load(None, [*settings, *more]), [str(few)], tmp_path / "run")
+
+    plain, cached = task(), task("cache_views=1")
+    for photos in (plain.val_set, cached.val_set):
+        assert len(photos) == 2 * len(MOTIONS)
+    batches = [each.collate([each.val_set[i] for i in range(4)]) for each in (plain, cached)]
+    assert batches[0].photos.shape == (4, 8, 3, 48, 48)
+    tokens = [each.tokens(batch, each.val_set, 3) for each, batch in zip((plain, cached), batches, strict=True)]
+    assert tokens[0].shape == (4, 3 * 3 * 2, 64)
+    torch.testing.assert_close(tokens[1], tokens[0], atol=2e-3, rtol=2e-3)  # half precision
+
+    captioner = Captioner.from_model(plain.model, plain.tokenizer)
+    photo = captioner.preprocess([drawings.draw(0)])
+    still = captioner.encode(photo[:, None].repeat(8, axis=1), 2)
+    assert torch.equal(captioner.encode(photo, 2), still) and captioner.facts.frames == frames_of(captioner) == 8
+    with pytest.raises(CaptionerError, match="captioner reads clips of 8 frames, not of 4"):
+        caption_videos(captioner, [], frames=4)
+    with pytest.raises(CaptionerError, match="reads clips of 8 frames, not of 3"):
+        captioner.encode(photo[:, None].repeat(3, axis=1))
+    with pytest.raises(CaptionerError, match="has videos, and costs here are those of a photo"):
+        compare([contender("clips", captioner)], read_captions(few, "val"), tmp_path / "comparison")
 
 
 def test_what_does_not_fit(few, class_folder, tmp_path):

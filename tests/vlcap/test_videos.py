@@ -1,5 +1,6 @@
 """Frames and captions of videos: files that PyAV writes here, ordinary and odd."""
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from vlcap.bulk.sidecars import beside
 from vlcap.bulk.work import Wish, caption_groups, in_groups
 from vlcap.captioner import Captioner
 from vlcap.data import videos
+from vlcap.data.captions import read_captions
 from vlcap.data.finding import find_images, without_videos
 from vlcap.data.images import ImageError
 from vlcap.data.videos import VideoError, load_frames
 from vlcap.engines.interface import encode
+from vlcap.evaluation.evaluate import predict
 from vlcap.video import caption_videos, read_video
 
 GREYS = [Image.new("RGB", (64, 48), (level, level, level)) for level in range(0, 250, 10)]
@@ -166,6 +169,25 @@ def test_both_engines_write_the_same(bundled, tmp_path):
     found = caption_videos(bundled, [path], budget=3)
     assert found == caption_videos(Captioner.from_pretrained(engine="pytorch"), [path], budget=3)
     assert read_video(bundled, path, 3).shape == (3, 3, bundled.pixels.size, bundled.pixels.size)
+
+
+def test_captioned_videos(captioner, tmp_path):
+    """A data set may list videos: frames of each are read together, and for what reads photos, the middle one."""
+    write_video(tmp_path / "1.mp4", GREYS)
+    drawings.draw(2).save(tmp_path / "2.png")
+    names = ["1.mp4", "2.png"]
+    lines = [json.dumps({"file_name": name, "text": "it gets brighter", "split": "val"}) for name in names]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    captions = read_captions(tmp_path, "val")
+    assert captions.has_videos and captions.files == names
+    assert levels(captions.clip(0, 5)) == levels(load_frames(tmp_path / "1.mp4", 5))
+    assert levels([captions.image(0)]) == levels(load_frames(tmp_path / "1.mp4", 1)) != levels(captions.clip(0, 2)[:1])
+    assert [each.tobytes() for each in captions.clip(1, 2)] == [drawings.draw(2).tobytes()] * 2
+    found = [caption.text for _, caption in predict(captioner, captions)]
+    assert found == [*caption_videos(captioner, [tmp_path / "1.mp4"]), *captioner.caption([tmp_path / "2.png"])]
+    (tmp_path / "1.mp4").write_bytes(b"no video")
+    with pytest.raises(ImageError, match=r"1\.mp4"):
+        [*predict(captioner, captions)]
 
 
 def test_folders_with_photos_and_videos(captioner, tmp_path):

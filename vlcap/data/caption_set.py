@@ -1,4 +1,4 @@
-"""Captioned photos of one split, as every reader gives them."""
+"""Captioned photos of one split, as every reader gives them. Videos are known by the suffixes of their names."""
 
 import functools
 import hashlib
@@ -10,8 +10,10 @@ from typing import Any
 from PIL import Image
 
 from ..errors import VlcapError
+from .finding import is_video_name
 from .images import load_image
 from .photo_sources import Source, content_of, size_of
+from .videos import load_frames
 
 
 class CaptionDataError(VlcapError, ValueError):
@@ -48,16 +50,31 @@ class CaptionSet:
     def __len__(self) -> int:
         return len(self.image_ids)
 
+    @functools.cached_property
+    def has_videos(self) -> bool:
+        """Whether any of the photos is a video."""
+        return any(map(is_video_name, self.files))
+
     def image(self, i: int) -> Image.Image:
-        """Opens photo number `i`: RGB, upright.
+        """Opens photo number `i`: RGB, upright. Of a video, it is the frame in the middle.
 
         Raises:
             ImageError: The photo cannot be used; the message names its file.
         """
+        return self.clip(i, 1)[0]
+
+    def clip(self, i: int, frames: int) -> list[Image.Image]:
+        """So many frames of video number `i`, spread evenly over its time; of a photo, it so many times.
+
+        Raises:
+            ImageError: The video or photo cannot be used; the message names its file.
+        """
         source = self.sources[i]
-        if isinstance(source, str):
-            return load_image(source)
-        return load_image(content_of(source), name=f"{self.files[i]} in {self.name}, {self.split}")
+        name = None if isinstance(source, str) else f"{self.files[i]} in {self.name}, {self.split}"
+        found = source if isinstance(source, str) else content_of(source)
+        if is_video_name(self.files[i]):
+            return load_frames(found, frames, name=name)
+        return [load_image(found, name=name)] * frames
 
     def content(self, i: int) -> bytes:
         """The bytes of the file of photo number `i`.

@@ -17,7 +17,7 @@ from PIL import Image
 from ..files.writing import check_new, new_tree
 from .building import numbers_of
 from .caption_set import CaptionDataError, CaptionSet
-from .finding import is_image_name
+from .finding import is_image_name, is_video_name
 from .images import FORMATS
 from .names import shown
 from .splits import split_in_name
@@ -118,7 +118,7 @@ def _names_for(captions: CaptionSet) -> list[str]:
     used: set[str] = set()
     for i, (file, image_id) in enumerate(zip(captions.files, captions.image_ids, strict=True)):
         base = unicodedata.normalize("NFC", re.split(r"[\\/]", file)[-1])
-        known = is_image_name(base)
+        known = is_image_name(base) or is_video_name(base)
         stem, suffix = base.rsplit(".", 1) if known else (str(image_id), "")
         suffix = f".{suffix}" if known else _suffix(captions.content(i))
         # A name of a file in a tar archive ends at the first dot.

@@ -17,7 +17,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from ..data.pixels import PixelConfig
+from ..errors import CaptionerError
 from ..model.search import Decoding, Search, Watch, Written
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ class Facts:
         longest: Most pieces of a caption.
         generation: Decoding settings, with Hugging Face's names.
         trained_on: Names of the data sets that it was trained on; "" if they are not known.
+        frames: Frames of a clip, if its encoder reads clips of videos; None if it reads photos.
     """
 
     architecture: str
@@ -53,6 +57,7 @@ class Facts:
     longest: int
     generation: Mapping[str, Any]
     trained_on: str = ""
+    frames: int | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ class Engine(Protocol):
         """
 
     def encode(self, pixels: NDArray, budget: int) -> Any:
-        """uint8 pixels (B, 3, S, S) -> compressed tokens of B photos, for `start`.
+        """uint8 pixels (B, 3, S, S) -> compressed tokens of B photos, for `start`; of clips (B, T, 3, S, S).
 
         Raises:
             CaptionerError, EncoderError: The budget does not fit the grid, or this engine was not made for it.
@@ -130,8 +135,9 @@ class Engine(Protocol):
 def encode(engine: Engine, pixels: NDArray, budget: int) -> Any:
     """Compressed tokens of photos, or of videos.
 
-    The tokens of a video's frames are read together: a decoder's cross-attention has no positions, and takes any
-    number of tokens.
+    An encoder of photos sees each frame of a video by itself, and their tokens are read together: a decoder's
+    cross-attention has no positions, and takes any number of tokens. An encoder of clips sees all frames at once, and
+    a photo as a clip in which nothing moves.
 
     Args:
         engine: The engine.
@@ -141,6 +147,11 @@ def encode(engine: Engine, pixels: NDArray, budget: int) -> Any:
     Raises:
         CaptionerError, EncoderError: As `Engine.encode`.
     """
-    if pixels.ndim == 4:
+    own = engine.facts.frames
+    if own and pixels.ndim == 4:
+        pixels = np.repeat(pixels[:, None], own, axis=1)
+    if own and pixels.shape[1] != own:
+        raise CaptionerError(f"its encoder reads clips of {own} frames, not of {pixels.shape[1]}")
+    if own or pixels.ndim == 4:
         return engine.encode(pixels, budget)
     return engine.join(engine.encode(pixels.reshape(-1, *pixels.shape[2:]), budget), pixels.shape[1])

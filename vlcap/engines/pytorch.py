@@ -71,6 +71,7 @@ class TorchEngine:
             longest=self.model.decoder.config.n_positions - 1,
             generation=self._generation(),
             trained_on=self.trained_on,
+            frames=encoder.frames,
         )
 
     @cached_property
@@ -85,8 +86,8 @@ class TorchEngine:
         return self.model.encoder.gflops(budget)
 
     def normalize(self, pixels: NDArray | torch.Tensor) -> torch.Tensor:
-        """uint8 pixels (B, 3, S, S) -> normalized pixels, of the encoder's type and on its device."""
-        return self.pixels.normalize(torch.as_tensor(pixels).to(self.model.device)).to(self.model.dtype)
+        """uint8 pixels as for `encode` -> normalized pixels, of the encoder's type and on its device."""
+        return self.model.encoder.normalize(torch.as_tensor(pixels).to(self.model.device)).to(self.model.dtype)
 
     @torch.inference_mode()
     def encode(self, pixels: NDArray | torch.Tensor, budget: int) -> torch.Tensor:

@@ -177,7 +177,7 @@ def compare(
         generation: num_beams, max_new_tokens, ...: Hugging Face's names, over the captioners' own.
 
     Raises:
-        CaptionerError: No captioner, or two of one name.
+        CaptionerError: No captioner, or two of one name; or the split has videos.
         CaptionDataError: A file of captions of another program can't be read.
         JavaError: No Java. Raised before the first photo is captioned.
         MetricsError: The split can't be scored, or a file has captions of other photos. Raised before the first photo
@@ -186,6 +186,10 @@ def compare(
         ImageError: A photo can't be read.
     """
     _check_names([each.name for each in contenders])
+    if captions.has_videos:
+        raise CaptionerError(
+            f"{captions.name} has videos, and costs here are those of a photo: vlcap evaluate scores captions of videos"
+        )
     references = captions.references()
     check_references(references, f"{captions.name}, {captions.split}")
     check_folder(out / "predictions")

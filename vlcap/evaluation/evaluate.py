@@ -11,6 +11,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .. import auto_budget, processes
 from ..auto_budget import AutoBudget
 from ..bench.machine import versions
@@ -19,6 +21,7 @@ from ..data.captions import CaptionSet, write_coco_results
 from ..errors import CaptionerError
 from ..files.results import check_folder
 from ..files.writing import replacing
+from ..video import cut_frames, frames_of
 from .hugging_face import HuggingFaceCaptioner
 from .metrics import DEFAULT, check_metrics, check_references, score
 
@@ -37,7 +40,7 @@ def predict(
 
     Args:
         captioner: Captioner to run.
-        captions: Split to caption. Its references are not used.
+        captions: Split to caption, photos or videos. Its references are not used.
         budget: Side of the compressed grid, or the rule that chooses it; None for the captioner's own.
         batch_size: Number of photos per batch.
         generation: num_beams, max_new_tokens, ...: Hugging Face's names, over the captioner's own.
@@ -46,9 +49,15 @@ def predict(
         ImageError: A photo can't be read. It is not skipped: the score would be that of another set.
     """
     mine = processes.share(len(captions))
-    for start in range(0, len(mine), batch_size):
-        rows = mine[start : start + batch_size]
-        pixels: Any = captioner.preprocess([captions.image(i) for i in rows])
+    frames = frames_read(captioner, captions)
+    step = max(1, batch_size // (frames or 1))
+    for start in range(0, len(mine), step):
+        rows = mine[start : start + step]
+        pixels: Any
+        if frames and isinstance(captioner, Captioner):
+            pixels = np.stack([cut_frames(captioner, captions.clip(i, frames)) for i in rows])
+        else:
+            pixels = captioner.preprocess([captions.image(i) for i in rows])
         if isinstance(budget, AutoBudget):
             if isinstance(captioner, HuggingFaceCaptioner):
                 raise CaptionerError(f"{captioner.name} has no choice of budget")
@@ -56,6 +65,14 @@ def predict(
         else:
             found = captioner.caption_pixels(pixels, budget=budget, **generation)
         yield from zip((captions.image_ids[i] for i in rows), found, strict=True)
+
+
+def frames_read(captioner: Captioner | HuggingFaceCaptioner, captions: CaptionSet) -> int | None:
+    """Frames that are read of each video of a split; None if it has none, and for captioners of others.
+
+    Those see the frame in the middle of a video.
+    """
+    return frames_of(captioner) if captions.has_videos and isinstance(captioner, Captioner) else None
 
 
 def evaluate(
@@ -106,6 +123,7 @@ def evaluate(
         "split": captions.split,
         "model": captioner.name,
         **_budget_facts(captioner, budget, list(predictions.values())),
+        **({"frames": frames} if (frames := frames_read(captioner, captions)) else {}),
         "generation": captioner.generation(**generation),
         "distinct": len(set(texts.values())) / len(texts),
         "ms_per_photo": sum(caption.ms for caption in predictions.values()) / len(predictions),

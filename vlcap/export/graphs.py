@@ -5,7 +5,8 @@
 Files in the folder:
     encoder-5.onnx  one for each budget: pixels uint8 (B, 3, S, S) -> photo (L, 2, B, K, M, d), keys and values of the
                     compressed tokens for the cross-attention of each decoder layer; normalization is part of the graph.
-                    And gathered (B, blocks, M, N), gather attention averaged over heads, from encoders that gather
+                    And gathered (B, blocks, M, N), gather attention averaged over heads, from encoders that gather.
+                    An encoder of clips of F frames takes pixels (B, F, 3, S, S)
     decoder.onnx    one piece of each beam: pieces int64 (B, G), position int64 (1,), mask (B, 1, G, T), and for each
                     layer photo_keys, photo_values (B, K, M, d), keys, values (B, K, T, d)
                     -> logits (B, G, V), new (L, 2, B, K, G, d), and read (B, G, M), the cross-attention averaged over
@@ -54,11 +55,11 @@ class EncoderGraph(nn.Module):
     def __init__(self, engine: TorchEngine, budget: int):
         super().__init__()
         model = engine.model
-        self.encoder, self.decoder, self.budget, self.pixels = model.encoder, model.decoder, budget, engine.pixels
+        self.encoder, self.decoder, self.budget = model.encoder, model.decoder, budget
         self.project = getattr(model, "enc_to_dec_proj", nn.Identity())
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        normalized = self.pixels.normalize(pixels)
+        normalized = self.encoder.normalize(pixels)
         if not self.encoder.gathers:
             tokens = self.encoder(normalized, budget=self.budget).last_hidden_state
             return (keys_and_values(self.decoder, self.project(tokens)),)
@@ -181,7 +182,8 @@ def export_graphs(
 
 
 def _export_encoder(engine: TorchEngine, budget: int, path: Path) -> None:
-    pixels = torch.zeros(2, 3, engine.pixels.size, engine.pixels.size, dtype=torch.uint8)
+    side, clip = engine.pixels.size, [engine.facts.frames] if engine.facts.frames else []
+    pixels = torch.zeros(2, *clip, 3, side, side, dtype=torch.uint8)
     outputs = ["photo", "gathered"] if engine.model.encoder.gathers else ["photo"]
     graph = EncoderGraph(engine, budget).eval()
     write_graph(graph, (pixels,), path, ["pixels"], outputs, {"pixels": {0: torch.export.Dim("photos")}})

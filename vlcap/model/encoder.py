@@ -182,8 +182,12 @@ class Encoder(PreTrainedModel):
 
         Of an encoder on a trunk, the trunk's features of the photos: they are computed once for several budgets.
         """
-        seen = frames_last(self.pixels.normalize(pixels.to(self.device)))
+        seen = self.normalize(pixels.to(self.device))
         return self.trunk(seen) if self.trunk is not None else seen
+
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels uint8 (B, 3, S, S), of clips (B, T, 3, S, S) -> float32 as `forward` takes them, (B, 3, T, S, S)."""
+        return frames_last(self.pixels.normalize(pixels))
 
     def grid_side(self, size: int | None = None) -> int:
         """Lookup tokens or patches on a side of a photo: the largest budget."""
