@@ -1,10 +1,12 @@
 """`vlcap compare --corruptions`: CIDEr under corruption, against captions and scores of the same photos by hand."""
 
 import csv
+import io
 import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from vlcap.data.captions import read_captions
 from vlcap.data.corruptions import corrupt
@@ -50,7 +52,9 @@ def test_scores_are_those_of_the_corrupted_photos(captioner, captions, tmp_path)
     assert json.loads((tmp_path / "corruptions.json").read_text())["rows"][1]["corruption"] == "contrast"
     lines = [*csv.DictReader((tmp_path / "corruptions.csv").open())]
     assert float(lines[1]["severity_5"]) == found.severities["5"] and lines[0]["severity_5"] == ""
-    assert corrupted_table(rows, setting).row_count == 8
+    shown = io.StringIO()
+    Console(file=shown, width=80).print(corrupted_table(rows, setting))
+    assert sum(line.split()[:1] == [rows[0].model] for line in shown.getvalue().splitlines()) == 8
 
 
 def test_each_corruption_is_another_split(captions):

@@ -189,7 +189,7 @@ def test_the_command(encoder, folder, tmp_path, capsys):
         out=tmp_path / "out",
         encoder=[str(tmp_path / "run" / "encoder"), f"ViT=timm:{tmp_path / 'vit'}"],
         budget=[2, 3],
-        shots=[1, 5],
+        shots=[1, 2, 4, 5],
         draws=2,
         corruptions=True,
         corruption=["contrast"],
@@ -200,6 +200,8 @@ def test_the_command(encoder, folder, tmp_path, capsys):
     )
     said = capsys.readouterr().out
     assert "5 shots" in said and "mCE against ViT" in said
+    names = [line.split()[0] for line in said.splitlines() if line.strip()]  # on lines of 80 letters
+    assert names.count("run") == 4 and names.count("ViT") == 2
     shots, changed = (
         json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in ("few_shot", "corruptions")
     )

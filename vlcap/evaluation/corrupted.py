@@ -23,11 +23,12 @@ from rich.table import Table
 
 from ..data.captions import CaptionSet
 from ..data.corruptions import CORRUPTIONS, PACKAGE, SEVERITIES, SIZE, bring_to_size, check_corruptions, corrupt
-from .bootstrap import bootstrap, interval
+from .bootstrap import LEVEL, bootstrap, interval
 from .compare import DRAWS, Contender, caption_split
 from .costs import Track, no_track
 from .metrics import score
 from .subjects import subject
+from .terminal import terminal_table
 
 WRITTEN = ("corruptions.json", "corruptions.csv")
 CLEAN, ALL = "clean", "all"
@@ -187,12 +188,7 @@ def corrupted_table(rows: Sequence[CorruptedRow], setting: dict[str, Any]) -> Ta
         f"{setting['data']} {setting['split']}, N = {setting['N']}, photos of {setting['corruption_size']} px: "
         "CIDEr x 100, mean over severities, and what is lost of the clean score"
     )
-    table = Table(title=title, title_justify="left")
-    table.add_column("captioner")
-    table.add_column("tokens", justify="right")
-    table.add_column("corruption")
-    for heading in ("CIDEr", "95%", "lost", "95%"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = terminal_table(title, "captioner", ("tokens", "corruption", "CIDEr", f"{LEVEL:.0%}", "lost", "interval"))
     for row in rows:
         clean = row.corruption == CLEAN
         table.add_row(

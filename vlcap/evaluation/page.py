@@ -13,13 +13,13 @@ import matplotlib
 from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 from PIL import Image
-from rich import box
 from rich.table import Table
 
 from ..data.captions import CaptionSet, read_coco_results
 from .bootstrap import pareto
 from .figures import COSTS, plot, plot_budgets, plot_sizes
 from .rows import Comparison, Row
+from .terminal import terminal_table
 
 NOTHING = "-"  # in a table, in place of a cost that is not known
 INK = "#010203"  # placeholder for the page's text color in an inline plot
@@ -93,11 +93,8 @@ def table(comparison: Comparison) -> Table:
     """The rows as a table for a terminal."""
     setting = comparison.setting
     title = f"{setting['data']} {setting['split']}, N = {setting['N']}; scores x 100; costs are encoder + decoder"
-    found = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    found.add_column("model", min_width=8, overflow="fold")  # 80 letters a line must hold its name, too
     level = f"{setting['bootstrap']['level']:.0%}"
-    for heading in ("tokens", "CIDEr", level, "BLEU-4", "ROUGE-L", "GFLOPs", "ms"):
-        found.add_column(heading, justify="right", no_wrap=True)
+    found = terminal_table(title, "model", ("tokens", "CIDEr", level, "BLEU-4", "ROUGE-L", "GFLOPs", "ms"))
     for row in comparison.rows:
         found.add_row(
             row.model,

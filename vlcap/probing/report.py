@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from ..evaluation.bootstrap import LEVEL
+from ..evaluation.terminal import terminal_table
 from .few_shot import FewShotRow
 from .figures import plot_corruptions, plot_few_shot
 from .robustness import Corrupted, CorruptionRow
@@ -26,12 +27,8 @@ def few_shot_table(rows: Sequence[FewShotRow], setting: dict[str, Any]) -> Table
         f"{setting['data']} {setting['split']}, N = {setting['N']}: accuracy in %, ridge regression on "
         f"{setting['draws']} draws; in brackets what is lost against the encoder's largest budget"
     )
-    table = Table(title=title, title_justify="left")
-    table.add_column("encoder")
-    table.add_column("tokens", justify="right")
-    shots = sorted({row.shots for row in rows})
-    for each in shots:
-        table.add_column(f"{each} shot{'s' if each > 1 else ''}", justify="right", no_wrap=True)
+    shots = [f"{each} shot{'s' if each > 1 else ''}" for each in sorted({row.shots for row in rows})]
+    table = terminal_table(title, "encoder", ("tokens", *shots), wrapped=shots)
     for encoder, budget in dict.fromkeys((row.encoder, row.budget) for row in rows):
         mine = [row for row in rows if (row.encoder, row.budget) == (encoder, budget)]
         cells = [_few_shot_cell(row) for row in sorted(mine, key=lambda row: row.shots)]
@@ -40,7 +37,7 @@ def few_shot_table(rows: Sequence[FewShotRow], setting: dict[str, Any]) -> Table
 
 
 def _few_shot_cell(row: FewShotRow) -> str:
-    lost = "" if row.loss is None else f" ({row.loss * 100:+.1f})"
+    lost = "" if row.loss is None else f" ({row.loss * 100:+z.1f})"
     return f"{row.accuracy * 100:.1f} ± {(row.high - row.low) * 50:.1f}{lost}"
 
 
@@ -50,12 +47,9 @@ def corruption_table(found: Corrupted, setting: dict[str, Any]) -> Table:
         f"{setting['data']} {setting['split']}, N = {setting['N']}, photos of {setting['corruption_size']} px: "
         f"accuracy in %, the mean over {len(setting['corruptions'])} corruptions; mCE against {found.reference}"
     )
-    table = Table(title=title, title_justify="left")
-    table.add_column("encoder")
     severities = sorted(found.summary[0].deviation)
     headings = ("tokens", "by", "clean", *(f"sev {each}" for each in severities), "mean", "mCE", "deviation")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = terminal_table(title, "encoder", headings)
     for each in found.summary:
         table.add_row(
             each.encoder,
