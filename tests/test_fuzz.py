@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parents[1]
     "readers",
     [
         "images archives videos coco karpathy references predictions parquet sidecars metadata tables shards labelling",
-        "models encoders decoders bytes classes labels recipes layouts",
+        "models encoders decoders bytes clips classes labels recipes layouts",
     ],
 )
 def test_no_input_does_harm(readers):

@@ -1,6 +1,7 @@
 """Model folders: configs that ask for much memory or for other models, weights that do not fit, pickles.
 
-Captioners, encoders, pretrained decoders of the GPT-2 family, and captioners with the vocabulary of such a decoder.
+Captioners of photos and of clips, encoders, pretrained decoders of the GPT-2 family, and captioners with the vocabulary
+of such a decoder.
 """
 
 import json
@@ -53,6 +54,9 @@ ARGUMENTS = {
     "trunk": "hf-hub:someone/model",
     "trunk_args": {"pretrained": True},
     "depths": [10**9],
+    "frames": 10**6,
+    "tubelet": 0,
+    "time_budget": 10**9,
 }
 ARCHITECTURES = (
     "hf-hub:someone/model",
@@ -90,7 +94,13 @@ def seed() -> dict[str, dict[str, bytes]]:
         model = build_model(encoder, len(pieces), width=16, layers=1, heads=2, max_length=6)
         model.decoder.load_state_dict(decoder.state_dict())
         save_files(model, pieces, Path(folder, "byte captioner"))
-        for kind in ("encoder", "captioner", "decoder", "byte captioner"):
+        clips = Encoder.create("lookupvivit_test_patch8x2_48", depth=1, frames=4)
+        save_files(
+            build_model(clips, len(tokenizer), width=16, layers=1, heads=2, max_length=6),
+            tokenizer,
+            Path(folder, "clip captioner"),
+        )
+        for kind in ("encoder", "captioner", "decoder", "byte captioner", "clip captioner"):
             found[kind] = {path.name: path.read_bytes() for path in Path(folder, kind).iterdir()}
     return found
 
@@ -199,6 +209,10 @@ def make_decoder(rng: random.Random, folder: Path) -> Path:
 
 def make_byte_captioner(rng: random.Random, folder: Path) -> Path:
     return make(rng, folder, kind="byte captioner")
+
+
+def make_clip_captioner(rng: random.Random, folder: Path) -> Path:
+    return make(rng, folder, kind="clip captioner")
 
 
 def read_decoder(folder: Path) -> None:

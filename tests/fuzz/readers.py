@@ -28,6 +28,7 @@ READERS = {
     "encoders": Reader(models.make_encoder, models.read_encoder, (ModelFolderError,), prepare=models.seed),
     "decoders": Reader(models.make_decoder, models.read_decoder, (CaptionerError,), prepare=models.seed),
     "bytes": Reader(models.make_byte_captioner, models.read, (CaptionerError,), prepare=models.seed),
+    "clips": Reader(models.make_clip_captioner, models.read, (CaptionerError,), prepare=models.seed),
     "archives": Reader(archives.make, archives.read, (), prepare=archives.photos),
     "classes": Reader(labels.make_folders, labels.read, (LabelError, ImageError), prepare=labels.prepare),
     "labels": Reader(labels.make_files, labels.read, (LabelError, ImageError), prepare=labels.prepare),

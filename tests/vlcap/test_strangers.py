@@ -70,6 +70,10 @@ def test_code_that_came_along_is_not_run(folder, tmp_path):
         ("encoder", {"architecture": "vit_giant_patch14_224", "model_args": {"num_classes": 0}}),
         ("encoder", {"model_args": {"embed_dim": 2**20, "depth": 2, "num_heads": 2}}),
         ("encoder", {"model_args": {"img_size": 8 * 10**6}}),
+        (
+            "encoder",
+            {"architecture": "lookupvivit_test_patch8x2_48", "model_args": {"frames": 10**6, "tubelet": 10**6}},
+        ),
     ],
 )
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from encoders.cost import count_gflops
 from encoders.vittm import older_arguments
 
 from ..data.images import PixelConfig
-from .folder import MAX_GRID, ModelFolderError, WeightFile, check_encoder_settings, check_numbers, read_json
+from .folder import MAX_CLIP, MAX_GRID, ModelFolderError, WeightFile, check_encoder_settings, check_numbers, read_json
 from .processor import save_processor
 
 SETTINGS = ("architecture", "model_args", "hidden_size", "budgets", "pixels", "classes")
@@ -267,6 +267,8 @@ class Encoder(PreTrainedModel):
         grid = self.grid_side()
         if not 1 <= grid <= MAX_GRID:
             raise EncoderError(f"pictures of {size} x {size} pixels")
+        if self.frames and not 1 <= self.frames * size**2 <= MAX_CLIP:
+            raise EncoderError(f"clips of {self.frames} frames of {size} x {size} pixels")
         if settings.hidden_size != self.model.num_features:
             raise EncoderError(f"hidden_size is {settings.hidden_size}, not {self.model.num_features}")
         choice = range(1, grid + 1) if self.has_choice else self.model.budgets

@@ -28,6 +28,7 @@ from ..files.json_file import load_json
 from .tokenizer import EOS, PAD, START
 
 MAX_GRID = 128  # patches on a side of the picture
+MAX_CLIP = 2**25  # pixels of all frames of a clip: 32 of 1024 x 1024
 MAX_SIZE = 2**31  # largest number in a config
 MAX_BEAMS = 64
 MAX_SETTING = 10_000  # largest penalty, temperature or count in generation_config.json
