@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.frame import VideoFrame
 
-FRAMES = 4  # that a caption is read from (docs/video.md)
+FRAMES = 4  # that a caption is read from: enough for a video that shows several things (docs/video.md)
 SIDE = 512  # pixels; frames come back with a short side of at most as many
 LONG = 60.0  # seconds; of a longer video, only the key frames are decoded
 MAX_PIXELS = 40_000_000  # of a frame: 8K has 33 million
