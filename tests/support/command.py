@@ -27,8 +27,13 @@ def vlcap(*arguments: object) -> subprocess.CompletedProcess:
 
 def run_forked(program: str, *arguments: object) -> subprocess.CompletedProcess:
     """The same for a program, given as Python source, with these arguments in its sys.argv."""
-    [done] = _run(program, arguments, [{}])
+    [done] = run_side_by_side(program, *arguments, times=1)
     return done
+
+
+def run_side_by_side(program: str, *arguments: object, times: int = 2) -> list[subprocess.CompletedProcess]:
+    """The same several times at once."""
+    return _run(program, arguments, [{}] * times)
 
 
 def vlcap_on_two(*arguments: object) -> subprocess.CompletedProcess:
