@@ -75,8 +75,11 @@ def place_of(folder: Path, int8: bool, budget: int | None) -> Path:
 def _export(folder: Path, place: Path, int8: bool, budget: int | None) -> None:
     from rich.console import Console
     from rich.progress import track
+    from transformers.utils import logging
 
     from .graphs import export_graphs
+
+    logging.disable_progress_bar()  # of reading the weights, which takes an instant
 
     def shown(graphs: Iterable[Any]) -> Iterable[Any]:
         console = Console(file=sys.stderr)
