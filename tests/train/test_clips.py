@@ -24,6 +24,7 @@ from vlcap.evaluation.compare import compare, contender
 from vlcap.evaluation.evaluate import predict
 from vlcap.model.encoder import Encoder
 from vlcap.probing.subject import ProbeError, load_subject
+from vlcap.publishing.card import About, make_card
 from vlcap.video import caption_videos, frames_of
 
 CLIPS = ["encoder=lookupvivit_test_patch8x2_48", "workers=0", "hflip=0"]
@@ -129,6 +130,8 @@ def test_a_captioner_of_clips(few, tmp_path):
     photo = captioner.preprocess([drawings.draw(0)])
     still = captioner.encode(photo[:, None].repeat(8, axis=1), 2)
     assert torch.equal(captioner.encode(photo, 2), still) and captioner.facts.frames == frames_of(captioner) == 8
+    card = make_card(captioner.facts, About("mine"))
+    assert "about a video" in card and "for clips of 8 frames of 48 px" in card and "caption_videos(captioner" in card
     with pytest.raises(CaptionerError, match="captioner reads clips of 8 frames, not of 4"):
         caption_videos(captioner, [], frames=4)
     with pytest.raises(CaptionerError, match="reads clips of 8 frames, not of 3"):

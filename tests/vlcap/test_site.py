@@ -158,6 +158,7 @@ def test_a_folder_with_files_of_somebody_is_refused_before_anything_is_loaded(pa
         ({"generation": {"max_new_tokens": 9, "do_sample": True}}, "greedy and beam search only"),
         ({"generation": {"max_new_tokens": 9, "no_repeat_ngram_size": 2}}, "greedy and beam search only"),
         ({"interpolation": "nearest"}, "does not support its preprocessing"),
+        ({"frames": 8}, "reads clips of videos"),
     ],
 )
 def test_what_the_page_cannot_follow_is_refused(engine, monkeypatch, changes, said):

@@ -75,9 +75,12 @@ def check_engine(engine: OnnxEngine, budgets: Sequence[int]) -> None:
     """Refuses a captioner that the page's JavaScript cannot follow.
 
     Raises:
-        CaptionerError: Its search, preprocessing or tokenizer is another, or a budget was not exported.
+        CaptionerError: Its search, preprocessing or tokenizer is another, it captions videos, or a budget was not
+            exported.
     """
     search, pixels = engine.search(), engine.facts.pixels
+    if engine.facts.frames:
+        raise CaptionerError("the web page captions photos, and this captioner's encoder reads clips of videos")
     if search is None or search.do_sample:
         raise CaptionerError(
             "the web page has greedy and beam search only: change the captioner's generation_config.json"

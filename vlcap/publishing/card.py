@@ -183,16 +183,25 @@ def _page(data: Any, facts: Facts, name: str) -> str:
     named = ", ".join(map(str, [sets] if isinstance(sets, str) else sets))
     recipe = data.get(OURS, {}).get("recipe") or {}
     license_named = data.license not in (None, UNKNOWN)
+    size = f"{facts.pixels.size} px"
+    if facts.frames:  # its encoder reads clips
+        what, of = "video", f"clips of {facts.frames} frames of {size}"
+        grid = "5 x 5 tokens at each of its steps of time"
+        use = f'caption_videos(captioner, ["clip.mp4"], budget={facts.budget})'
+        imports = "from vlcap import Captioner\nfrom vlcap.video import caption_videos"
+    else:
+        what, of, grid = "photo", f"photos of {size}", "5 x 5 tokens"
+        use = f'captioner.caption(["photo.jpg"], budget={facts.budget})'
+        imports = "from vlcap import Captioner"
     parts = [
         f"# {name.rpartition('/')[2]}",
-        f"This model writes a sentence about a photo, from few visual tokens. Its encoder is "
-        f"`{facts.architecture}`, for photos of {facts.pixels.size} px. A GPT-2 style decoder reads the encoder's "
-        f"tokens, at one of these budgets: {budgets} (a budget of 5 is a grid of 5 x 5 tokens; the default is "
+        f"This model writes a sentence about a {what}, from few visual tokens. Its encoder is "
+        f"`{facts.architecture}`, for {of}. A GPT-2 style decoder reads the encoder's "
+        f"tokens, at one of these budgets: {budgets} (a budget of 5 is a grid of {grid}; the default is "
         f"{facts.budget}). It has {facts.parameters / 1e6:.1f} M parameters. It was made with vlcap.",
         "## Use",
-        "```python\nfrom vlcap import Captioner\n\n"
-        f'captioner = Captioner.from_pretrained("{name}")  # this folder, or its id on the hub\n'
-        f'captioner.caption(["photo.jpg"], budget={facts.budget})\n```',
+        f"```python\n{imports}\n\n"
+        f'captioner = Captioner.from_pretrained("{name}")  # this folder, or its id on the hub\n{use}\n```',
         "After `import vlcap`, `transformers.AutoModelForImageTextToText.from_pretrained` loads the same model. No "
         "code of this repository is run.",
         "## Training data",
