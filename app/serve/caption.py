@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -65,8 +66,9 @@ async def _form(request: Request, body: bytes) -> tuple[str, bytes, list[tuple[s
 
     try:
         form = await _Form(request.headers, steps(), max_files=1, max_fields=len(FIELDS)).parse()
-    except MultiPartException as error:
-        raise wrong(f"The form can't be read: {shown(error.message)}", None, "invalid_form") from None
+    except (MultiPartException, FormParserError) as error:  # the latter with older versions of starlette
+        said = shown(getattr(error, "message", None) or str(error))
+        raise wrong(f"The form can't be read: {said}", None, "invalid_form") from None
     files = [value for value in form.values() if isinstance(value, UploadFile)]
     if not files:
         raise wrong("There is no photo in the form: send its file as one part.", None, "no_photo")

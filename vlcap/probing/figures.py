@@ -37,7 +37,7 @@ def plot_few_shot(rows: Sequence[FewShotRow]) -> Figure:
     axes.set_xscale("log")
     axes.set_xticks(shots, [str(each) for each in shots])
     axes.minorticks_off()
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=INK, fontsize=9)
+    figure.legend(loc="outside lower center", handlelength=3, ncols=2, frameon=False, labelcolor=INK, fontsize=9)
     return figure
 
 
@@ -60,7 +60,7 @@ def plot_corruptions(summary: Sequence[Robustness]) -> Figure:
         density.plot(middles, each.density, **{**style, "marker": ""})
     for axes in (accuracy, mean):
         axes.set_xticks([0, *severities])
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, labelcolor=INK, fontsize=9)
+    figure.legend(loc="outside lower center", handlelength=3, ncols=3, frameon=False, labelcolor=INK, fontsize=9)
     return figure
 
 
