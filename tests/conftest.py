@@ -23,11 +23,23 @@ REPOSITORY = Path(__file__).parents[1]
 
 LONGEST = [
     *("train/test_study.py", "app/browser/test_static_page.py", "app/browser/test_demo_caption.py"),
-    *("app/test_cli.py", "train/test_recipes.py", "app/test_keeping.py", "train/test_survival.py", "test_faults.py"),
+    *(
+        "app/test_cli.py",
+        "train/test_recipes.py",
+        "app/test_keeping.py",
+        "train/test_survival.py",
+        "train/test_clips.py",
+    ),
     *("vlcap/test_engines.py", "train/test_training.py", "test_fuzz.py", "train/test_new_encoder.py"),
     *("app/browser/test_demo_access.py", "vlcap/test_cluster.py", "train/test_processes.py"),
     *("app/browser/test_demo_files.py", "train/test_training_benchmark.py", "vlcap/test_peers.py"),
-    *("app/test_demo_load.py", "vlcap/test_decode.py", "vlcap/test_results.py", "train/test_streaming.py"),
+    *(
+        "app/test_demo_load.py",
+        "test_faults.py",
+        "vlcap/test_decode.py",
+        "vlcap/test_results.py",
+        "train/test_streaming.py",
+    ),
     *("train/test_new_decoder.py", "encoders/test_vittm.py", "vlcap/test_benchmark.py"),
     *("train/test_start_methods.py", "vlcap/test_bundled.py", "test_packaging.py"),
 ]
