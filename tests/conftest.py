@@ -110,6 +110,12 @@ def graphs_cache(captioner_folder, shared_folder) -> Path:
 
 
 @pytest.fixture(scope="session")
+def on_onnx(graphs_cache) -> dict[str, str]:
+    """Environment variables with which a new process captions with ONNX Runtime, and starts in a moment."""
+    return {"VLCAP_ENGINE": "onnx", "VLCAP_CACHE": str(graphs_cache)}
+
+
+@pytest.fixture(scope="session")
 def captioner(captioner_folder):
     from vlcap.captioner import Captioner
 

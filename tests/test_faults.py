@@ -275,7 +275,7 @@ app.cli.main()
     assert " s" in done.stderr and {"CIDEr": "PTB tokenizer"}.get(metric, metric) in done.stderr, done.stderr
 
 
-def test_no_network(namespaces, tmp_path, captioner_folder):
+def test_no_network(namespaces, tmp_path, captioner_folder, on_onnx):
     """A captioner named by its hub id gives one line of error; one in a folder captions."""
     drawings.draw(0).save(tmp_path / "photo.png")
     program = """
@@ -289,7 +289,7 @@ for model in models:
     except SystemExit as end:
         print(end.code or 0, flush=True)
 """
-    world = {"unshare": "-rn", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hub")}
+    world = {"unshare": "-rn", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hub"), **on_onnx}
     done = python(program, tmp_path / "photo.png", "someone/captioner", captioner_folder, **world)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     [line] = [line for line in done.stderr.splitlines() if line.startswith("vlcap: ")]
@@ -298,7 +298,7 @@ for model in models:
     assert (failed, worked) == ("1", "0") and caption.startswith(f"{tmp_path / 'photo.png'}: "), done.stderr
 
 
-def test_read_only_installation(namespaces, tmp_path, captioner_folder, scored):
+def test_read_only_installation(namespaces, tmp_path, captioner_folder, on_onnx, scored):
     """Captions and scores work although packages, home and caches are read-only; the temporary folder is writable."""
     site = Path(torch.__file__).parents[1]
     before = "".join(
@@ -327,6 +327,7 @@ for arguments in (sys.argv[1:5], ["score", *sys.argv[5:]]):
         unshare="-rm",
         before=before,
         PYTHONDONTWRITEBYTECODE="",
+        **on_onnx,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{tmp_path / 'photo.png'}: ") and "CIDEr" in done.stdout

@@ -3,8 +3,9 @@
     vlcap bench train                                   # the small recipes, 1 and 2 processes
     vlcap bench train --recipe augreg-i1k-base --batch-size 64 --processes 8
 
-The real trainers run through torchrun on photos of noise. The rates come from their log.jsonl, without start-up and
-evaluation. Rates within a table are comparable; rates from different days on a shared machine are not.
+The real trainers run on photos of noise, several processes through torchrun. The rates come from their log.jsonl,
+without start-up and evaluation. Rates within a table are comparable; rates from different days on a shared machine are
+not.
 """
 
 import json
@@ -146,14 +147,11 @@ def _measure(kind: str, recipe: Any, processes: int, batch_size: int, steps: int
                 Encoder.create(settings["encoder"]).save_pretrained(folder / "encoder")
                 settings["encoder"] = str(folder / "encoder")
         (folder / "recipe.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
         ran = subprocess.run(
             [
                 sys.executable,
-                "-m",
-                "torch.distributed.run",
-                "--standalone",
-                "--nproc_per_node",
-                str(processes),
+                *(launcher if processes > 1 else []),
                 "-m",
                 "train.benchmark",
                 kind,

@@ -45,13 +45,13 @@ def test_a_strangers_caption_is_one_plain_line(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_captions_as_json_on_a_terminal_of_ascii(captioner_folder, tmp_path):
+def test_captions_as_json_on_a_terminal_of_ascii(captioner_folder, on_onnx, tmp_path):
     """A name that is not valid text comes back as the same bytes."""
     names = ["é 犬 \U0001f986.png".encode(), b"no \xff text.png"]
     for name in names:
         drawings.draw(0).save(tmp_path / "x.png")
         os.rename(tmp_path / "x.png", os.fsencode(tmp_path) + b"/" + name)
-    done = vlcap("caption", tmp_path, "--json", "--model", captioner_folder, PYTHONIOENCODING="ascii")
+    done = vlcap("caption", tmp_path, "--json", "--model", captioner_folder, PYTHONIOENCODING="ascii", **on_onnx)
     assert done.returncode == 0, done.stderr
     found = [json.loads(line)["image"] for line in done.stdout.decode("ascii").splitlines()]
     assert sorted(os.fsencode(name) for name in found) == sorted(os.fsencode(tmp_path) + b"/" + name for name in names)
@@ -99,11 +99,11 @@ def test_standard_output_closed(tmp_path):
 
 
 @pytest.mark.slow
-def test_all_streams_closed_and_results_in_a_file(captioner_folder, tmp_path):
+def test_all_streams_closed_and_results_in_a_file(captioner_folder, on_onnx, tmp_path):
     """A file that is opened must not get the descriptor of a closed stream, and be written to."""
     drawings.draw(0).save(tmp_path / "a.png")
     arguments = ["attention", tmp_path / "a.png", "-o", tmp_path / "maps.svg", "--model", captioner_folder]
-    done = vlcap(*arguments, before="exec <&- >&- 2>&-;")
+    done = vlcap(*arguments, before="exec <&- >&- 2>&-;", **on_onnx)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert (tmp_path / "maps.svg").read_bytes().startswith(b"<?xml")
     done = vlcap("caption", "", before="exec 2>&-;")

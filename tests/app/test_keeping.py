@@ -15,7 +15,6 @@ import pytest
 from app import cli, loading
 from tests.support import drawings
 from tests.support.command import run_forked, vlcap_on_two
-from tests.train.test_processes import torchrun
 from vlcap.bulk import table
 from vlcap.bulk.journal import Journal, Journals
 
@@ -410,6 +409,29 @@ def test_two_processes_share_the_photos(vlcap, captioner_folder, tmp_path):
         path.unlink()
     vlcap(tmp_path, "--sidecar", ".txt", "--batch-size", 1)
     assert {path: path.read_bytes() for path in shared} == shared
+
+
+def torchrun(*arguments, processes=2):
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            str(processes),
+            "--no-python",  # as the docs have it: torchrun --no-python vlcap
+            sys.executable,
+            "-m",
+            "app.cli",
+            *map(str, arguments),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 @pytest.mark.slow

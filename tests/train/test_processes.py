@@ -1,12 +1,9 @@
 """Training and evaluation on two gloo processes give the same as on one: nothing twice, nothing lost.
 
-The first test starts them by torchrun, as people do. The others fork them, which is quicker.
+They are forked, with the variables that torchrun sets. tests/app/test_keeping.py starts torchrun itself, as people do.
 """
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -22,29 +19,6 @@ from vlcap.model.encoder import Encoder
 pytestmark = pytest.mark.slow
 
 TINY = ["workers=0", "batch_size=24", "budgets=[2,3]", "ema_decay=0.5"]
-
-
-def torchrun(*arguments, processes=2):
-    return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc_per_node",
-            str(processes),
-            "--no-python",  # as the docs have it: torchrun --no-python vlcap
-            sys.executable,
-            "-m",
-            "app.cli",
-            *map(str, arguments),
-        ],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
 
 
 def assert_same_run(one, two):
@@ -66,7 +40,7 @@ def test_classifier(class_folder, tmp_path):
     settings = [*TINY, "encoder=lookupvit_test_patch8_48", "steps=4"]
     train_classifier(ClassifierRecipe.load(None, settings), [str(class_folder)], tmp_path / "one")
     overrides = [part for setting in settings for part in ("--set", setting)]
-    torchrun("train", "classifier", "--data", class_folder, "--out", tmp_path / "two", *overrides)
+    vlcap_on_two("train", "classifier", "--data", class_folder, "--out", tmp_path / "two", *overrides)
     assert_same_run(tmp_path / "one", tmp_path / "two")
 
 
