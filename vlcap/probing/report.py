@@ -43,9 +43,11 @@ def _few_shot_cell(row: FewShotRow) -> str:
 
 def corruption_table(found: Corrupted, setting: dict[str, Any]) -> Table:
     """A line per encoder and budget, as the paper's Table 6, with the mean deviation at the highest severity."""
+    names = setting["corruptions"]
+    under = f"the mean over {len(names)} corruptions" if len(names) > 1 else names[0]
     title = (
         f"{setting['data']} {setting['split']}, N = {setting['N']}, photos of {setting['corruption_size']} px: "
-        f"accuracy in %, the mean over {len(setting['corruptions'])} corruptions; mCE against {found.reference}"
+        f"accuracy in %, {under}; mCE against {found.reference}"
     )
     severities = sorted(found.summary[0].deviation)
     headings = ("tokens", "by", "clean", *(f"sev {each}" for each in severities), "mean", "mCE", "deviation")
