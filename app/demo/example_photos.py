@@ -8,10 +8,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from PIL import Image
-
-from vlcap.data.images import load_image
-
 
 @dataclass(frozen=True)
 class Example:
@@ -100,6 +96,6 @@ def free_examples() -> list[tuple[Example, Path]]:
     return [(each, path) for each in CANDIDATES if each.package == "app" and (path := each.path())]
 
 
-def load_examples() -> list[tuple[Example, Image.Image]]:
-    """The photos that the page offers, as RGB images."""
-    return [(each, load_image(path)) for each in CANDIDATES if each.name in SHOWN and (path := each.path())]
+def shown_examples() -> list[tuple[Example, Path]]:
+    """The photos that the page offers, with their files."""
+    return [(each, path) for each in CANDIDATES if each.name in SHOWN and (path := each.path())]

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 from vlcap.data.archives import MAX_PHOTOS
+from vlcap.data.images import load_image
 
 from .answers import Author
-from .example_photos import Example, load_examples
+from .example_photos import Example, shown_examples
 from .parts import Budget, Choice, Photo, Photos
 from .pictures import NO_CAPTION, NO_MAP, block_maps
 
@@ -68,8 +68,8 @@ def _photo(fields: SimpleNamespace) -> None:
     fields.problem = gr.HTML(elem_id="problem")
     with gr.Row(elem_id="examples"):
         gr.HTML("Or try one:", elem_classes="title quiet")
-        fields.examples = [(_button(example, image), image) for example, image in load_examples()]
-        sources = "; ".join(f"{example.name}: {example.source}" for example, _ in load_examples())
+        fields.examples = [(_button(example, path), path) for example, path in shown_examples()]
+        sources = "; ".join(f"{example.name}: {example.source}" for example, _ in shown_examples())
         gr.HTML(escape(sources), elem_classes="sources quiet")
 
 
@@ -124,11 +124,11 @@ def budget_value(author: Author, side: int | None = None) -> dict[str, Any]:
     return {"side": chosen, "sides": author.budgets, "patches": author.patches}
 
 
-def _button(example: Example, image: Image.Image) -> gr.Button:
-    icon = image.copy()
+def _button(example: Example, path: Path) -> gr.Button:
+    icon = load_image(path)
     icon.thumbnail((144, 108))
     with tempfile.TemporaryDirectory() as folder:
-        icon.save(path := Path(folder, "example.png"))
-        button = gr.Button(example.name, icon=path, size="sm")  # Gradio copies it
+        icon.save(small := Path(folder, "example.png"))
+        button = gr.Button(example.name, icon=small, size="sm")  # Gradio copies it
     button.keep_in_cache.add(button.icon["path"])  # otherwise it is deleted like a visitor's file
     return button

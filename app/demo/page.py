@@ -88,8 +88,8 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
 def _connect_photo(fields: SimpleNamespace, handlers: Handlers) -> None:
     """A new photo, an example, or what a reload brings back leads to a caption."""
     _keep(_answer_after([fields.photo.input], fields, handlers, new=True), fields)
-    for button, image in fields.examples:
-        chosen = button.click(lambda image=image: image, outputs=fields.photo, **AT_ONCE)
+    for button, path in fields.examples:
+        chosen = button.click(lambda path=path: fields.photo.copy_of(path), outputs=fields.photo, **AT_ONCE)
         _keep(_answer_after(chosen, fields, handlers, new=True), fields)
         chosen.then(fn=None, js=_scroll_to("caption"))
     restored = fields.restore.click(fn=None, js=RESTORE, inputs=fields.asked, outputs=fields.asked)

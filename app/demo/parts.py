@@ -85,6 +85,10 @@ class Photo(FilesOnly, gr.Image):
         photo.save(file, "PNG", compress_level=1)  # without loss: the next caption is read from it
         return save_bytes_to_cache(file.getvalue(), "photo.png", cache_dir=self.GRADIO_CACHE)
 
+    def copy_of(self, path: Path) -> str:
+        """Path of a file's copy, byte for byte, for the page. Gradio makes a lossy one of an image in memory."""
+        return save_bytes_to_cache(path.read_bytes(), path.name, cache_dir=self.GRADIO_CACHE)
+
     def example_payload(self) -> dict[str, Any]:  # for the page's API help; Gradio's own example is a URL
         return {"path": "photo.jpg", "url": "photo.jpg", "meta": {"_type": "gradio.FileData"}}
 

@@ -7,16 +7,17 @@ import pytest
 from huggingface_hub import ModelCard
 
 from app.demo.answers import Author
-from app.demo.example_photos import CANDIDATES, SHOWN, Example, load_examples
+from app.demo.example_photos import CANDIDATES, SHOWN, Example, shown_examples
 from tests.support.demo_captioner import talking_captioner
 from tests.support.demo_visitors import REPOSITORY
 from vlcap.captioner import BUNDLED, Captioner
+from vlcap.data.images import load_image
 
 
 def test_each_is_there_with_its_source():
-    assert [example.name for example, _ in load_examples()] == list(SHOWN)
+    assert [example.name for example, _ in shown_examples()] == list(SHOWN)
     assert all(example.path() and example.source for example in CANDIDATES)
-    assert all(min(photo.size) >= 224 and photo.mode == "RGB" for _, photo in load_examples())
+    assert all(min(load_image(path).size) >= 224 for _, path in shown_examples())
 
 
 def test_what_a_right_caption_is():
@@ -38,7 +39,7 @@ def test_captions_of_those_shown_are_right_and_of_the_others_wrong():
 def test_one_of_them_shows_what_more_tokens_change():
     captioner = Captioner.from_pretrained()
     fewest, most = min(captioner.budgets), max(captioner.budgets)
-    photos = [photo for _, photo in load_examples()]
+    photos = [path for _, path in shown_examples()]
     assert captioner.caption(photos, budget=fewest) != captioner.caption(photos, budget=most)
 
 

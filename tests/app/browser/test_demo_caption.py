@@ -8,6 +8,7 @@ import pytest
 
 from app.demo import start
 from app.demo.answers import Author
+from app.demo.example_photos import shown_examples
 from tests.support.demo_captioner import photo
 from tests.support.demo_tab import (
     EXAMPLE,
@@ -22,6 +23,16 @@ from tests.support.demo_tab import (
 )
 
 pytestmark = pytest.mark.slow
+
+
+def test_an_example_is_its_file(open_page, expect, captioner):
+    """Byte for byte, so that the page says what `vlcap caption` says of it."""
+    [path] = [path for example, path in shown_examples() if example.name == EXAMPLE]
+    tab = open_page()
+    tab.get_by_role("button", name=EXAMPLE).click()
+    expect(caption_of(tab)).to_have_text(captioner.caption([path])[0])
+    shown = tab.locator("#photo img").first.get_attribute("src")
+    assert tab.request.get(shown).body() == path.read_bytes()
 
 
 def test_photo_and_budget(open_page, expect, captioner, photo_path):
