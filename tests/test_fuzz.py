@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parents[1]
 )
 def test_no_input_does_harm(readers):
     done = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz", *readers.split(), "--count", "30", "--seed", "1"],
+        [sys.executable, "-m", "tests.fuzz", *readers.split(), "--count", "24", "--seed", "1"],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -33,7 +33,7 @@ def test_no_input_does_harm(readers):
 def test_no_captioner_folder_does_harm_to_the_export():
     """Few, because each that is accepted is exported."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz", "graphs", "--count", "8", "--seed", "1"],
+        [sys.executable, "-m", "tests.fuzz", "graphs", "--count", "5", "--seed", "1"],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
