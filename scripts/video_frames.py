@@ -59,7 +59,7 @@ def _clip(captioner: Captioner, photo, motion: str, count: int) -> np.ndarray:
     """Pixels (1, F, 3, S, S) of the frames in the middle of equal stretches."""
     frames = moved(photo, motion, LENGTH, side=min(photo.size))
     chosen = [frames[int((i + 0.5) * LENGTH / count)] for i in range(count)]
-    return np.stack([captioner.pixels.cut(frame) for frame in chosen])[None]
+    return captioner.preprocess(chosen)[None]
 
 
 if __name__ == "__main__":

@@ -51,9 +51,7 @@ def namespaces() -> None:
         pytest.skip("this system does not let users create namespaces (unshare -rmn)")
 
 
-SMALL_DISK = 'mount -t tmpfs -o size=3m tmpfs "$1"'
-
-# The same for a process that is forked: its own namespace of mounts, as unshare(1) makes it, and the disk.
+# Of a process that is forked: its own namespace of mounts, as unshare(1) makes it, and the disk that sys.argv[1] names.
 MOUNT_SMALL_DISK = """
 import ctypes, os, subprocess, sys
 NEW_USER, NEW_MOUNTS = 0x10000000, 0x00020000
@@ -111,7 +109,7 @@ print(sorted(path.name for path in folder.iterdir()))
 rows = (folder / "captions.csv").read_text().splitlines()[1:]
 assert [row[:9] for row in rows] == [photo.name for photo in photos]
 """
-    done = python(program, disk, unshare="-rm", before=SMALL_DISK)
+    done = run_forked(MOUNT_SMALL_DISK + program, disk)
     assert done.returncode == 0, done.stderr
     first, second, there = done.stdout.splitlines()
     assert first == "No space left on device 2000 False"
@@ -218,7 +216,7 @@ except OSError as error:
     print(error.strerror)
 print(read_coco_results(disk / "predictions.json"), [path.name for path in disk.iterdir()])
 """
-    done = python(program, disk, unshare="-rm", before=SMALL_DISK)
+    done = run_forked(MOUNT_SMALL_DISK + program, disk)
     assert done.stdout.splitlines() == ["No space left on device", "{1: 'old'} ['predictions.json']"], done.stderr
 
 

@@ -19,7 +19,7 @@ from pydantic import Field
 from timm.data import Mixup
 
 from vlcap.files.writing import written_whole
-from vlcap.model.encoder import Encoder, frames_last
+from vlcap.model.encoder import Encoder
 from vlcap.model.timm_encoder import make_encoder, names_timm
 from vlcap.processes import join, share
 
@@ -282,7 +282,7 @@ class Classification:
         the cache."""
         if isinstance(dataset, CachedPhotos) and not dataset.pixels:
             return [each.to(device) for each in dataset.read(batch.places, self.frozen.maps)]
-        return frames_last(self.pixels.normalize(batch.photos.to(device, non_blocking=True)))
+        return self.encoder.normalize(batch.photos.to(device, non_blocking=True))
 
     def teacher_outputs(self, batch: Batch, dataset: Any, device: torch.device) -> list[torch.Tensor]:
         """The teacher's logits, and features if wanted, for a batch: from the cache or computed."""

@@ -14,14 +14,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from .data.videos import FRAMES, load_frames
 from .errors import CaptionerError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
-    from PIL import Image
 
     from .captioner import Captioner
 
@@ -44,12 +42,7 @@ def read_video(captioner: Captioner, video: Any, frames: int = FRAMES) -> NDArra
     Raises:
         ImageError: The video cannot be read.
     """
-    return cut_frames(captioner, load_frames(video, frames))
-
-
-def cut_frames(captioner: Captioner, frames: Iterable[Image.Image]) -> NDArray[np.uint8]:
-    """Frames -> uint8 pixels (F, 3, S, S)."""
-    return np.stack([captioner.pixels.cut(each) for each in frames])
+    return captioner.preprocess(load_frames(video, frames))
 
 
 def caption_videos(

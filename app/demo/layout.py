@@ -68,8 +68,9 @@ def _photo(fields: SimpleNamespace) -> None:
     fields.problem = gr.HTML(elem_id="problem")
     with gr.Row(elem_id="examples"):
         gr.HTML("Or try one:", elem_classes="title quiet")
-        fields.examples = [(_button(example, path), path) for example, path in shown_examples()]
-        sources = "; ".join(f"{example.name}: {example.source}" for example, _ in shown_examples())
+        examples = shown_examples()
+        fields.examples = [(_button(example, path), path) for example, path in examples]
+        sources = "; ".join(f"{example.name}: {example.source}" for example, _ in examples)
         gr.HTML(escape(sources), elem_classes="sources quiet")
 
 

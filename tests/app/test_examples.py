@@ -17,7 +17,8 @@ from vlcap.data.images import load_image
 def test_each_is_there_with_its_source():
     assert [example.name for example, _ in shown_examples()] == list(SHOWN)
     assert all(example.path() and example.source for example in CANDIDATES)
-    assert all(min(load_image(path).size) >= 224 for _, path in shown_examples())
+    photos = [load_image(path) for _, path in shown_examples()]
+    assert all(min(photo.size) >= 224 and photo.mode == "RGB" for photo in photos)
 
 
 def test_what_a_right_caption_is():

@@ -21,7 +21,7 @@ from ..data.captions import CaptionSet, write_coco_results
 from ..errors import CaptionerError
 from ..files.results import check_folder
 from ..files.writing import replacing
-from ..video import cut_frames, frames_of
+from ..video import frames_of
 from .hugging_face import HuggingFaceCaptioner
 from .metrics import DEFAULT, check_metrics, check_references, score
 
@@ -54,8 +54,8 @@ def predict(
     for start in range(0, len(mine), step):
         rows = mine[start : start + step]
         pixels: Any
-        if frames and isinstance(captioner, Captioner):
-            pixels = np.stack([cut_frames(captioner, captions.clip(i, frames)) for i in rows])
+        if frames:
+            pixels = np.stack([captioner.preprocess(captions.clip(i, frames)) for i in rows])
         else:
             pixels = captioner.preprocess([captions.image(i) for i in rows])
         if isinstance(budget, AutoBudget):

@@ -187,7 +187,8 @@ class Encoder(PreTrainedModel):
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels uint8 (B, 3, S, S), of clips (B, T, 3, S, S) -> float32 as `forward` takes them, (B, 3, T, S, S)."""
-        return frames_last(self.pixels.normalize(pixels))
+        normal = self.pixels.normalize(pixels)
+        return normal.transpose(1, 2) if normal.ndim == 5 else normal
 
     def grid_side(self, size: int | None = None) -> int:
         """Lookup tokens or patches on a side of a photo: the largest budget."""
@@ -295,11 +296,6 @@ class Encoder(PreTrainedModel):
         # `unused`: VisionEncoderDecoderModel passes arguments that only other encoders know.
         tokens = self.model.forward_tokens(pixel_values, budget=budget)
         return BaseModelOutput(last_hidden_state=tokens.contiguous())  # GPT-2's Conv1D takes a view of it
-
-
-def frames_last(pixels: torch.Tensor) -> torch.Tensor:
-    """Pixels of clips (B, T, 3, S, S) as encoders take them, (B, 3, T, S, S); of photos (B, 3, S, S) as they are."""
-    return pixels.transpose(1, 2) if pixels.ndim == 5 else pixels
 
 
 def encoder_config(values: Any) -> EncoderConfig:
