@@ -45,10 +45,12 @@ PARTLY = {
 
 
 @pytest.fixture(scope="module")
-def page():
-    page = start(talking_captioner())
-    yield page
-    page.close(verbose=False)
+def page(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:  # its own folder: Gradio's is shared with the tests that run beside it
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
+        page = start(talking_captioner())
+        yield page
+        page.close(verbose=False)
 
 
 def ask(page, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, str]:
