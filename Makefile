@@ -8,14 +8,10 @@ VENV ?= .venv
 # A file is one worker's. Those that take longest come first (tests/conftest.py), not those with the most tests.
 PYTEST = $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# Without PHOTOS: sample pictures that come with gradio, one of the dependencies.
-SAMPLES = $(addprefix $(shell $(VENV)/bin/python -c 'import importlib.util as u, pathlib as p; \
-	print(p.Path(u.find_spec("gradio").origin).parent / "media_assets" / "images")')/,cheetah.jpg lion.jpg tower.jpg)
-
 .PHONY: caption demo quick test test-spawn test-ascii
 
 caption: $(VENV)/installed
-	$(VENV)/bin/vlcap caption $(or $(PHOTOS),$(SAMPLES))
+	$(VENV)/bin/vlcap caption $(or $(PHOTOS),$(wildcard app/demo/examples/*.jpg))  # without PHOTOS, the demo's examples
 
 demo: $(VENV)/installed
 	$(VENV)/bin/vlcap demo
