@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,13 @@ os.environ.setdefault("VLCAP_ENGINE", "pytorch")  # exporting each small caption
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test uses the network; the hub's client fails at once
 if "PYTEST_XDIST_WORKER" in os.environ:  # two workers with threads for all cores would slow each other down
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+else:  # the workers, and all that they start, get what is set here
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest's own folders stay where they are
+    # Killed processes leave files behind. They and the caches lie in one folder, which goes when the tests have ended.
+    left_over = tempfile.TemporaryDirectory(prefix="vlcap-tests-", ignore_cleanup_errors=True)
+    os.environ["TMPDIR"] = tempfile.tempdir = left_over.name
+    os.environ["VLCAP_CACHE"] = os.path.join(left_over.name, "vlcap")
+    os.environ["HF_DATASETS_CACHE"] = os.path.join(left_over.name, "datasets")
 
 import torch  # reads the number of threads, so it is imported here
 
@@ -21,28 +29,37 @@ if method := os.environ.get("VLCAP_START_METHOD"):  # how data loading processes
 REPOSITORY = Path(__file__).parents[1]
 
 
-LONGEST = [
-    *("train/test_study.py", "app/browser/test_static_page.py", "app/browser/test_demo_caption.py"),
-    *(
-        "app/test_cli.py",
-        "train/test_recipes.py",
-        "app/test_keeping.py",
-        "train/test_survival.py",
-        "train/test_clips.py",
-    ),
-    *("vlcap/test_engines.py", "train/test_training.py", "test_fuzz.py", "train/test_new_encoder.py"),
-    *("app/browser/test_demo_access.py", "vlcap/test_cluster.py", "train/test_processes.py"),
-    *("app/browser/test_demo_files.py", "train/test_training_benchmark.py", "vlcap/test_peers.py"),
-    *(
-        "app/test_demo_load.py",
-        "test_faults.py",
-        "vlcap/test_decode.py",
-        "vlcap/test_results.py",
-        "train/test_streaming.py",
-    ),
-    *("train/test_new_decoder.py", "encoders/test_vittm.py", "vlcap/test_benchmark.py"),
-    *("train/test_start_methods.py", "vlcap/test_bundled.py", "test_packaging.py"),
-]
+LONGEST = (
+    "train/test_study.py",
+    "app/browser/test_static_page.py",
+    "app/browser/test_demo_caption.py",
+    "app/test_cli.py",
+    "train/test_recipes.py",
+    "app/test_keeping.py",
+    "train/test_survival.py",
+    "train/test_clips.py",
+    "vlcap/test_engines.py",
+    "train/test_training.py",
+    "test_fuzz.py",
+    "train/test_new_encoder.py",
+    "app/browser/test_demo_access.py",
+    "vlcap/test_cluster.py",
+    "train/test_processes.py",
+    "app/browser/test_demo_files.py",
+    "train/test_training_benchmark.py",
+    "vlcap/test_peers.py",
+    "app/test_demo_load.py",
+    "test_faults.py",
+    "vlcap/test_decode.py",
+    "vlcap/test_results.py",
+    "train/test_streaming.py",
+    "train/test_new_decoder.py",
+    "encoders/test_vittm.py",
+    "vlcap/test_benchmark.py",
+    "train/test_start_methods.py",
+    "vlcap/test_bundled.py",
+    "test_packaging.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

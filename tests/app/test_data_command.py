@@ -15,14 +15,6 @@ from vlcap.data.survey import read_all, survey
 from vlcap.files.writing import NEW, NotOursError
 
 
-@pytest.fixture(autouse=True)
-def cache_elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.getbasetemp() / "datasets"))
-
-
 def content(photos: CaptionSet) -> dict[int, tuple[list[str], bytes]]:
     return {n: (photos.captions[i], photos.content(i)) for i, n in enumerate(photos.image_ids)}
 

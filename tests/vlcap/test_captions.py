@@ -148,15 +148,6 @@ LAYOUTS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def cache_elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, request):
-    """Generated parquet files leave nothing in the user's cache."""
-    if "real_data" not in request.fixturenames:
-        import datasets
-
-        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
-
-
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
 def test_every_layout_gives_the_same_photos_and_captions(tmp_path: Path, layout):
     folder = layout(tmp_path / "set [1] of *")

@@ -13,13 +13,6 @@ from tests.support.layouts import numbers, png, put, say
 from vlcap.data.captions import CaptionDataError, CaptionSet, find_layouts, read_captions
 
 
-@pytest.fixture(autouse=True)
-def cache_elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
-
-
 def content(photos: CaptionSet) -> dict[int, tuple[list[str], bytes]]:
     return {
         image_id: (captions, photos.content(i))
