@@ -21,7 +21,8 @@ from transformers import PreTrainedTokenizerBase
 from vlcap.data.caption_set import CaptionDataError, MissingSplit
 from vlcap.data.files import file_size, load_files, readable
 from vlcap.data.images import load_image
-from vlcap.data.sidecars import lines_of
+from vlcap.data.names import shown
+from vlcap.data.shards import captions_in
 from vlcap.model.tokenizer import normalise_caption
 
 from .label_files import split_files
@@ -113,11 +114,16 @@ def read_caption_stream(folder: str, split: str) -> CaptionStream:
 
 
 def captions_of(row: dict[str, Any]) -> list[str]:
-    """The captions of a row, in the order of `vlcap.data.shards`. Empty if it has none."""
-    about = row.get("json") if isinstance(row.get("json"), dict) else {}
-    assert about is not None
-    told = next((row[key] for key in ("captions", "caption") if row.get(key)), about.get("captions"))
-    if not told and isinstance(row.get("txt"), str):
-        told = lines_of(row["txt"])
-    told = told or next((about[key] for key in ("caption", "text") if about.get(key)), [])
+    """The captions of a row of parquet or webdataset. Empty if it has none.
+
+    Raises:
+        CaptionDataError: A caption is no text.
+    """
+    told = next((row[key] for key in ("captions", "caption") if row.get(key)), None)
+    if told is None:
+        about, text = row.get("json"), row.get("txt")
+        try:
+            told = captions_in(about if isinstance(about, dict) else {}, text if isinstance(text, str) else None)
+        except TypeError as error:
+            raise CaptionDataError(f"{shown(str(row.get('__key__')))}: {error}") from error
     return [text.strip() for text in ([told] if isinstance(told, str) else told) if text and text.strip()]

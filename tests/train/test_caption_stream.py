@@ -1,6 +1,8 @@
 """Captioned photos as a stream: the same photos and captions as read whole, every one seen, a resumed run is exact."""
 
+import io
 import json
+import tarfile
 
 import pytest
 import torch
@@ -68,6 +70,32 @@ def test_a_stream_has_the_photos_and_captions_of_the_set(tmp_path, kind):
     stream = read_caption_stream(str(folder), "train")
     batches, _ = read_steps(stream)
     assert sorted(pair for batch in batches for pair in batch) == [[n, say(n)] for n in TRAIN]
+
+
+@pytest.mark.parametrize(
+    ("about", "text", "expected"),
+    [
+        ({"captions": [" a dog ", "a cat"]}, "a bird", ["a dog", "a cat"]),
+        ({"captions": []}, "a bird\n\na cow", ["a bird", "a cow"]),
+        ({"captions": [], "caption": "a horse"}, None, ["a horse"]),
+        ({"caption": "a horse"}, "a bird", ["a bird"]),
+        ({"caption": None, "text": "a sheep"}, None, ["a sheep"]),
+    ],
+)
+def test_a_stream_and_a_set_find_the_same_captions(tmp_path, about, text, expected):
+    sample = {"png": layouts.png(0), "json": json.dumps(about).encode()}
+    with tarfile.open(tmp_path / "train-0.tar", "w") as archive:
+        for ending, content in (sample | ({} if text is None else {"txt": text.encode()})).items():
+            member = tarfile.TarInfo(f"1.{ending}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    assert read_captions(tmp_path, "train").captions == [expected]
+    assert [captions_of(row) for row in read_caption_stream(str(tmp_path), "train").dataset] == [expected]
+
+
+def test_a_caption_that_is_no_text_is_one_line():
+    with pytest.raises(CaptionDataError, match="0012: expected a text, got 5"):
+        captions_of({"__key__": "0012", "json": {"captions": [5]}})
 
 
 @pytest.mark.slow

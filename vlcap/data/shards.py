@@ -130,12 +130,24 @@ def _captions(path: Path, sample: dict[str, ArchivedPhoto]) -> tuple[list[str], 
         image_id = whole_id(about.get("image_id"))
     except TypeError:
         image_id = None  # none, or a name of another kind
-    if isinstance(captions := about.get("captions"), list):
-        return [text_of(caption).strip() for caption in captions], image_id
-    if "txt" in sample:
-        return lines_of(_text(sample["txt"])), image_id
-    caption = next((about[key] for key in ("caption", "text") if about.get(key) is not None), "")
-    return [text_of(caption).strip()], image_id
+    return captions_in(about, _text(sample["txt"]) if "txt" in sample else None), image_id
+
+
+def captions_in(about: dict[str, Any], text: str | None) -> list[str]:
+    """The captions of a sample; some may be empty. `train/caption_stream.py` reads streams by it, too.
+
+    Args:
+        about: Content of its .json file; {} if there is none.
+        text: Content of its .txt file; None if there is none.
+
+    Raises:
+        TypeError: A caption is no text.
+    """
+    told = about.get("captions")
+    if not told and text is not None:
+        told = lines_of(text)
+    told = told or next((about[key] for key in ("caption", "text") if about.get(key)), [])
+    return [text_of(each).strip() for each in (told if isinstance(told, list) else [told])]
 
 
 def _text(member: ArchivedPhoto) -> str:
