@@ -41,7 +41,7 @@ def load(model: str | None, engine: str | None = None, fastest: bool = False, **
 
 
 def load_any(model: str | None, engine: str | None = None, **settings: Any) -> Any:
-    """Loads a captioner as `load` does, or one of others: hf:ID or hf:FOLDER, which PyTorch runs.
+    """Loads a captioner as `load` does, or a third-party one: hf:ID or hf:FOLDER, which PyTorch runs.
 
     Args:
         model: Folder or hub id; None for the bundled captioner. A path that exists is a folder, whatever its name.
@@ -65,12 +65,12 @@ def load_any(model: str | None, engine: str | None = None, **settings: Any) -> A
 
 
 def is_foreign(model: str | None) -> bool:
-    """Whether this names a captioner of others."""
+    """Whether this names a third-party captioner."""
     return model is not None and model.startswith("hf:") and not Path(model).exists()
 
 
 def load_named(model: str) -> tuple[str, Any]:
-    """Loads the captioner of NAME=FOLDER or FOLDER. One of others has a name of its own."""
+    """Loads the captioner of NAME=FOLDER or FOLDER. A third-party one has a name of its own."""
     name, source = parse_named("--model", model)
     captioner = load_any(source, engine="pytorch")
     return one_line(captioner.name) if source == model and is_foreign(model) else name, captioner

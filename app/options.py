@@ -77,7 +77,7 @@ Metrics = Annotated[
     list[str] | None,
     typer.Option(
         "--metric",
-        help="CIDEr, BLEU, ROUGE_L, METEOR or SPICE; repeat to compute several. Default: the first three.",
+        help="CIDEr, BLEU, ROUGE_L, METEOR or SPICE; repeat it for several. Default: the first three.",
     ),
 ]
 PagePhotos = Annotated[

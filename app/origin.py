@@ -1,7 +1,7 @@
 """Who may ask a server of ours: programs and people of this machine, by its own names, and no other site's page.
 
 Another name that leads here is a trick (DNS rebinding): a browser takes the page of that name for the server's own. The
-demo's guard and the door of `vlcap serve` ask this file.
+demo's guard and the middleware of `vlcap serve` ask this file.
 """
 
 import ipaddress

@@ -9,12 +9,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def count_gflops(encoder: nn.Module, budget: int | None = None, size: int | None = None, trunk: bool = True) -> float:
+def count_gflops(
+    encoder: nn.Module, budget: int | tuple[int, int] | None = None, size: int | None = None, trunk: bool = True
+) -> float:
     """GFLOPs of `encoder.forward_tokens` for one photo, or one clip: the encoder's share of a caption.
+
+    What no decoder reads is not computed, such as a LookupViT's last infusion.
 
     Args:
         encoder: An encoder, on any device, including "meta".
-        budget: Side of the compressed grid; None for the encoder's own.
+        budget: Side of the compressed grid, for LookupViViT also (side, times); None for the encoder's own.
         size: Side of the photo in pixels; None for the encoder's own.
         trunk: Whether the trunk counts, of an encoder that has one.
     """

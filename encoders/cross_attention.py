@@ -39,6 +39,7 @@ class Gather(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, compressed: torch.Tensor, lookup: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, M, D) and (B, N, D) -> gathered (B, M, D), and attention (B, K, M, N), after its dropout."""
         q = split_heads(self.q_norm(self.q(compressed)) * self.scale, self.num_heads)  # (B, K, M, d)
         k = split_heads(self.k_norm(self.k(lookup)), self.num_heads)  # (B, K, N, d)
         attn = (q @ k.transpose(-2, -1)).softmax(dim=-1)  # (B, K, M, N)
@@ -78,6 +79,7 @@ class Infuse(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, compressed: torch.Tensor, attn: torch.Tensor) -> torch.Tensor:
+        """(B, M, D) and attention (B, K, M, N) -> infused (B, N, D)."""
         v = self.v_norm(self.v(compressed))  # (B, M, D)
         if self.reassociate and is_cheaper(attn, v.shape[-1]):
             return self.proj_drop(self.project_then_attend(v, attn))

@@ -2,8 +2,8 @@
 
     create_encoder("tome9_hybrid_lite2_224").forward_tokens(pixels)    # (B, 9, D): class token and 8 others
 
-Each kind comes twice. The number in a name says which LookupViT the blocks and the embedding cost as much as, to 5 %:
-that of 9 or that of 25 tokens. As many tokens are given, too, but by the plain ViT, which keeps all 197.
+Each kind comes twice. The number in a name, 9 or 25, is the number of tokens of the LookupViT whose cost the model
+matches within 5 %, without the trunk. The model gives as many tokens, except the plain ViT, which gives all 197.
 
 - vit: timm's ViT over 14 x 14 tokens and a class token. poolvit: the same, its last tokens averaged over a grid.
 - tome, evit: the same ViT, its tokens merged, or dropped and fused (reduction.py). The class token counts.

@@ -48,6 +48,10 @@ class TokenEncoder:
     `forward_features`, `forward_head`, `get_classifier`, `reset_classifier`, `group_matcher`, `no_weight_decay` and
     `set_grad_checkpointing`.
 
+    Pixels are normalised as `pretrained_cfg` says: (B, 3, S, S), or (B, 3, T, S, S) where `frames` is set. An encoder
+    with a trunk also takes the trunk's features in their place. The first three methods raise EncoderError for a budget
+    that `check_budget` refuses.
+
     Attributes:
         budget: Side of the compressed grid that is used when none is asked for.
         budgets: Sides that the encoder is meant for: what it is compared at, and what training draws from.
@@ -77,7 +81,11 @@ class TokenEncoder:
         raise NotImplementedError
 
     def forward_maps(self, x: torch.Tensor, budget: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compressed tokens (B, M, D) and every block's gather attention (B, L, K, M, N), where `gathers`."""
+        """Compressed tokens (B, M, D) and every block's gather attention (B, L, K, M, N).
+
+        Raises:
+            NotImplementedError: The encoder has none; see `gathers`.
+        """
         raise NotImplementedError(f"{self.kind} has no gather attention")
 
     def grid_side(self, size: int) -> int:

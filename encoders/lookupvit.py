@@ -350,10 +350,11 @@ class LookupViT(TokenEncoder, nn.Module):
         compressed, lookup = self.forward_streams(x, budget)
         return self.norm(compressed), self.norm_lookup(lookup)
 
-    def forward_head(self, features: tuple[torch.Tensor, torch.Tensor], pre_logits: bool = False) -> torch.Tensor:
+    def forward_head(self, features: tuple[torch.Tensor, torch.Tensor], pre_logits: bool = False) -> Any:
         """The average of the classified streams: logits (B, C), or pooled tokens (B, D) if `pre_logits` or C = 0.
 
-        If `global_pool` is '' and no head is applied: the compressed tokens (B, M, D).
+        If `global_pool` is '' and no head is applied: the compressed tokens (B, M, D). In train mode with
+        `joint_training`: a tuple of the logits (B, C) of each stream, for a loss of its own.
         """
         if not self.global_pool and (pre_logits or not self.num_classes):
             return features[0]
@@ -371,7 +372,12 @@ class LookupViT(TokenEncoder, nn.Module):
     def forward_pooled(self, x: torch.Tensor, budget: int | None = None) -> tuple[torch.Tensor, ...]:
         return self._pool(self.forward_features(x, budget))
 
-    def forward(self, x: torch.Tensor, budget: int | None = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, budget: int | None = None) -> Any:
+        """Classifies: pixels (B, 3, H, W), normalised -> what `forward_head` says.
+
+        Raises:
+            EncoderError: The budget is larger than the grid of the image, or the image does not fit the patches.
+        """
         return self.forward_head(self.forward_features(x, budget))
 
 

@@ -8,7 +8,7 @@
 - EViT keeps the tokens that the class token attends to most, and fuses the others into one (Y. Liang et al., arXiv
   2202.07800).
 
-The weights are the ViT's, under timm's names; nothing is added. With r = 0 or keep_rate = 1 so is the function.
+The weights are the ViT's, under timm's names; nothing is added. With r = 0 or keep_rate = 1, the model equals the ViT.
 
 Here the number of tokens follows from an argument, r or the keep rate; timm_encoders.py has the same with any budget.
 

@@ -102,7 +102,7 @@ class ViewCache:
         raise NotImplementedError
 
     def pixels_of(self, places: Iterable[tuple[int, int]]) -> torch.Tensor:
-        """uint8 pixels (B, 3, S, S) of some (view, photo) places."""
+        """uint8 pixels (B, 3, S, S) of some (view, photo) places; of clips, (B, T, 3, S, S)."""
         photos = []
         for view, photo in places:
             seed_all(self.seed, view, photo)
@@ -110,7 +110,7 @@ class ViewCache:
         return torch.stack(photos)
 
     def take(self, photo: int, transform: Transform) -> torch.Tensor:
-        """One photo, transformed: uint8 (3, S, S)."""
+        """One photo, transformed: uint8 (3, S, S); one clip, (T, 3, S, S)."""
         return transform(self.photos.image(photo))
 
     def size(self) -> int:

@@ -151,7 +151,7 @@ def read_labelled(data: str, split: str) -> LabelledSet:
     Args:
         data: A folder with {split}*.parquet (columns image, label) or {split}*.tar (webdataset: jpg or png, and cls), a
             folder with {split}/{class}/photos, or the name of a Hugging Face data set.
-        split: train or val.
+        split: train, val or test.
 
     Raises:
         LabelError: The data is none of these, or the split is missing.
@@ -192,9 +192,9 @@ def match_classes(labelled: LabelledSet, classes: list[str], data: str) -> Label
     used = labelled.targets.unique().tolist()
     if unknown := [theirs[n] for n in used if theirs[n] not in number]:
         raise LabelError(
-            f"{data}: the validation split has {len(unknown)} classes that the training split lacks: "
+            f"{data} has {len(unknown)} classes that the training lacks: "
             f"{', '.join(f'{name!r:.60}' for name in unknown[:5])}{', ...' if len(unknown) > 5 else ''}. "
-            f"Training has {', '.join(f'{name!r:.60}' for name in ours[:5])}{', ...' if len(ours) > 5 else ''}"
+            f"The training has {', '.join(f'{name!r:.60}' for name in ours[:5])}{', ...' if len(ours) > 5 else ''}"
         )
     table = torch.tensor([number.get(name, -1) for name in theirs])
     return replace(labelled, classes=classes, targets=table[labelled.targets])

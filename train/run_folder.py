@@ -158,9 +158,9 @@ def check_recipe(out: Path, recipe: Recipe) -> None:
             if (now := _begun_from(recipe)[key]) != began:
                 gone = began and began.startswith(FOLDER) and not (now and now.startswith(FOLDER))
                 raise TrainingError(
-                    f"{out} was begun from the folder of an {key}, and {now} is none: give its current path"
+                    f"{out} was begun with the {key} of a folder, and {now} is not a folder: give its current path"
                     if gone
-                    else f"{out} was begun from another {key} than {getattr(recipe, key)}: choose another --out"
+                    else f"{out} was begun with another {key}, not {getattr(recipe, key)}: choose another --out"
                 )
         if not changed:
             return

@@ -64,8 +64,8 @@ class StudyRow(BaseModel):
     )
     model_args: dict[str, Any] = Field(
         {},
-        description="arguments of the encoder, over the shared ones, of which null removes one; a given folder's "
-        "weights are kept under them",
+        description="arguments of the encoder: they override the study's, and null removes one. The weights of a "
+        "given encoder folder are kept.",
     )
     pretrained: bool = Field(False, description="start a new encoder from timm's weights")
     reduce: Reduce | None = Field(

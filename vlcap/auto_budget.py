@@ -79,6 +79,9 @@ def caption_batches(
     """Captions of batches of uint8 pixels, (B, 3, S, S) each, by the rule. Arguments as `Captioner.caption_batches`.
 
     The milliseconds of a caption are those of all its readings together.
+
+    Raises:
+        EncoderError, CaptionerError: A budget of the rule does not fit the captioner.
     """
 
     def work(engine: Engine, pixels: NDArray) -> list[Caption]:
@@ -118,7 +121,7 @@ class Point:
 
 
 def curve(scores: NDArray, quality: NDArray, gflops: Sequence[float]) -> list[Point]:
-    """What thresholds give, from the one that no caption is below to the one that all but the surest are.
+    """The result of each threshold, from the lowest score of a caption to the highest.
 
     Args:
         scores: Scores of the captions, (budgets, N), the smallest budget first.

@@ -326,6 +326,9 @@ class Captioner:
             count: Captions for each photo, at most as many as the search has beams; see `Caption.others`. A photo has
                 fewer if some of the search's captions read the same.
             generation: As for `caption`.
+
+        Raises:
+            EncoderError, CaptionerError: The budget does not fit the grid, or the engine's graphs.
         """
         side = budget or self.default_budget
         if self.engine.lanes > 1:
@@ -370,6 +373,9 @@ class Captioner:
             pixels: Pixels of the photo, uint8 (1, 3, S, S).
             budget: Side of the compressed grid; None for the model's default.
             generation: As for `caption`.
+
+        Raises:
+            EncoderError, CaptionerError: The budget does not fit the grid, or the engine's graphs.
         """
         steps: queue.SimpleQueue[tuple[Any, bool]] = queue.SimpleQueue()  # (caption or error, whether it is last)
         side = budget or self.default_budget

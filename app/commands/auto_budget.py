@@ -14,14 +14,14 @@ from app.printing import say, track
 def auto_budget(
     data: Data,
     model: Model = None,
-    split: Annotated[str, typer.Option("--split", help="Split to fit on: not the one for tests.")] = "val",
+    split: Annotated[str, typer.Option("--split", help="Split to fit on. Do not use the test split.")] = "val",
     beams: Beams = None,
     limit: Limit = None,
     out: Annotated[
         Path | None, typer.Option(help="File to write. Default: budget_auto.json in the captioner folder.")
     ] = None,
 ) -> None:
-    """Fit --budget auto: the cheapest threshold of the score whose captions are as good as those of any budget."""
+    """Fit the threshold of --budget auto: the cheapest one whose CIDEr is at least that of the best single budget."""
     from vlcap.auto_budget import FILE
     from vlcap.data.captions import read_captions
     from vlcap.evaluation.auto import fit_rule

@@ -12,7 +12,7 @@ from app.printing import print_json
 
 bench = typer.Typer(
     invoke_without_command=True,
-    help="Measure speed against peers in one process. Without a name: everything except training, onnx, peers and gpu.",
+    help="Measure speed against peers in one process. Without a name: everything except train, onnx, peers and gpu.",
 )
 
 Quick = Annotated[bool, typer.Option("--quick", help="Quick run: fewer rounds and cases, not for figures to quote.")]
@@ -67,7 +67,7 @@ def train(
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Both trainers with one and more processes, and the token cache against memory."""
+    """The trainers of classifiers and captioners with one and more processes, and the token cache against memory."""
     from train.benchmark import RECIPES, bench_cache, bench_training
     from vlcap.bench.machine import machine
     from vlcap.files.results import results

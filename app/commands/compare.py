@@ -18,8 +18,8 @@ def compare(
         list[str] | None,
         typer.Option(
             "--model",
-            help="Captioner folder, hub id, or bundled; NAME=FOLDER gives it a name. hf:ID or hf:FOLDER is a captioner "
-            "of others: vit-gpt2, BLIP, GIT. Repeat for each model.",
+            help="Captioner folder, hub id, or bundled; NAME=FOLDER gives it a name. hf:ID or hf:FOLDER is a "
+            "third-party captioner: vit-gpt2, BLIP, GIT. Repeat for each model.",
         ),
     ] = None,
     predictions: Annotated[

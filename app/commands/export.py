@@ -109,7 +109,7 @@ def encoders(
     title = (
         "GFLOPs = 2 x MACs per photo or clip. A budget of 5 is a grid of 5 x 5 = 25 tokens. "
         "In parentheses: GFLOPs with the products in the paper's order. "
-        "After a stroke: GFLOPs without the trunk. "
+        "After a slash: GFLOPs without the trunk. "
         "Last: what the encoder's paper says, as 2 x MACs."
     )
     table = Table(title=title, title_justify="left")

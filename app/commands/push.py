@@ -12,7 +12,7 @@ def push(
     repository: Annotated[str, typer.Argument(help="ID on the hub, as NAME/captioner. Made if it does not exist.")],
     model: Annotated[str, typer.Option("--model", help="Captioner folder, such as RUN/captioner.")],
     private: Annotated[
-        bool, typer.Option("--private", help="Make a new repository private. Default: as its owner has set.")
+        bool, typer.Option("--private", help="Make a new repository private. Default: the owner's setting on the hub.")
     ] = False,
     license: Annotated[
         str | None, typer.Option("--license", help="License of the weights, by the hub's names: apache-2.0, other ...")

@@ -1,4 +1,4 @@
-"""The door in front of Gradio: who may ask, which of its addresses exist, and how much may be sent.
+"""What stands before Gradio: who may ask, which of its addresses exist, and how much may be sent.
 
     browser -> Guard -> Gradio's app
 

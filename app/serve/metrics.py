@@ -50,7 +50,7 @@ class Metrics:
         self._refused.labels(reason).inc()
 
     def captioned(self, photos: int) -> None:
-        """Metrics a batch."""
+        """Records a batch of so many captioned photos."""
         self._captioned.inc(photos)
         self._batches.observe(photos)
 

@@ -82,7 +82,7 @@ class Middleware:
                 raise ApiError(401, "The API key is missing or wrong.", "invalid_api_key", headers=needed)
 
     async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Passes a request on, and metrics it. A fault gets one line in the log, without what was sent."""
+        """Passes a request on and records its metrics. An error gets one log line, without the request's content."""
         started, status = time.perf_counter(), 0
 
         async def counted(message: Message) -> None:

@@ -254,7 +254,7 @@ def test_what_cannot_be_reduced(folders):
         ("clip", "tome", [1], "cannot leave 1 of 16 tokens: a block merges half of them at most, and there are 3"),
         ("clip", "pool", [5], "budget 5 does not fit.*from 1 to 4"),
         ("clip", "lookup", [2, 5], "budget 5 does not fit.*from 1 to 4"),
-        ("clip", None, [3], "gives all of its tokens: for budgets, choose how they become few with --reduce"),
+        ("clip", None, [3], "gives all of its tokens: for budgets, choose --reduce pool"),
     ):
         with pytest.raises(EncoderError, match=said):
             make_encoder(f"timm:{folders[kind]}", reduce, budgets)

@@ -87,7 +87,7 @@ def test_a_run_knows_its_encoders_weights(run, captioned_folder):
     other = shutil.copytree(folder, folder.with_name("other"))
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"description": "another"}))
-    with pytest.raises(TrainingError, match="was begun from another encoder"):
+    with pytest.raises(TrainingError, match="was begun with another encoder"):
         train_captioner(recipe.model_copy(update={"encoder": f"timm:{other}"}), [str(captioned_folder)], out)
 
 

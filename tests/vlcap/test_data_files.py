@@ -131,7 +131,7 @@ def test_classes_that_training_lacks_are_refused(kind, tmp_path):
         assert match_classes(read_labelled(str(tmp_path), "val"), NAMES, "data").classes == NAMES  # no photo is amber
         drawings.write_parquet(tmp_path / "val.parquet", (1, 2), names=["green", "blue"])
         drawings.write_parquet(tmp_path / "train.parquet", (0, 2, 3), names=["red", "blue", "yellow"])
-    with pytest.raises(LabelError, match=r"1 classes that the training split lacks: '(amber|green)'\. Training has '"):
+    with pytest.raises(LabelError, match=r"1 classes that the training lacks: '(amber|green)'\. The training has '"):
         Classification(
             ClassifierRecipe.load(None, ["encoder=lookupvit_test_patch8_48"]), [str(tmp_path)], tmp_path / "run"
         )

@@ -180,7 +180,7 @@ def test_evaluate_takes_one_too(loaded, captions):
 
 def test_no_choice_of_budget_or_size(loaded):
     for asked in ({"budgets": [3]}, {"image_size": 64}):
-        with pytest.raises(CaptionerError, match="git: a captioner of others has its own"):
+        with pytest.raises(CaptionerError, match="git: a third-party captioner has its own"):
             contender("git", loaded["git"], **asked)
 
 

@@ -1,6 +1,6 @@
 """Speed side by side: encoder, decoder, whole captions, folders, image sizes, each against its peers in one process.
 
-    vlcap bench                    # all parts; `vlcap bench encoder` and so on for one part
+    vlcap bench                    # all parts but onnx, peers, gpu and train; `vlcap bench encoder`: one part
     vlcap bench --quick            # fewer rounds, in a minute or two; --out FOLDER keeps bench.json and sizes.png
 
 The functions of a comparison run in turn, round after round (timing.py), and a ratio is the median of the ratios of the

@@ -31,7 +31,7 @@ SIDE = 224  # of our photos, in pixels
 
 @dataclass(frozen=True)
 class Peer:
-    """A captioner of others.
+    """A third-party captioner.
 
     Attributes:
         name: Its name, and the side of its photos in pixels.

@@ -64,7 +64,7 @@ class CaptionSet:
         return self.clip(i, 1)[0]
 
     def clip(self, i: int, frames: int) -> list[Image.Image]:
-        """So many frames of video number `i`, spread evenly over its time; of a photo, it so many times.
+        """`frames` frames of video number `i`, evenly spaced in time. For a photo: the photo, `frames` times.
 
         Raises:
             ImageError: The video or photo cannot be used; the message names its file.

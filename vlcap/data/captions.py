@@ -1,4 +1,4 @@
-"""Reads captioned photos, in the layouts people have them in. The door for every command that reads a data set.
+"""Reads captioned photos, in the layouts people have them in. Every command that reads a data set calls this module.
 
 `read_captions` takes the first layout that fits the folder:
 

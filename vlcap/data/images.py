@@ -27,7 +27,7 @@ from .pixels import PixelConfig
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["ImageError", "PixelConfig", "find_images", "load_image", "one_line"]  # the other rooms import all from here
+__all__ = ["ImageError", "PixelConfig", "find_images", "load_image", "one_line"]  # other packages import all from here
 
 MAX_PIXELS = 80_000_000  # width x height; Pillow holds 4 bytes for each when decoded
 # Lower limits for formats whose decoders take more memory or time.

@@ -27,7 +27,7 @@ class Labelled(Protocol):
     def __len__(self) -> int: ...
 
     def load(self, row: int) -> Image.Image:
-        """The photo of a row, RGB."""
+        """The photo of a row, RGB. Raises ImageError if it cannot be read."""
 
     def clip(self, row: int, frames: int) -> Sequence[Image.Image]:
-        """So many frames of the video of a row, RGB; for encoders that read clips."""
+        """`frames` frames of a row's video, RGB, for encoders of clips. Raises ImageError if it cannot be read."""

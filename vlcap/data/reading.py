@@ -1,7 +1,4 @@
-"""Reads photos ahead: threads decode files and cut them to size while the model works.
-
-Used by `vlcap caption` and `vlcap bench folder`, through `read_batches`.
-"""
+"""Reads photos ahead: threads decode files and cut them to size while the model works."""
 
 import os
 from collections import deque
@@ -49,30 +46,3 @@ def read_ahead(
             yield first, found.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def read_batches(
-    paths: Iterable[Path],
-    read: Callable[[Path], Read],
-    size: int,
-    report: Callable[[ImageError], None],
-) -> Iterator[list[tuple[Path, Read]]]:
-    """Batches of the photos that can be read, in the order of the paths. The next two batches are read meanwhile.
-
-    Args:
-        paths: Paths of the photos.
-        read: Function that reads one photo; it is called in threads.
-        size: Number of photos in a batch; the last one may be smaller.
-        report: Function that is called with the error of each unreadable photo, in its turn.
-    """
-    batch = []
-    for path, found in read_ahead(paths, read, ahead=2 * size):
-        if isinstance(found, ImageError):
-            report(found)
-            continue
-        batch.append((path, found))
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -2,7 +2,7 @@
 
     vlcap compare --model multi=RUN/captioner --model vit=RUN2/captioner --data DIR --split test --out RESULTS
 
-Rows may come from elsewhere: captioners of others (hugging_face.py), and captions that another program has written.
+Rows may come from elsewhere: third-party captioners (hugging_face.py), and captions that another program has written.
 
 The LookupViT paper's Table 3 and Figure 5 (b) on one's own data. What is measured, and how:
 
@@ -123,7 +123,7 @@ def contender(
     """
     if isinstance(captioner, HuggingFaceCaptioner):
         if image_size or (budgets and [*budgets] != captioner.budgets):
-            raise CaptionerError(f"{name}: a captioner of others has its own image size and no choice of budget")
+            raise CaptionerError(f"{name}: a third-party captioner has its own image size and no choice of budget")
         return Contender(name, captioner, tuple(captioner.budgets), {**(generation or {})}, name)
     family = name
     if image_size and image_size != captioner.pixels.size:

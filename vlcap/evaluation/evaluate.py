@@ -68,7 +68,7 @@ def predict(
 
 
 def frames_read(captioner: Captioner | HuggingFaceCaptioner, captions: CaptionSet) -> int | None:
-    """Frames that are read of each video of a split; None if it has none, and for captioners of others.
+    """Frames that are read of each video of a split; None if it has none, and for third-party captioners.
 
     Those see the frame in the middle of a video.
     """

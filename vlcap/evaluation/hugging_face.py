@@ -1,4 +1,4 @@
-"""Captioners of others, by Hugging Face: rows of a comparison that people know.
+"""Third-party captioners, by Hugging Face: rows of a comparison that people know.
 
     vlcap compare --model RUN/captioner --model hf:nlpconnect/vit-gpt2-image-captioning --data DIR --out RESULTS
 
@@ -47,7 +47,7 @@ SIZES = ("n_positions", "max_position_embeddings")
 
 
 class HuggingFaceCaptioner:
-    """Photos to captions by a model of others, with as much of `Captioner` as an evaluation and a comparison need.
+    """Photos to captions by a third-party model, with as much of `Captioner` as an evaluation and a comparison need.
 
     Letters: B photos, S side of the pixels, N tokens of the image encoder, D their width.
 
@@ -180,7 +180,7 @@ class HuggingFaceCaptioner:
 
 
 def load_hugging_face(name: str, device: str | None = None) -> HuggingFaceCaptioner:
-    """Loads a captioner of others, in float32.
+    """Loads a third-party captioner, in float32.
 
     Only JSON, vocabularies and safetensors are read. No code of the folder is run.
 
@@ -249,7 +249,7 @@ def _check(folder: Path) -> None:
 
 
 def _named_code(values: Any) -> Iterator[str]:
-    """Kernels and classes of others that a config names, at any depth."""
+    """Third-party kernels and classes that a config names, at any depth."""
     left = [values]
     while left:
         each = left.pop()

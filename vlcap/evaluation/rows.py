@@ -10,7 +10,7 @@ from .bootstrap import Difference
 class Row:
     """A captioner at one budget. Scores are raw; cider_low and cider_high bound the confidence interval.
 
-    budget is the side of the compressed grid; of a captioner of others, the number of its tokens. image_size is in
+    budget is the side of the compressed grid; of a third-party captioner, the number of its tokens. image_size is in
     pixels. family is the captioner's name where model adds another image size than its own. Both are None in results of
     earlier versions. Of captions that another program has written, all that describes a captioner is None, and so is
     the cost, but for stated_gflops where it was given.

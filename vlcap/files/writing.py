@@ -1,8 +1,9 @@
 """Writes files and folders whole or not at all. The one place that decides what may be replaced or deleted.
 
-A folder that is written as a whole (a run's encoder/, captioner/, tokenizer/) carries a marker, .vlcap.json: the kind
-of the folder, and the SHA-256 of every file that was written there. Such a file is ours while its content is unchanged.
-Every other file in the folder belongs to somebody and stays as it is. A folder without the marker is not touched.
+A folder that is written as a whole (a run's encoder/, captioner/, decoder/, tokenizer/) carries a marker, .vlcap.json:
+the kind of the folder, and the SHA-256 of every file that was written there. Such a file is ours while its content is
+unchanged. Every other file in the folder belongs to somebody and stays as it is. A folder without the marker is not
+touched.
 """
 
 import contextlib

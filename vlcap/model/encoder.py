@@ -56,7 +56,11 @@ class EncoderConfig(PreTrainedConfig):
 
 
 class Encoder(PreTrainedModel):
-    """Pixels (B, 3, S, S) -> `last_hidden_state` (B, M, D), the compressed tokens."""
+    """Pixels (B, 3, S, S) -> `last_hidden_state` (B, M, D), the compressed tokens.
+
+    The pixels are float32, as `normalize` makes them of uint8. An encoder of clips reads (B, 3, T, S, S). An encoder
+    with a trunk also takes the trunk's features in place of pixels.
+    """
 
     config_class = EncoderConfig
     base_model_prefix = "encoder"
@@ -267,14 +271,16 @@ class Encoder(PreTrainedModel):
         self.pixels.eval_transform()
         grid = self.grid_side()
         if not 1 <= grid <= MAX_GRID:
-            raise EncoderError(f"pictures of {size} x {size} pixels")
+            raise EncoderError(f"photos of {size} x {size} pixels make a grid of side {grid}, not 1 to {MAX_GRID}")
         if self.frames and not 1 <= self.frames * size**2 <= MAX_CLIP:
-            raise EncoderError(f"clips of {self.frames} frames of {size} x {size} pixels")
+            raise EncoderError(f"clips of {self.frames} frames of {size} x {size} pixels are too large")
         if settings.hidden_size != self.model.num_features:
             raise EncoderError(f"hidden_size is {settings.hidden_size}, not {self.model.num_features}")
         choice = range(1, grid + 1) if self.has_choice else self.model.budgets
         if not settings.budgets or not {*settings.budgets, self.model.budget} <= {*choice}:
-            raise EncoderError(f"budgets {settings.budgets}, {self.model.budget}")
+            raise EncoderError(
+                f"its budgets {settings.budgets} or its default {self.model.budget} are not among {[*choice]}"
+            )
 
     def without_heads(self) -> "Encoder":
         """Drops the classification heads, which a captioner does not need."""

@@ -89,7 +89,7 @@ def make_encoder(
         EncoderError: Its tokens cannot be reduced so, or not to these budgets.
     """
     if budgets and not reduce:
-        raise EncoderError(f"{name} gives all of its tokens: for budgets, choose how they become few with --reduce")
+        raise EncoderError(f"{name} gives all of its tokens: for budgets, choose --reduce pool, tome, evit or lookup")
     base = read_base(name)
     size = base.pixels.size
     if reduce == "lookup":

@@ -8,8 +8,8 @@ LookupViT's Table 9, for every budget. The paper does not describe its classifie
 - Each draw takes photos of the train split at random, as many of each class. The draws with fewer shots are the first
   photos of those with more. All encoders and budgets share the draws, so their differences are paired.
 - The regularisation is chosen per encoder, budget and number of shots: of `STRENGTHS`, in units of the features'
-  spread, the one with the highest accuracy over all draws on held-out photos of the train split; of equal ones the
-  strongest.
+  spread, the one with the highest accuracy over all draws on held-out photos of the train split; the strongest of
+  several that are equal.
   The held-out photos belong to no draw. So the choice costs labels beyond the shots, but none of the tested split.
 - The interval is a bootstrap over draws. It says how much depends on which photos were drawn, and nothing about the
   choice of tested photos.

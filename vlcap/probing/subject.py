@@ -90,9 +90,7 @@ def load_subject(
         encoder = make_encoder(source, reduce, budgets if reduce else None)
     else:
         if reduce:
-            raise ProbeError(
-                f"--reduce is for timm:NAME, not for {source or 'the bundled encoder'}: its tokens are few"
-            )
+            raise ProbeError(f"--reduce is for encoders timm:NAME only, not for {source or 'the bundled encoder'}")
         encoder = _trained(source)
     if encoder.frames:
         raise ProbeError(
