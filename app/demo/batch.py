@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, TextIO
 
 from PIL import Image
 
+from vlcap.bulk.rows import as_cell
 from vlcap.captioner import Captioner
 from vlcap.data.archives import count_photos, read_photos
 from vlcap.data.images import ImageError
@@ -19,8 +20,6 @@ from ..photos import open_photo, pixels_to_decode
 
 THUMBNAIL = (192, 192)
 MAX_PIXELS = 400_000_000  # to decode in a batch, so that nobody waits long for its end; a JPEG counts an eighth
-# What a spreadsheet would start a formula with, at the start of a cell or where it splits one; also in full width.
-FORMULA = re.compile("(^|[;\\t\\r\\n])(?=[\\s\"']*[=+\\-@\uff1d\uff0b\uff0d\uff20]|[\\t\\r])")
 COLUMNS = ("photo", "caption", "problem", "tokens", "ms", "score")
 
 
@@ -89,7 +88,7 @@ def write_csv(rows: Iterable[Row], file: TextIO) -> None:
         ms = "" if row.ms is None else round(row.ms, 1)
         tokens = "" if row.tokens is None else row.tokens
         score = "" if row.score is None else round(row.score, 3)
-        writer.writerow([_as_text(row.name), _as_text(row.caption), _as_text(row.problem), tokens, ms, score])
+        writer.writerow([as_cell(row.name), as_cell(row.caption), as_cell(row.problem), tokens, ms, score])
 
 
 def write_jsonl(rows: Iterable[Row], file: TextIO) -> None:
@@ -120,8 +119,3 @@ def write_sidecars(rows: Iterable[Row], file: BinaryIO) -> None:
             name = next(name for name in names if name.lower() not in taken)
             taken.add(name.lower())
             archive.writestr(name, row.caption + "\n")
-
-
-def _as_text(value: str) -> str:
-    """A cell that no spreadsheet runs as a formula, whole or split at semicolons: names come from outside."""
-    return FORMULA.sub(r"\1'", value)

@@ -15,8 +15,9 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from ..errors import VlcapError
 
 COLUMNS = ("image", "caption", "score", "budget", "problem")
 FORMULA = "=+-@\t\r"  # what a spreadsheet starts a formula with
+_RISK = "(?=[\\s\"']*[=+\\-@\uff1d\uff0b\uff0d\uff20]|[\\t\\r])"  # the same, also behind quotes and in full width
+_RISKY = re.compile(f"(^|[;\\t\\r\\n]){_RISK}")
+_MARKED = re.compile(f"(^|[;\\t\\r\\n])'{_RISK}")
 
 
 class TableError(VlcapError, ValueError):
@@ -51,6 +55,16 @@ def name_in(folder: Path, photo: Path) -> str:
     name = path.relative_to(place).as_posix() if path.is_relative_to(place) else str(path)
     name = os.fsencode(name).decode("utf-8", errors="backslashreplace")
     return f"./{name}" if name.startswith(tuple(FORMULA)) else name
+
+
+def as_cell(text: str) -> str:
+    """A text with a ' where a spreadsheet would begin a formula, also if it splits cells at semicolons."""
+    return _RISKY.sub(r"\1'", text)
+
+
+def of_cell(cell: str) -> str:
+    """The text of which `as_cell` made a cell."""
+    return _MARKED.sub(r"\1", cell)
 
 
 @dataclass(frozen=True)
@@ -108,15 +122,18 @@ def _read_csv(content: bytes) -> list[tuple[str, str]]:
     reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
     if tuple(reader.fieldnames or ()) != COLUMNS:
         raise TableError(f"the first line must be {','.join(COLUMNS)}")
-    return [_pair(row, f"line {reader.line_num}") for row in reader]
+    pairs = (_pair(row, f"line {reader.line_num}") for row in reader)
+    return [(image, of_cell(caption)) for image, caption in pairs]
 
 
 def _extend_csv(content: bytes | None, rows: Iterable[Row]) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    # All cells are quoted: the first one stays whole where a spreadsheet splits at semicolons.
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     if content is None:
         writer.writerow(COLUMNS)
-    writer.writerows(asdict(row).values() for row in rows)
+    for row in rows:
+        writer.writerow(asdict(replace(row, caption=as_cell(row.caption), problem=as_cell(row.problem))).values())
     return _ended(content) + text.getvalue().encode()
 
 
