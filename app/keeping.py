@@ -13,6 +13,7 @@ from .printing import say
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from vlcap.bulk.journal import Done
     from vlcap.bulk.sidecars import Sidecars
     from vlcap.bulk.table import Table
     from vlcap.bulk.work import Captioned, Wish
@@ -47,6 +48,15 @@ class Tally:
             self.captioned += bool(each.captions)
             self.left_out += len(each.left_out)
             self.bare += bool(each.left_out) and not each.captions
+
+    def count_done(self, done: Done) -> None:
+        """Counts a photo of an interrupted run."""
+        failed = any(row.problem for row in done.rows)
+        bare = bool(done.left_out) and not any(row.caption for row in done.rows)
+        self.unreadable += failed
+        self.bare += bare
+        self.left_out += done.left_out
+        self.done += not failed and not bare
 
     def remarks(self, where: Path | str | None) -> list[str]:
         """Closing lines: one for captions in files, and one for captions that are left out."""
@@ -91,24 +101,30 @@ def keep(
     if any(is_video_name(photo.name) for photo in photos):
         settings["frames"] = wish.frames
     todo = place.begin(photos, settings)
-    groups = in_groups(todo, batch_size, wish.frames)
-    left = [group for group in groups if not all(map(place.is_done, group))]
-    done = [photo for group in groups if all(map(place.is_done, group)) for photo in group]
+    left: list[Sequence[Path]] = []
+    done: list[Done] = []
+    for group in in_groups(todo, batch_size, wish.frames):
+        known = [place.done_before(photo) for photo in group]
+        if None in known:  # a kill has cut the group
+            left.append(group)
+        else:
+            done += [each for each in known if each]
     mine = [left[i] for i in processes.share(len(left))]
     tally = Tally()
     with progress_bar() as progress:
         task = progress.add_task("captioning", total=sum(map(len, mine)))
-        for group in caption_groups(captioner, mine, wish):
-            place.add(group)
-            tally.count(group)
-            progress.advance(task, len(group))
+        for captioned in caption_groups(captioner, mine, wish):
+            place.add(captioned)
+            tally.count(captioned)
+            progress.advance(task, len(captioned))
     tallies = processes.join([tally])
     place.finish()
     if not place.is_first:
         return None
     total = Tally(*map(sum, zip(*map(astuple, tallies), strict=True)))
-    failed = sum(map(place.failed_before, done))
-    total.skipped, total.done, total.unreadable = place.skipped, len(done) - failed, total.unreadable + failed
+    total.skipped = place.skipped
+    for each in done:
+        total.count_done(each)
     return total
 
 

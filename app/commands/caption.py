@@ -83,9 +83,6 @@ def caption(
     found, about_videos = without_videos(find_images(photos, videos=can_read_videos()))
     place = _open_place(out, sidecar, existing, found.images)
     try:
-        if getattr(place, "was_finished", False):
-            say(f"{out}: an interrupted run had written it already")
-            return
         captioner = loading.load(model, engine, fastest=True, int8=int8, budget=side)
         from vlcap.bulk.work import Wish
         from vlcap.video import frames_of

@@ -8,12 +8,8 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from vlcap.files.locking import CAN_LOCK, try_lock
 
 PREFIX = "vlcap-demo-"
 LOCK = ".running"  # held by the demo that a folder belongs to
@@ -113,7 +109,7 @@ def own_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     try:
         with open(folder / LOCK, "w", encoding="utf-8") as lock:  # released by the system, however the process ends
-            _locks(lock)  # before it has its mark: no other demo may take this one for dead
+            try_lock(lock)  # before it has its mark: no other demo may take this one for dead
             lock.write(MARK)
             lock.flush()
             yield folder
@@ -130,19 +126,8 @@ def _is_dead(folder: Path) -> bool:
         with open(folder / LOCK, encoding="utf-8") as lock:
             if lock.read(len(MARK) + 1) != MARK:
                 return False
-            return _locks(lock) if fcntl else time.time() - found.st_mtime > LEFT_BEHIND
+            return try_lock(lock) if CAN_LOCK else time.time() - found.st_mtime > LEFT_BEHIND
     except (OSError, ValueError):  # without the marker, the folder is somebody's
-        return False
-
-
-def _locks(file: Any) -> bool:
-    """Whether this process has the file's lock now; True where files can't be locked."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except OSError:
         return False
 
 

@@ -17,6 +17,8 @@ from tests.support import drawings
 from tests.support.command import run_forked, vlcap_on_two
 from vlcap.bulk import table
 from vlcap.bulk.journal import Journal, Journals
+from vlcap.bulk.sidecars import Sidecars
+from vlcap.files.writing import replacing
 
 REPOSITORY = Path(__file__).parents[2]
 COLUMNS = ["image", "caption", "score", "budget", "problem"]
@@ -204,6 +206,112 @@ def test_files_beside_photos(vlcap, captioner, photos, suffix):
             path.write_bytes(content[path.name])
 
 
+SIDECARS = [".txt", ".json"]
+
+
+def interrupted(run, monkeypatch, groups):
+    """Runs a command that ends after so many groups have been written."""
+    add = Sidecars.add
+
+    def stop(self, group):
+        nonlocal groups
+        if not groups:
+            raise KeyboardInterrupt
+        groups -= 1
+        add(self, group)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sidecars, "add", stop)
+        assert run()[0] == 130
+
+
+@pytest.mark.parametrize("choice", ["overwrite", "append"])
+@pytest.mark.parametrize("suffix", SIDECARS)
+def test_files_that_exist_are_not_captioned_twice(vlcap, photos, monkeypatch, suffix, choice):
+    """The run that goes on captions what is missing; a run with other settings is refused."""
+    vlcap(photos, "--sidecar", suffix)
+    command = (photos, "--sidecar", suffix, "--existing", choice, "--prefix", "a photo: ", "--batch-size", 2)
+    interrupted(lambda: vlcap(*command), monkeypatch, groups=3)
+    status, _, said = vlcap(*command[:-4])
+    assert status == 1 and "other settings (prefix 'a photo: ', now '')" in said
+    status, _, said = vlcap(*command)
+    assert "9 captioned (5 of them by an interrupted run), 0 skipped, 1 unreadable" in said and status == 1
+    whole = [(photos / f"{number:02}{suffix}").read_text().count("a photo: ") for number in range(10) if number != 5]
+    assert whole == [1] * 9 and not list(photos.glob(".vlcap-sidecars*"))
+
+
+@pytest.mark.parametrize("choice", ["skip", "overwrite"])
+def test_what_a_person_writes_during_the_run_stays(vlcap, photos, monkeypatch, choice):
+    if choice == "overwrite":
+        vlcap(photos, "--sidecar", ".txt")
+    add = Sidecars.add
+
+    def meanwhile(self, group):
+        (photos / "01.txt").write_text("mine")
+        add(self, group)
+
+    monkeypatch.setattr(Sidecars, "add", meanwhile)
+    _, _, said = vlcap(photos, "--sidecar", ".txt", "--existing", choice)
+    assert (photos / "01.txt").read_text() == "mine"
+    assert "01.txt: was made or changed during the run: left as it is" in said
+
+
+def test_overwriting_leaves_no_caption_that_is_left_out(vlcap, photos):
+    vlcap(photos, "--sidecar", ".txt")
+    (photos / "07.txt").rename(photos / "07.md")
+    _, _, said = vlcap(photos, "--sidecar", ".txt", "--existing", "overwrite", "--min-score", 0)
+    assert "9 captions below --min-score" in said and not list(photos.glob("*.txt"))
+
+
+def test_captions_are_added_to_texts_in_utf8_alone(vlcap, photos, captioner):
+    [caption] = captioner.caption([photos / "00.png"])
+    for content in (caption.encode("utf-16"), caption.encode("utf-16-le"), b"\x00\xff\x01binary"):
+        (photos / "00.txt").write_bytes(content)
+        status, _, said = vlcap(photos, "--sidecar", ".txt", "--existing", "append")
+        assert status == 1 and "00.txt: captions cannot be added to it" in said
+        assert (photos / "00.txt").read_bytes() == content
+    (photos / "00.txt").write_text(f"{caption}\r\n", encoding="utf-8-sig", newline="")
+    before = (photos / "00.txt").read_bytes()
+    vlcap(photos, "--sidecar", ".txt", "--existing", "append")
+    assert (photos / "00.txt").read_bytes() == before
+
+
+def test_two_runs_beside_the_same_photos(vlcap, photos):
+    """The second is refused, and deletes nothing that the first is writing."""
+    first = Sidecars([photos / "00.png"], ".txt")
+    assert vlcap(photos, "--sidecar", ".txt")[0] == 1
+    first.close()
+    with replacing(photos / "00.txt") as file:
+        file.write("mine")
+        Sidecars([photos / "00.png"], ".txt").close()
+    assert (photos / "00.txt").read_text() == "mine"
+    left = photos / ".01.txt.0123abcd.tmp"  # of a killed run
+    left.touch()
+    Sidecars([photos / "01.png"], ".txt").close()
+    assert not left.exists()
+
+
+def test_a_run_that_goes_on_counts_what_is_left_out(vlcap, photos, monkeypatch):
+    file = photos.parent / "captions.jsonl"
+    vlcap(photos, "--out", file)
+    scores = sorted(row["score"] for row in rows_of(file) if not row["problem"])
+    file.unlink()
+    add = Journal.add
+
+    def stop(self, group):
+        if self._file.seek(0, os.SEEK_END) > 900:
+            raise KeyboardInterrupt
+        add(self, group)
+
+    command = (photos, "--out", file, "--min-score", scores[4], "--batch-size", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", stop)
+        assert vlcap(*command)[0] == 130
+    _, _, said = vlcap(*command)
+    assert "4 captions below --min-score are left out, all those of 4 photos among them" in said
+    assert ": 5 captioned (" in said and "1 unreadable" in said
+
+
 def test_photos_that_would_share_a_file(vlcap, photos):
     shutil.copy(photos / "00.png", photos / "00.gif")
     status, _, said = vlcap(photos, "--sidecar", ".txt")
@@ -283,15 +391,11 @@ def test_what_was_kept_of_an_interrupted_run(vlcap, photos, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(where, name, fault)
             assert vlcap(photos, "--out", file)[0] == 130
-        if name != "delete":
-            assert not file.exists()
-            status, _, said = vlcap(photos, "--out", file, "--budget", 2)
-            assert status == 1 and "other settings (budget 3, now 2)" in said
+        assert file.exists() == (name == "delete")
+        status, _, said = vlcap(photos, "--out", file, "--budget", 2)
+        assert status == 1 and "other settings (budget 3, now 2)" in said
         status, _, said = vlcap(photos, "--out", file)
-        if name == "delete":
-            assert status == 0 and "had written it already" in said
-        else:
-            assert status == 1 and "9 captioned" in said and "1 unreadable" in said
+        assert status == 1 and "9 captioned" in said and "1 unreadable" in said
         assert file.read_bytes() == whole.read_bytes()
         assert visible(photos.parent) == ["captions.csv", "photos", "whole.csv"]
         file.unlink()
@@ -319,7 +423,7 @@ def start(deadly):
         def at_a_moment(real):
             def before(*arguments, **settings):
                 nonlocal left
-                left -= 1
+                left -= not str(arguments[0]).endswith(".lock")  # deleted last, when the files are complete
                 if left == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return real(*arguments, **settings)
@@ -345,7 +449,11 @@ print(kills)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("words", [["--out", "F.csv"], ["--out", "F.parquet"], ["--sidecar", ".json"]], ids=str)
+@pytest.mark.parametrize(
+    "words",
+    [["--out", "F.csv"], ["--out", "F.parquet"], ["--sidecar", ".json"], ["--sidecar", ".txt", "--existing", "append"]],
+    ids=str,
+)
 def test_ten_kills_change_nothing(vlcap, captioner_folder, tmp_path, words):
     """Ten and more: each run is killed a few writes further, at a write, a rename or a deletion, up to the last one."""
     count = 4 if words[0] == "--sidecar" else 12
@@ -355,7 +463,8 @@ def test_ten_kills_change_nothing(vlcap, captioner_folder, tmp_path, words):
             drawings.draw(number).save(tmp_path / name / f"{number:02}.png")
 
     def arguments(name):
-        return [str(tmp_path / name), words[0], str(tmp_path / name / words[1]) if words[0] == "--out" else words[1]]
+        place = str(tmp_path / name / words[1]) if words[0] == "--out" else words[1]
+        return [str(tmp_path / name), words[0], place, *words[2:]]
 
     assert vlcap(*arguments("one"), "--batch-size", 1)[0] == 0
     done = run_forked(KILLED, captioner_folder, "1", *arguments("two"))

@@ -1,10 +1,10 @@
-"""The journal of a file of captions: what a run has captioned until now, in a file beside it.
+"""The journal of a run that captions photos into files: what it has captioned until now.
 
-    captions.csv.unfinished-0.jsonl      of process 0
+    captions.csv.unfinished-0.jsonl      of process 0, beside the file captions.csv
 
 The first line says what the run depends on. Each further line has one photo and its rows. The lines of a group of
 photos are written at once and forced to the disk. A kill can cut the last line, which is then dropped. The journals
-are deleted when the file of captions is complete.
+are deleted when the run is complete.
 """
 
 import json
@@ -19,7 +19,19 @@ from ..files.writing import delete
 from .rows import Row, TableError
 
 VERSION = 1
-ROWS = dict[str, list[Row]]  # by the photo's name in the file of captions
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run found out about a photo.
+
+    Attributes:
+        rows: Its rows.
+        left_out: Number of its captions that score below --min-score.
+    """
+
+    rows: list[Row]
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -28,12 +40,12 @@ class Left:
 
     Attributes:
         settings: What their captions depend on; None if there is no journal.
-        rows: Rows of the photos that are done.
+        done: The photos that are done, by their names in the file of captions.
         finished: SHA-256 of the finished file, if a run was killed just before or after it put it into its place.
     """
 
     settings: dict[str, Any] | None
-    rows: ROWS
+    done: dict[str, Done]
     finished: str | None
 
 
@@ -59,7 +71,7 @@ class Journals:
         Raises:
             TableError: A file in a journal's place is none, or is damaged, or the journals belong to different runs.
         """
-        settings, rows, finished = None, ROWS(), None
+        settings, done, finished = None, dict[str, Done](), None
         for path in self.paths():
             header, *lines = _lines(path)
             if header is None:  # the run was killed before it wrote a whole line
@@ -72,10 +84,31 @@ class Journals:
                     finished = line["finished"]
                     continue
                 try:
-                    rows[line["image"]] = [Row(line["image"], *each) for each in line["rows"]]
+                    rows = [Row(line["image"], *each) for each in line["rows"]]
+                    done[line["image"]] = Done(rows, line.get("left_out", 0))
                 except (KeyError, TypeError):
                     raise TableError(f"{path}, line {number}: damaged: delete this file to begin anew") from None
-        return Left(settings, rows, finished)
+        return Left(settings, done, finished)
+
+    def check_settings(self, then: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
+        """Checks that an interrupted run, if there was one, had the same settings as this one.
+
+        Raises:
+            TableError: It had others.
+        """
+        if then is None or then == now:
+            return
+        journal = self.paths()[0]
+        if then.get("file") != now.get("file"):
+            raise TableError(
+                f"{self.file}: was changed since an interrupted run began to add to it: delete {journal} to begin anew"
+            )
+        names = [name for name in now if now[name] != then.get(name)]
+        different = ", ".join(f"{name} {then.get(name)!r}, now {now[name]!r}" for name in names)
+        raise TableError(
+            f"{journal}: an interrupted run had other settings ({different:.300}): repeat its command, or delete this "
+            "file to begin anew"
+        )
 
     def open(self, number: int, settings: Mapping[str, Any]) -> "Journal":
         """This process's journal, to be written on."""
@@ -98,9 +131,14 @@ class Journal:
         if not end:
             self._append({"vlcap captions": VERSION, "settings": dict(settings)})
 
-    def add(self, rows: Sequence[tuple[str, list[Row]]]) -> None:
-        """Adds the rows of a group of photos, each with the photo's name. They are on the disk afterwards."""
-        self._append(*({"image": name, "rows": [astuple(row)[1:] for row in each]} for name, each in rows))
+    def add(self, group: Sequence[tuple[str, Done]]) -> None:
+        """Adds what was found out about a group of photos, each under its name. It is on the disk afterwards."""
+        self._append(
+            *(
+                {"image": name, "rows": [astuple(row)[1:] for row in done.rows], "left_out": done.left_out}
+                for name, done in group
+            )
+        )
 
     def finish(self, digest: str) -> None:
         """Says that a file of this SHA-256 will now take its place."""

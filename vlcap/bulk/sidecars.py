@@ -1,15 +1,20 @@
 """Captions in a file beside each photo, `--sidecar .txt`: photo.jpg gets photo.txt, clip.mp4 gets clip.mp4.txt.
 
 .txt and .caption hold one caption per line. .json holds the photo's name, and each caption with its score and budget.
-Each file is written whole, when its group of photos is captioned. The same command after a kill goes on.
+Each file is written whole, when its group of photos is captioned. The same command after a kill goes on: a photo with a
+file is done, and where existing files are overwritten or added to, a journal in the first folder has those that are.
 """
 
+import codecs
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from .. import processes
 from ..data.finding import is_video_name
@@ -18,6 +23,7 @@ from ..files.json_file import load_json
 from ..files.results import check_folder
 from ..files.writing import replacing
 from ..files.written import WrittenList, delete_unfinished
+from .journal import Done, Journal, Journals, Left
 from .rows import TableError, name_in
 from .table import Existing
 from .work import Captioned
@@ -43,7 +49,7 @@ class Sidecars:
 
     Raises:
         SidecarError: Two photos would share a file, or a file exists that must not be changed, or the suffix is
-            unknown.
+            unknown, or another run is writing such files there.
         OutputError: A folder cannot be written to.
     """
 
@@ -55,13 +61,35 @@ class Sidecars:
         there = [photo for photo in photos if os.path.lexists(photo) and not os.path.isdir(photo)]
         self.files = {photo: beside(photo, suffix) for photo in there}
         self._check_names()
-        folders = {file.parent for file in self.files.values()}
+        folders = sorted({file.parent for file in self.files.values()})
         for folder in folders:
             check_folder(folder)
+        self.home = (folders or [Path()])[0] / f".vlcap-sidecars{suffix}"  # beside it are the lock and the journals
+        self.journals = Journals(self.home)
+        self.journal: Journal | None = None
+        self.left = Left(None, {}, None)
+        self._lock = FileLock(self.home.with_name(f"{self.home.name}.lock"))
+        if folders:
+            self._take_lock()
+        try:
+            self._look(folders, photos)
+        except BaseException:
+            self.close()
+            raise
+
+    def _take_lock(self) -> None:
+        if not self.is_first:
+            return
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise SidecarError(f"{self.home.parent}: another run is writing {self.suffix} files: wait for it") from None
+
+    def _look(self, folders: Sequence[Path], photos: Sequence[Path]) -> None:
         self.lists = {folder: WrittenList(folder) for folder in folders}
         written = {photo: file for photo, file in self.files.items() if os.path.lexists(file)}
         self._check_contents(list(written.values()))
-        self.photos = [photo for photo in photos if not (existing == "skip" and photo in written)]
+        self.photos = [photo for photo in photos if not (self.existing == "skip" and photo in written)]
         self.skipped = len(photos) - len(self.photos)
         if self.is_first:
             delete_unfinished(self.files.values())
@@ -105,7 +133,10 @@ class Sidecars:
     def _content(self, file: Path) -> Any:
         """What captions are added to: the bytes of a text, the object of a .json file."""
         if self.suffix != ".json":
-            return file.read_bytes()
+            content = file.read_bytes()
+            if "\0" in content.decode():  # UTF-16, or no text at all; what is not UTF-8 raises UnicodeDecodeError
+                raise SidecarError(f"{file}: is not a text in UTF-8")
+            return content
         values = load_json(file, error=SidecarError)
         captions = values.get("captions") if isinstance(values, dict) else None
         if not isinstance(captions, list) or not all(
@@ -116,34 +147,70 @@ class Sidecars:
         return values
 
     def begin(self, photos: Sequence[Path], settings: Mapping[str, Any]) -> list[Path]:
-        """The photos to caption, in their order. Nothing depends on the settings: files that are there are not read."""
+        """Opens this process's journal, if files that exist will be written.
+
+        Args:
+            photos: Photos of the run.
+            settings: What the captions depend on.
+
+        Returns:
+            The photos to caption, in their order: those done already are among them.
+
+        Raises:
+            TableError: An interrupted run had other settings.
+        """
+        if self.existing == "skip" or not self.files:
+            return self.photos
+        settings = json.loads(json.dumps({**settings, "existing": self.existing}))
+        self.left = self.journals.read()
+        self.journals.check_settings(self.left.settings, settings)
+        processes.join([])  # no process writes before all have read
+        self.journal = self.journals.open(processes.place()[0], settings)
         return self.photos
 
-    def is_done(self, photo: Path) -> bool:
-        """Whether nothing has to be done for one of the photos to caption."""
-        return False
+    def _name(self, photo: Path) -> str:
+        """The photo's name in the journal."""
+        return name_in(self.home.parent, photo)
 
-    def failed_before(self, photo: Path) -> bool:
-        """Whether an interrupted run could not read a photo. It is then tried again."""
-        return False
+    def done_before(self, photo: Path) -> Done | None:
+        """What an interrupted run found out about a photo."""
+        return self.left.done.get(self._name(photo))
 
     def finish(self) -> None:
-        """Nothing is left to do: every file is in its place."""
+        """Deletes the journals: every file is in its place. The first process does; all have to call this."""
+        processes.join([])
+        if self.journal is not None:
+            self.journal.close()
+        if self.is_first and self.journal is not None:
+            self.journals.delete()
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Lets other runs write such files."""
+        if self._lock.is_locked:
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock.release()
 
     def add(self, group: Sequence[Captioned]) -> None:
-        """Writes the files of a group of photos. An unreadable photo, and one whose captions are left out, get none."""
+        """Writes the files of a group of photos. An unreadable photo, and one whose captions are left out, get none.
+
+        With `overwrite`, a file of ours whose captions are now left out is deleted. A file that somebody makes or
+        changes during the run stays as it is, with a warning.
+        """
         contents: dict[Path, bytes] = {}
         ours: dict[Path, dict[str, str]] = {}
+        outdated: list[Path] = []
         for each in group:
-            if not each.captions:
+            if each.error is not None:
                 continue
             if (file := self.files.get(each.photo)) is None:
                 raise SidecarError(f"{one_line(each.photo)}: appeared during the run: run the command again")
             exists = os.path.lexists(file)
-            if exists and self.existing == "skip":  # made by somebody during the run
+            if exists and not self._may_write(file):
+                warnings.warn(f"{one_line(file)}: was made or changed during the run: left as it is", stacklevel=2)
+                continue
+            if not each.captions:
+                if exists and self.existing == "overwrite":
+                    outdated.append(file)
                 continue
             before = self._content(file) if exists and self.existing == "append" else None
             content = self._added(before, each) if self.suffix == ".json" else _with_lines(before, each)
@@ -157,6 +224,17 @@ class Sidecars:
         for file, content in contents.items():
             with replacing(file, binary=True) as opened:
                 opened.write(content)
+        for file in outdated:
+            self.lists[file.parent].delete(file)
+        if self.journal is not None:
+            names = [self._name(each.photo) for each in group]
+            self.journal.add([(name, each.done(name)) for name, each in zip(names, group, strict=True)])
+
+    def _may_write(self, file: Path) -> bool:
+        """Whether a file that exists is still what it has to be."""
+        if self.existing == "overwrite":
+            return self.lists[file.parent].has(file)
+        return self.existing == "append" and self._can_grow(file)
 
     def _added(self, before: Any, each: Captioned) -> bytes | None:
         """The content of a .json file; None if it has all these captions."""
@@ -187,7 +265,7 @@ def _json(values: Any) -> bytes:
 def _with_lines(before: bytes | None, each: Captioned) -> bytes | None:
     """The lines of a text, with those captions that it lacks; None if it has all."""
     before = before or b""
-    known = {line.strip() for line in before.splitlines()}
+    known = {line.strip() for line in before.removeprefix(codecs.BOM_UTF8).splitlines()}
     new = [line for caption in each.captions if (line := caption.text.encode()).strip() not in known]
     if not new:
         return None

@@ -18,7 +18,7 @@ from ..data.names import one_line
 from ..files.results import check_folder
 from ..files.writing import digest_file, replacing
 from ..files.written import WrittenList, delete_unfinished
-from .journal import Journals, Left
+from .journal import Done, Journals, Left
 from .rows import Row, TableError, format_of, name_in, read_rows, rendered
 from .work import Captioned
 
@@ -35,9 +35,6 @@ class Table:
     Args:
         file: The file; its suffix says which format.
         existing: What to do if it exists. None refuses.
-
-    Attributes:
-        was_finished: Whether nothing is left to do: a run was killed after it wrote the file, before it ended.
 
     Raises:
         TableError: The file exists and must not be written, or is none that we can read; or its suffix is unknown.
@@ -74,13 +71,14 @@ class Table:
         found = digest_file(self.file) if os.path.lexists(self.file) else None
         processes.join([])  # no process deletes or writes before all have read
         self.base: bytes | None = None
-        self.base_digest = found
-        self.was_finished = found is not None and found == self.left.finished
-        if self.was_finished:
+        self.found = self.base_digest = found
+        if found is not None and found == self.left.finished:  # a run was killed after it wrote the file
+            self.ours = True
+            if self.existing is None:  # the same command again: it finds all photos done, or captions new ones
+                self.base_digest = None
+                return
             if self.is_first:
                 self.journals.delete()
-            if self.existing is None:
-                return
             self.left = Left(None, {}, None)
         if found is None:
             return
@@ -112,8 +110,7 @@ class Table:
         """
         existing = self.existing if self.base_digest else None
         all_settings = json.loads(json.dumps({**settings, "existing": existing, "file": self.base_digest}))
-        if self.left.settings is not None and self.left.settings != all_settings:
-            raise TableError(_other_settings(self.journals.paths()[0], self.left.settings, all_settings))
+        self.journals.check_settings(self.left.settings, all_settings)
         self.names = {photo: name_in(self.file.parent, photo) for photo in photos}
         by_name: dict[str, Path] = {}
         for photo, name in self.names.items():
@@ -130,17 +127,14 @@ class Table:
         self.journal = self.journals.open(processes.place()[0], all_settings)
         return self.photos
 
-    def is_done(self, photo: Path) -> bool:
-        """Whether the rows of a photo are in a journal that an interrupted run left."""
-        return self.names[photo] in self.left.rows
-
-    def failed_before(self, photo: Path) -> bool:
-        """Whether an interrupted run could not read a photo."""
-        return any(row.problem for row in self.left.rows.get(self.names[photo], ()))
+    def done_before(self, photo: Path) -> Done | None:
+        """What an interrupted run found out about a photo."""
+        return self.left.done.get(self.names[photo])
 
     def add(self, group: Sequence[Captioned]) -> None:
         """Keeps the rows of a group of photos. They are on the disk afterwards."""
-        self.journal.add([(self.names[each.photo], each.rows(self.names[each.photo])) for each in group])
+        names = [self.names[each.photo] for each in group]
+        self.journal.add([(name, each.done(name)) for name, each in zip(names, group, strict=True)])
 
     def finish(self) -> None:
         """Writes the file from all journals and deletes them. The first process does; all have to call this."""
@@ -148,8 +142,8 @@ class Table:
         if not self.is_first:
             self.journal.close()
             return
-        rows = self.journals.read().rows
-        new = [row for photo in self.photos for row in rows[self.names[photo]]]
+        done = self.journals.read().done
+        new = [row for photo in self.photos for row in done[self.names[photo]].rows]
         if self.base is not None and self.existing == "append":
             new = self._additional(new)
         content = rendered(self.file, self.base, new)
@@ -158,7 +152,7 @@ class Table:
             self.written.add({self.file.name: digest})
         self.journal.finish(digest)
         self.journal.close()
-        if self.base_digest != (digest_file(self.file) if os.path.lexists(self.file) else None):
+        if self.found != (digest_file(self.file) if os.path.lexists(self.file) else None):
             raise TableError(f"{self.file}: was changed during the run: move it, and begin anew")
         with replacing(self.file, binary=True) as file:
             file.write(content)
@@ -176,18 +170,3 @@ class Table:
         if self._lock.is_locked:
             Path(self._lock.lock_file).unlink(missing_ok=True)
             self._lock.release()
-
-
-def _other_settings(journal: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Says what differs between an interrupted run and this one."""
-    if then.get("file") != now.get("file"):
-        return (
-            f"{journal.name.partition('.unfinished-')[0]}: was changed since an interrupted run began to add to it: "
-            f"delete {journal} to begin anew"
-        )
-    names = [name for name in now if now[name] != then.get(name)]
-    different = ", ".join(f"{name} {then.get(name)!r}, now {now[name]!r}" for name in names)
-    return (
-        f"{journal}: an interrupted run had other settings ({different:.300}): repeat its command, or delete this file "
-        "to begin anew"
-    )

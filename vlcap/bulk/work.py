@@ -25,6 +25,7 @@ from ..data.names import plain_line
 from ..data.reading import read_ahead
 from ..data.videos import FRAMES
 from ..video import read_video
+from .journal import Done
 from .rows import Row
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ class Captioned:
 
     Attributes:
         photo: Its path, or what else stood for it in its group.
-        captions: The captions that are kept, with prefix and suffix, the best first.
-        left_out: Captions whose score is too low, the best first.
+        captions: The captions that are kept, with prefix and suffix, in the order of the search.
+        left_out: Captions whose score is too low, in the order of the search.
         error: The error of an unreadable photo.
     """
 
@@ -70,12 +71,16 @@ class Captioned:
     left_out: tuple[Caption, ...] = ()
     error: ImageError | None = None
 
+    def done(self, name: str) -> Done:
+        """What a journal says of it, and a file of captions, where it has this name."""
+        return Done(self.rows(name), len(self.left_out))
+
     def rows(self, name: str) -> list[Row]:
         """Its rows in a file of captions, where it has this name."""
         if self.error is not None:
             return [Row(name, problem=str(self.error).removeprefix(f"{one_line(self.photo)}: "))]
         if not self.captions:
-            best = self.left_out[0]
+            best = max(self.left_out, key=lambda caption: caption.score)
             return [Row(name, "", round(best.score, 3), best.budget)]
         return [Row(name, each.text, round(each.score, 3), each.budget) for each in self.captions]
 

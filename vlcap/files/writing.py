@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from ..errors import VlcapError
 from .json_file import load_json
+from .locking import CAN_LOCK, try_lock
 
 MARKER = ".vlcap.json"
 NEW = ".vlcap.new"  # inside a folder: the new files, until they take the places of the old ones
@@ -48,12 +49,25 @@ def replacing(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
     file: IO[Any] = open(temporary, "xb") if binary else open(temporary, "x", encoding="utf-8")  # noqa: SIM115
     try:
         with file:
+            try_lock(file)  # while it has the lock, `is_being_written` is true
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            if CAN_LOCK:  # elsewhere, an open file can't be moved
+                os.replace(temporary, path)
+        if not CAN_LOCK:
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_being_written(temporary: Path) -> bool:
+    """Whether a process is writing this unfinished file of `replacing`."""
+    try:
+        with open(temporary, "rb") as file:
+            return not try_lock(file)
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .results import OutputError
-from .writing import delete, digest_file
+from .writing import delete, digest_file, is_being_written
 
 LIST = ".vlcap-written.jsonl"
 
@@ -53,6 +53,11 @@ class WrittenList:
         known = self._known.get(path.name, ())
         return bool(known) and path.is_file() and not path.is_symlink() and digest_file(path) in known
 
+    def delete(self, path: Path) -> None:
+        """Deletes a file of this folder if it has a content that vlcap wrote."""
+        if self.has(path):
+            path.unlink()
+
     def add(self, digests: Mapping[str, str]) -> None:
         """Adds names and SHA-256 of files that will be written next."""
         lines = [json.dumps({"vlcap wrote": name, "sha256": digest}) + "\n" for name, digest in digests.items()]
@@ -76,14 +81,17 @@ def _entry(line: bytes) -> tuple[str, str] | None:
 
 
 def delete_unfinished(paths: Iterable[Path]) -> None:
-    """Deletes what killed runs left of files of these names: `replacing` writes them under names that are ours."""
+    """Deletes what killed runs left of files of these names: `replacing` writes them under names that are ours.
+
+    What another run is writing at this moment stays.
+    """
     folders: dict[Path, set[str]] = {}
     for path in paths:
         folders.setdefault(path.parent, set()).add(path.name)
     for folder, names in folders.items():
         # Only names of the form that `replacing` gives, and only those of our files.
         left = [each for each in folder.iterdir() if (found := UNFINISHED.fullmatch(each.name)) and found[1] in names]
-        delete(left, UNFINISHED)
+        delete((each for each in left if not is_being_written(each)), UNFINISHED)
 
 
 UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
