@@ -57,7 +57,7 @@ COLLAPSE = 0.05  # warn if a smaller share of the captions is distinct
 class CaptionerRecipe(Recipe):
     """A captioning run."""
 
-    writes: ClassVar = ("captioner", "tokenizer", "best.json")
+    writes: ClassVar = ("captioner", "tokenizer")
 
     encoder: str | None = Field(
         None, description="folder of a trained encoder (RUN/encoder), or a pretrained one: timm:NAME or timm:FOLDER"
@@ -66,7 +66,9 @@ class CaptionerRecipe(Recipe):
         None, description="how the tokens of a timm: encoder become few: pool, tome or evit; None: all of its tokens"
     )
     image_size: int | None = Field(None, gt=0, description="side of the photos in pixels; None: the encoder's own")
-    start_from: str | None = Field(None, description="folder of a captioner to train further, instead of encoder")
+    start_from: str | None = Field(
+        None, description="folder of a captioner to train further, instead of encoder; its decoder stays as it is, too"
+    )
     decoder: str | None = Field(
         None,
         description="decoder to start from: random; a folder that train decoder wrote; or a pretrained GPT-2 (gpt2, "

@@ -50,14 +50,24 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """Loads the newest undamaged checkpoint onto the CPU; None if there is none.
+    """Loads the newest undamaged checkpoint onto the CPU; None if there are no checkpoints.
 
     Unpickles tensors and plain values only.
+
+    Raises:
+        CheckpointError: All of them are damaged.
     """
+    damaged: list[Path] = []
     for path in _checkpoints(folder):
         if digest_file(path)[:DIGITS] == path.stem.split("-")[-1]:
+            if damaged:
+                warnings.warn(
+                    f"checkpoint {damaged[0]} is damaged (wrong SHA-256): using {path.name}, an older one", stacklevel=2
+                )
             return torch.load(path, map_location="cpu", weights_only=True)
-        warnings.warn(f"checkpoint {path} is damaged (wrong SHA-256): using the one before it", stacklevel=2)
+        damaged.append(path)
+    if damaged:
+        raise CheckpointError(f"checkpoint {damaged[0]} is damaged (wrong SHA-256), and there is no other one")
     return None
 
 

@@ -95,7 +95,7 @@ class ClassifierRecipe(Recipe):
     color_jitter: float | None = None
     mixup: float = Field(0.0, ge=0, description="alpha of mixup; 0: none")
     cutmix: float = Field(0.0, ge=0, description="alpha of cutmix; 0: none")
-    smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing")
+    smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing, of the softmax loss on one class per photo")
     dropout: float = Field(0.0, ge=0, lt=1)
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth")
     val_limit: int | None = Field(None, gt=0, description="maximum number of validation images")
@@ -245,6 +245,11 @@ class Classification:
                 f"reduce=lookup puts blocks over a pretrained model: give encoder=timm:NAME, not {self.recipe.encoder}"
             )
         elif Path(self.recipe.encoder).is_dir():
+            if self.recipe.model_args or self.recipe.pretrained:
+                raise TrainingError(
+                    f"{self.recipe.encoder} is a trained encoder, whose arguments and weights are kept: leave out "
+                    "model_args and pretrained"
+                )
             old = Encoder.load(self.recipe.encoder)
             encoder = Encoder.create(
                 old.config.architecture, classes=classes, pixels=old.pixels, **{**old.config.model_args, **model_args}

@@ -157,6 +157,11 @@ class _Training:
         [evaluated] = gather_object([read_evaluations(self.out / "log.jsonl")] if self.main else [])[:1]
         if reached := [step for step in evaluated if step <= start]:
             self.state.figures = evaluated[max(reached)]
+        if evaluated and not start:  # checkpoints are written before evaluations: somebody has deleted them
+            if max(evaluated) != self.steps:
+                at = f"reached step {max(evaluated)}, and its checkpoints are gone"
+                raise TrainingError(f"{self.out} has {at}: choose another --out")
+            start, self.state.figures = self.steps, evaluated[self.steps]
         if start == self.steps and start in evaluated:
             self._say_finished()
             return self.state.figures

@@ -7,6 +7,8 @@ from vlcap.model.timm_encoder import make_encoder, names_timm
 
 from .run_folder import TrainingError
 
+DECODER = ("width", "layers", "heads", "dropout", "max_length", "vocab_size")  # settings of a new decoder
+
 
 def check_choice(recipe: Any) -> None:
     """Checks that a captioner's recipe names an encoder that can be had without training.
@@ -24,6 +26,10 @@ def check_choice(recipe: Any) -> None:
         )
     if recipe.start_from and (recipe.reduce or recipe.image_size):
         raise TrainingError("start_from keeps its captioner's encoder as it is: leave out reduce and image_size")
+    if recipe.start_from:
+        fields = type(recipe).model_fields
+        if changed := [name for name in DECODER if getattr(recipe, name) != fields[name].default]:
+            raise TrainingError(f"start_from keeps its captioner's decoder as it is: leave out {', '.join(changed)}")
     if names_timm(recipe.encoder) and recipe.reduce == "lookup":
         raise TrainingError(
             "the blocks of --reduce lookup have to be trained first: vlcap train classifier --encoder "

@@ -19,10 +19,12 @@ from vlcap.errors import VlcapError
 from vlcap.files.writing import check_replaceable, replacing
 from vlcap.model.timm_encoder import folder_of
 
+from .progress import read_evaluations
 from .recipe import Recipe
 
 MARKER = "run.json"
-FILES = ("recipe.yaml", "log.jsonl", "curves.png", "tensorboard", "checkpoints", "stage.json")  # of any run
+# Of any run, besides what it writes as a whole.
+FILES = ("recipe.yaml", "log.jsonl", "curves.png", "tensorboard", "checkpoints", "stage.json", "best.json")
 FREE = ("workers", "save_every", "evaluate_every")  # settings that don't change the result
 FOLDERS = ("encoder", "start_from", "decoder")  # settings that may name a folder, compared by its content
 LENGTH = ("steps", "epochs")
@@ -70,13 +72,13 @@ def claim(out: Path, recipe: Recipe) -> FileLock:
         raise TrainingError(f"{out} is being written by another run: wait for it, or choose another --out") from None
     try:
         own(out, _kind(recipe), (*FILES, *recipe.writes))
-        if any((out / "checkpoints").glob("step-*.pt")):
+        for name in recipe.writes:
+            check_replaceable(out / name)
+        if any((out / "checkpoints").glob("step-*.pt")) or read_evaluations(out / "log.jsonl"):
             check_recipe(out, recipe)
         else:  # nothing is trained yet: after fixing a refused setting or --data, start anew
             _write(out, {"kind": _kind(recipe), "begun_from": _begun_from(recipe)})
             _write_recipe(out, recipe)
-        for name in recipe.writes:
-            check_replaceable(out / name)
     except BaseException:
         lock.release()
         raise

@@ -144,7 +144,10 @@ def _check_inputs(recipe: StudyRecipe, rows: Sequence[StudyRow], classes: Sequen
                 "--set captioner.decoder=FOLDER, or start from random weights with --set captioner.decoder=null"
             )
     if labelled := [row.name for row in recipe.all_rows if not classes and _labelled_stages(recipe, row)]:
-        raise TrainingError(f"row {labelled[0]} learns from labelled photos: give --data-classes")
+        raise TrainingError(
+            f"row {labelled[0]} learns from labelled photos: give --data-classes. All rows share one record of the "
+            "data, so it is needed even if --row chooses others"
+        )
 
 
 def _labelled_stages(recipe: StudyRecipe, row: StudyRow) -> list[ClassifierRecipe]:

@@ -18,7 +18,10 @@ from .errors import CaptionerError
 
 
 def main() -> int:
-    """Prints one line per photo. The exit status is 1 if a photo cannot be read."""
+    """Prints one line per photo, from the captioner's own budget if it was exported, otherwise the first that was.
+
+    The exit status is 1 if a photo cannot be read.
+    """
     if len(sys.argv) < 3 or "" in sys.argv:
         print("usage: python -m vlcap.exported FOLDER PHOTO ...", file=sys.stderr)
         return 2
@@ -28,12 +31,14 @@ def main() -> int:
     try:
         engine, status = OnnxEngine(Path(sys.argv[1])), 0
         captioner = Captioner(engine)
+        own = captioner.default_budget
+        budget = own if own in engine.exported else engine.exported[0]
     except CaptionerError as error:
         print(error, file=sys.stderr)
         return 1
     for name in sys.argv[2:]:
         try:
-            [caption] = captioner.caption([Path(name)], budget=engine.exported[0])
+            [caption] = captioner.caption([Path(name)], budget=budget)
         except ImageError as error:
             print(error, file=sys.stderr)
             status = 1

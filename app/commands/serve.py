@@ -32,13 +32,18 @@ def serve(
 
     Requests that arrive together are captioned in one batch. If $VLCAP_API_KEY is set, programs have to send that key.
     """
-    parse_budget(budget)
+    side = parse_budget(budget)
     from app.address import check_address
     from app.serve.middleware import key_asked_for
 
     check_address(host, port)  # before the captioner is loaded, which takes longer
     key_asked_for()
     captioner = loading.load(model, engine, int8=int8)
+    exported = getattr(captioner.engine, "exported", None)  # the ONNX engine's
+    if side is not None and exported and side not in exported:
+        raise typer.BadParameter(
+            f"--budget {side}: its graphs are for budgets {', '.join(map(str, exported))}: add --engine pytorch"
+        )
     from app.serve import serve as run
     from app.serve.model import ServedModel
 

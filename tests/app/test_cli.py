@@ -207,6 +207,7 @@ def test_evaluate_writes_what_it_depends_on(captioned_folder, captioner_folder, 
     assert report == json.loads((tmp_path / "results" / "metrics.json").read_text())
     assert report["N"] == 24 and report["budget"] == 3 and report["split"] == "val"
     assert report["generation"]["num_beams"] == 2
+    assert (report["engine"], report["int8"]) == ("pytorch", False)
     assert {"model", "data", "versions", "distinct", "CIDEr"} <= report.keys()
     again = vlcap(
         "score",

@@ -183,6 +183,7 @@ def test_options_are_settings():
         ([], "no encoder given: .*timm:NAME"),
         (["encoder=timm:test_vit", "reduce=lookup"], "--encoder timm:test_vit --reduce lookup .*RUN/encoder"),
         (["start_from=somewhere", "reduce=pool"], "start_from keeps its captioner's encoder"),
+        (["start_from=somewhere"], "start_from keeps its captioner's decoder as it is: leave out .*width"),
     ],
 )
 def test_what_is_refused_before_photos_are_read(settings, said, tmp_path):

@@ -202,7 +202,7 @@ def test_a_run_knows_what_it_began_from(captioned_folder, encoder, tmp_path):
     one, two = shutil.copytree(encoder, tmp_path / "one"), tmp_path / "two"
     caption(tmp_path / "run", captioned_folder, f"encoder={one}")
     one.rename(two)
-    with pytest.raises(TrainingError, match="one is none: give its current path"):
+    with pytest.raises(TrainingError, match="one is not a folder: give its current path"):
         caption(tmp_path / "run", captioned_folder, f"encoder={one}")
     caption(tmp_path / "run", captioned_folder, f"encoder={two}")
     Encoder.create("lookupvit_test_patch8_48").save_pretrained(two)
@@ -247,6 +247,52 @@ def test_a_finished_run_says_so(class_folder, tmp_path, capsys):
     assert classify(tmp_path, class_folder) == figures
     assert "is finished, all 2 steps are trained" in " ".join(capsys.readouterr().err.split())
     assert files(tmp_path) == before
+
+
+def test_checkpoints_that_are_gone(class_folder, tmp_path):
+    """A finished run is still finished. What would train it anew over its results is refused, and changes nothing."""
+    figures = classify(tmp_path, class_folder, "schedule=constant")
+    shutil.rmtree(tmp_path / "checkpoints")
+    before = files(tmp_path)
+    assert classify(tmp_path, class_folder, "schedule=constant") == figures
+    with pytest.raises(TrainingError, match="with other settings"):
+        classify(tmp_path, class_folder, "schedule=cosine")
+    assert files(tmp_path) == before
+    with pytest.raises(TrainingError, match="has reached step 2, and its checkpoints are gone: choose another --out"):
+        classify(tmp_path, class_folder, "schedule=constant", "steps=4")
+
+
+def test_a_refused_run_records_nothing(class_folder, tmp_path):
+    classify(tmp_path, class_folder, "schedule=constant")
+    (tmp_path / "encoder" / "config.json").write_text("{}")  # somebody's
+    before = files(tmp_path)
+    with pytest.raises(NotOursError, match=r"config\.json"):
+        classify(tmp_path, class_folder, "schedule=constant", "steps=4")
+    assert files(tmp_path) == before
+
+
+def test_the_best_is_kept_by_a_run_that_goes_on(captioned_folder, encoder, tmp_path, monkeypatch):
+    """`keep=best` keeps its record in a file of its own, which the run that goes on reads."""
+    settings = (f"encoder={encoder}", "schedule=constant", "keep=best", "cider=true")
+    scores = iter((2.0, 1.0))
+
+    def evaluate(self, model):
+        self._keep_best(model, cider := next(scores))
+        return {"CIDEr": cider}, [], None
+
+    monkeypatch.setattr(Captioning, "evaluate", evaluate)
+    caption(tmp_path, captioned_folder, *settings)
+    best = files(tmp_path / "captioner")
+    caption(tmp_path, captioned_folder, *settings)  # finished
+    caption(tmp_path, captioned_folder, *settings, "steps=3")
+    assert files(tmp_path / "captioner") == best
+    assert json.loads((tmp_path / "best.json").read_text())["CIDEr"] == 2.0
+
+
+def test_arguments_of_a_trained_encoder_are_its_own(class_folder, encoder, tmp_path):
+    for setting in ("model_args={depth: 1}", "pretrained=true"):
+        with pytest.raises(TrainingError, match="is a trained encoder, whose arguments and weights are kept"):
+            classify(tmp_path / "run", class_folder, f"encoder={encoder}", setting)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from train.checkpoint import load_checkpoint, save_checkpoint
+from train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from train.sampling import SeededDataset, StepBatches, draw_budget
 
 
@@ -51,3 +51,7 @@ def test_a_damaged_checkpoint_is_skipped(tmp_path):
             state = load_checkpoint(tmp_path)
         assert state["step"] == 2
         assert state["model"]["weight"][0] == 2
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"step-00000003.*is damaged .*there is no other one"):
+        load_checkpoint(tmp_path)

@@ -247,7 +247,15 @@ def test_an_export_runs_without_torch(captioner, graphs, photos):
     said = run_without_torch("vlcap.exported", graphs, *photos)
     assert said.returncode == 0, said.stderr
     found = [line.split(": ", 1)[1] for line in said.stdout.splitlines()]
-    assert found == captioner.caption(photos, budget=captioner.budgets[0])
+    assert found == captioner.caption(photos)  # from its own budget
+
+
+@pytest.mark.parametrize("budget", [0, 7, 100])
+def test_a_budget_beyond_the_grid_is_one_line(copied, tmp_path, monkeypatch, capfd, budget):
+    monkeypatch.setenv("VLCAP_CACHE", str(tmp_path))
+    with pytest.raises(CaptionerError, match=f"budget {budget} does not fit.*from 1 to 6") as refused:
+        Captioner.from_pretrained(copied, engine="onnx", budget=budget)
+    assert "\n" not in str(refused.value) and capfd.readouterr().err == ""
 
 
 def test_what_it_cannot_follow_is_refused(captioner, tmp_path, monkeypatch):

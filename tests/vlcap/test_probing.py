@@ -76,11 +76,15 @@ def test_draws_are_nested_seeded_and_apart_from_what_is_held_out():
     drawn = draw(targets, ["a", "b", "c"], shots=10, draws=3, seed=1)
     again, other = (draw(targets, ["a", "b", "c"], shots=10, draws=3, seed=seed) for seed in (1, 2))
     assert (drawn.rows == again.rows).all() and (drawn.rows != other.rows).any()
-    assert len(drawn.held_out) == 3 * HELD_OUT and not {*drawn.held_out} & {*drawn.rows.ravel()}
+    assert len(draw([0, 1, 2] * 60, ["a", "b", "c"], shots=10, draws=1, seed=1).held_out) == 3 * HELD_OUT
+    assert len(drawn.held_out) == 3 * 15 and not {*drawn.held_out} & {*drawn.rows.ravel()}
     assert {*drawn.of(0, 1)} < {*drawn.of(0, 5)} and len({*drawn.of(0, 5)}) == 15
     assert [targets[row] for row in drawn.of(2, 1)] == [0, 1, 2]
-    fewer = draw(targets, ["a", "b", "c"], shots=39, draws=1, seed=0)
-    assert len(fewer.held_out) == 3  # what the shots leave
+    fewer = draw(targets, ["a", "b", "c"], shots=30, draws=2, seed=0)
+    assert len(fewer.held_out) == 3 * 5 and {*fewer.of(0, 30)} != {*fewer.of(1, 30)}  # half of what the shots leave
+    with pytest.warns(UserWarning, match="3 of 3 classes have only 40 photos, such as 'a': all draws of 39 shots"):
+        alike = draw(targets, ["a", "b", "c"], shots=39, draws=2, seed=0)
+    assert len(alike.held_out) == 3 and {*alike.of(0, 39)} == {*alike.of(1, 39)}
     with pytest.raises(ProbeError, match="class 'c' has 40 photos in the train split: 40 shots need one more"):
         draw([0] * 50 + [1] * 50 + [2] * 40, ["a", "b", "c"], shots=40, draws=1, seed=0)
 
@@ -216,5 +220,5 @@ def test_the_command(encoder, folder, tmp_path, capsys):
 def test_what_cannot_be_probed_is_refused(folder, tmp_path):
     with pytest.raises(ProbeError, match="two encoders are called a: give each a name"):
         probe(data=str(folder), out=tmp_path, encoder=["a=b", "a=c"])
-    with pytest.raises(ProbeError, match="--reduce is for timm:NAME"):
+    with pytest.raises(ProbeError, match="--reduce is for encoders timm:NAME only"):
         load_subject("x", reduce="pool")

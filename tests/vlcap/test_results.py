@@ -67,6 +67,14 @@ def test_after_an_interruption_the_same_command_goes_on(tmp_path):
     assert (tmp_path / "metrics.json").read_text() == "whole"
 
 
+def test_results_within_results_are_ours(tmp_path):
+    """`vlcap export` claims the files that it knows first, and the others when the captioner is loaded."""
+    for content in ("one", "two"):
+        with results(tmp_path, NAMES[:1]), results(tmp_path, NAMES):
+            for name in NAMES:
+                (tmp_path / name).write_text(content)
+
+
 def test_no_folder_is_nothing_to_look_at():
     with results(None, NAMES):
         pass

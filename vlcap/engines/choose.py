@@ -76,4 +76,6 @@ def torch_engine(
         from ..model.quantize import quantize
 
         quantize(model)
-    return TorchEngine(model.to(device), tokenizer, trained_on(folder))
+    engine = TorchEngine(model.to(device), tokenizer, trained_on(folder))
+    engine.int8 = int8
+    return engine

@@ -79,6 +79,7 @@ class Engine(Protocol):
     """Runs one captioner. Arrays of photos and of results are NumPy's; tokens are the engine's own affair."""
 
     kind: str  # "pytorch" or "onnx"
+    int8: bool  # whether linear layers have 8-bit weights
     lanes: int  # batches that it does best side by side; 1 if one batch keeps the whole device busy
 
     @property

@@ -64,6 +64,7 @@ class OnnxEngine:
         typed = {"pixels": PixelConfig.from_dict(facts["pixels"]), "budgets": tuple(facts["budgets"])}
         self.facts = Facts(**facts | typed)
         self.exported: list[int] = self.settings["budgets"]
+        self.int8 = bool(self.settings.get("int8"))
         cores = threads or idle_cores()
         self.threads = threads or min(MOST_THREADS, cores)
         self.lanes = min(MOST_LANES, cores)

@@ -42,6 +42,7 @@ class TorchEngine:
     """
 
     kind = "pytorch"
+    int8 = False
     lanes = 1  # a batch keeps the GPU, or all cores, busy
 
     def __init__(

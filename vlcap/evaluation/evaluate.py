@@ -122,6 +122,7 @@ def evaluate(
         "data": captions.name,
         "split": captions.split,
         "model": captioner.name,
+        **_engine_facts(captioner),
         **_budget_facts(captioner, budget, list(predictions.values())),
         **({"frames": frames} if (frames := frames_read(captioner, captions)) else {}),
         "generation": captioner.generation(**generation),
@@ -133,6 +134,13 @@ def evaluate(
         with replacing(out / "metrics.json") as file:
             file.write(json.dumps(report, indent=2) + "\n")
     return report
+
+
+def _engine_facts(captioner: Captioner | HuggingFaceCaptioner) -> dict[str, Any]:
+    """What ran the captioner, and whether with 8-bit weights."""
+    if isinstance(captioner, HuggingFaceCaptioner):
+        return {"engine": "pytorch", "int8": False}
+    return {"engine": captioner.engine.kind, "int8": captioner.engine.int8}
 
 
 def _budget_facts(

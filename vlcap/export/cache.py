@@ -77,7 +77,7 @@ def _export(folder: Path, place: Path, int8: bool, budget: int | None) -> None:
     from rich.progress import track
     from transformers.utils import logging
 
-    from .graphs import export_graphs
+    from .graphs import check_budgets, export_graphs
 
     logging.disable_progress_bar()  # of reading the weights, which takes an instant
 
@@ -86,12 +86,13 @@ def _export(folder: Path, place: Path, int8: bool, budget: int | None) -> None:
         return track([*graphs], description="exporting graphs", console=console, transient=True)
 
     check_replaceable(place, GRAPHS)
+    engine, budgets = torch_engine(folder, device="cpu"), None if budget is None else [budget]
+    check_budgets(engine, budgets or [])
     print(
         f"vlcap: preparing {folder} for ONNX Runtime, once: about a minute, kept in {place} "
         f"(--engine pytorch starts at once)",
         file=sys.stderr,
     )
-    engine, budgets = torch_engine(folder, device="cpu"), None if budget is None else [budget]
     with written_whole(place, GRAPHS) as new:
         export_graphs(engine, new, budgets=budgets, int8=int8, track=shown)
 

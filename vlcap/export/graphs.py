@@ -118,6 +118,20 @@ class Product(nn.Module):
         return x @ self.weight
 
 
+def check_budgets(engine: TorchEngine, budgets: Iterable[int]) -> None:
+    """Checks that the encoder can serve budgets.
+
+    Raises:
+        EncoderError: A budget does not fit the grid, or the encoder has no choice.
+    """
+    facts, model = engine.facts, engine.model.encoder.model
+    for budget in budgets:
+        if facts.frames:
+            model.token_count(budget, facts.pixels.size)  # checks the budget against the grid of a clip
+        else:
+            model.check_budget(budget, (facts.grid, facts.grid))
+
+
 @torch.inference_mode()
 def export_graphs(
     engine: TorchEngine,
@@ -153,8 +167,9 @@ def export_graphs(
             f"the ONNX engine does not support its preprocessing, {facts.pixels.crop_mode} with "
             f"{facts.pixels.interpolation}: take the engine pytorch"
         )
-    check_folder(folder)
     budgets = list(budgets or facts.budgets)
+    check_budgets(engine, budgets)
+    check_folder(folder)
     order = reassociation_off(engine.model.encoder) if int8 else contextlib.nullcontext()
     with tempfile.TemporaryDirectory() as scratch, order:
         graphs = {f"encoder-{budget}": budget for budget in budgets} | {"decoder": 0}

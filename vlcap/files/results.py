@@ -56,7 +56,9 @@ def results(folder: Path | None, names: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         found = {name: digest_file(folder / name) for name in names if (folder / name).is_file()}
-        _write_list(folder, {**written, **found})
+        before = {name: digest for name, digest in written.items() if name in names}
+        others = {name: digest for name, digest in _read_list(folder).items() if name not in names}
+        _write_list(folder, {**others, **before, **found})
 
 
 def check_folder(folder: Path) -> None:

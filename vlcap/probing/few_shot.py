@@ -15,6 +15,7 @@ LookupViT's Table 9, for every budget. The paper does not describe its classifie
   choice of tested photos.
 """
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -93,6 +94,7 @@ def draw(targets: Sequence[int], classes: Sequence[str], shots: int, draws: int,
         ProbeError: A class has too few photos.
     """
     held_out, rows = [], []
+    alike: list[str] = []
     labels = np.asarray(targets)
     for number, name in enumerate(classes):
         own = np.flatnonzero(labels == number)
@@ -102,11 +104,19 @@ def draw(targets: Sequence[int], classes: Sequence[str], shots: int, draws: int,
                 "to choose the regularisation by: use smaller --shots"
             )
         own = np.random.default_rng([seed, number]).permutation(own)
-        kept = min(HELD_OUT, len(own) - shots)
+        kept = max(1, min(HELD_OUT, (len(own) - shots) // 2))  # half of what is left, so that draws differ
+        if len(own) - kept == shots:
+            alike.append(name)
         held_out.append(own[:kept])
         pool = own[kept:]
         rows.append(
             [np.random.default_rng([seed, number, 1 + each]).permutation(pool)[:shots] for each in range(draws)]
+        )
+    if alike:
+        warnings.warn(
+            f"{len(alike)} of {len(classes)} classes have only {shots + 1} photos, such as {alike[0]!r:.60}: all draws "
+            f"of {shots} shots have the same photos of them, so intervals are too narrow: use smaller --shots",
+            stacklevel=2,
         )
     return Draws(np.concatenate(held_out), np.array(rows).transpose(1, 0, 2))
 

@@ -167,13 +167,15 @@ def _results(path: str | Path) -> Iterable[EvalResult]:
                 metric_type=kind,
                 metric_name=f"{name} x 100",
                 metric_value=round(100 * report[name], 2),
-                metric_args={"N": report["N"], "budget": report["budget"], **_search(report)},
+                metric_args={"N": report["N"], "budget": report["budget"], **_conditions(report)},
             )
 
 
-def _search(report: Mapping[str, Any]) -> dict[str, Any]:
-    found = report.get("generation")
-    return {"num_beams": found["num_beams"]} if isinstance(found, dict) and "num_beams" in found else {}
+def _conditions(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Further settings that a score depends on, as far as they are known."""
+    generation = report.get("generation")
+    beams = generation.get("num_beams") if isinstance(generation, dict) else None
+    return ({} if beams is None else {"num_beams": beams}) | ({"int8": True} if report.get("int8") is True else {})
 
 
 def _page(data: Any, facts: Facts, name: str) -> str:
