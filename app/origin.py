@@ -23,7 +23,7 @@ class Names:
     """
 
     def __init__(self, host: str, others: Iterable[str] = ()):
-        self.all = LOOPBACK | {host.strip("[]").lower()} - EVERYWHERE | {name.lower() for name in others}
+        self.all = LOOPBACK | {host.strip("[]").lower()} - EVERYWHERE | {_bare(name) for name in others}
         self.any_address = host.strip("[]") in EVERYWHERE
         if self.any_address:
             name = socket.gethostname().lower()
@@ -36,11 +36,8 @@ class Names:
             host: The header.
             also: One more name that it has at the moment.
         """
-        try:
-            name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
-        except ValueError:
-            return False
-        return name in self.all or (self.any_address and _is_address(name)) or (bool(name) and name == also)
+        name = _bare(host)
+        return bool(name) and (name in self.all or (self.any_address and _is_address(name)) or name == also)
 
 
 def problem_with(method: str, headers: Mapping[str, str]) -> str | None:
@@ -63,6 +60,20 @@ def _is_foreign(headers: Mapping[str, str]) -> bool:
     if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
         return True
     return headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server that listens on this host."""
+    name = host.strip("[]").lower()
+    return name in LOOPBACK or (_is_address(name) and ipaddress.ip_address(name).is_loopback)
+
+
+def _bare(host: str) -> str:
+    """A host without port, brackets and final dot; "" if it is none."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return ""
 
 
 def _is_address(name: str) -> bool:

@@ -100,7 +100,7 @@ def caption(
         if place is not None:
             place.close()
     if tally is not None:  # the first process speaks for all
-        found = without(found, getattr(place, "files", {}).values())
+        found = without(found, place.outputs if place else ())
         for remark in [*found.remarks(), *about_videos, *tally.remarks(out or sidecar)]:
             say(remark)
         raise typer.Exit(1 if tally.unreadable or not found.complete else 0)

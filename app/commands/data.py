@@ -47,6 +47,8 @@ def data(
     else:
         _print(found)
     if found.problems:
+        if out:
+            say(f"nothing is written to {out}: mend the problems first")
         raise typer.Exit(1)
     if to and out:
         sets = read_all(folder)

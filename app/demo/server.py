@@ -16,6 +16,7 @@ from vlcap.captioner import Captioner
 
 from ..address import HERE, AddressError, check_address
 from ..ending import ends_as_interrupts
+from ..origin import is_loopback
 from .guard import Guard
 from .page import build
 from .uploads import Uploads, own_folder
@@ -126,7 +127,7 @@ def serve(
     share: bool = False,
 ) -> None:
     """Prints the page's address and serves it until Ctrl-C, SIGTERM or SIGHUP. Arguments as for `start`."""
-    if host not in (HERE, "localhost"):
+    if not is_loopback(host):
         _warn(f"--host {host}: everyone who can reach this machine over the network can use the page")
     if share:
         _warn("--share: the page gets a public link, through a server run by Gradio; anyone with the link can use it")

@@ -12,7 +12,7 @@ from vlcap.bulk.work import captions_of
 
 from ..address import HERE, AddressError, listening
 from ..ending import ends_as_interrupts
-from ..origin import Names
+from ..origin import Names, is_loopback
 from ..printing import say
 from .intake import Intake
 from .metrics import Metrics
@@ -131,7 +131,7 @@ def serve(
         ApiKeyError: $VLCAP_API_KEY is not usable.
     """
     key = key_asked_for()
-    if host not in (HERE, "localhost"):
+    if not is_loopback(host):
         others = f"warning: --host {host}: everyone who can reach this machine over the network can use the server"
         say(others + (f", with the key in ${KEY}" if key else f"; ${KEY} sets a key"))
     service = None

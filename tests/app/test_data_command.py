@@ -73,6 +73,14 @@ def test_names_that_a_layout_cannot_tell_apart_are_changed(tmp_path: Path):
     assert read_captions(tmp_path / "csv", "train").references() == {n: [f"photo {n}"] for n in range(1, 8)}
 
 
+@pytest.mark.parametrize("to", WRITERS)
+def test_a_caption_that_looks_like_a_list_stays_one(tmp_path: Path, to: str):
+    put(tmp_path / "in/train/1.png", png(1))
+    put(tmp_path / "in/train/1.txt", '["a dog"]\n')
+    convert(read_all(tmp_path / "in"), to, tmp_path / "out")
+    assert read_captions(tmp_path / "out", "train").captions == [['["a dog"]']]
+
+
 def test_a_split_whose_name_is_too_long_for_a_file_is_refused(tmp_path: Path):
     put(tmp_path / "in/1.png", png(1))
     put(tmp_path / "in/metadata.csv", f"file_name,caption,split\n1.png,a dog,{'x' * 300}\n")

@@ -206,7 +206,7 @@ def test_a_run_knows_what_it_began_from(captioned_folder, encoder, tmp_path):
         caption(tmp_path / "run", captioned_folder, f"encoder={one}")
     caption(tmp_path / "run", captioned_folder, f"encoder={two}")
     Encoder.create("lookupvit_test_patch8_48").save_pretrained(two)
-    with pytest.raises(TrainingError, match="begun from another encoder than"):
+    with pytest.raises(TrainingError, match="begun with another encoder, not"):
         caption(tmp_path / "run", captioned_folder, f"encoder={two}")
 
 

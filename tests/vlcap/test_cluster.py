@@ -161,6 +161,11 @@ def test_sources(photos, tmp_path):
     assert sorted(local.containers) == [str(place / name) for name in tables] and not local.named
     assert local.others == [str(place / "photos.parquet")] and local.complete
     shutil.rmtree(place / "photos" / "out")
+    (tmp_path / "archives" / "empty").mkdir(parents=True)
+    shutil.copy(place / "photos.tar", tmp_path / "archives")
+    alone = find_sources([str(tmp_path / "archives"), str(tmp_path / "archives" / "empty")], tmp_path / "out")
+    assert alone.containers == [str(tmp_path / "archives" / "photos.tar")]
+    assert alone.photos == [str(tmp_path / "archives" / "empty")]  # a folder without photos, which is reported
     there = find_sources([f"file://{place}"], tmp_path)
     assert there.photos == [f"file://{place / name}" for name in names] and there.roots == []
     assert sorted(there.containers) == [f"file://{place / name}" for name in tables]

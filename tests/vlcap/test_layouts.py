@@ -119,6 +119,25 @@ def test_splits_in_names_of_files(name: str, split: str | None):
     assert split_in_name(name) == split
 
 
+@pytest.mark.parametrize(
+    ("path", "split"),
+    [
+        ("train/1.jpg", "train"),
+        ("images/val2017/more/1.jpg", "val2017"),
+        ("test.jpg", None),
+        ("/home/dev/photos/1.jpg", None),
+        ("/home/ann/flickr/train/1.jpg", "train"),
+        (r"C:\Users\dev\1.jpg", "dev"),
+        (r"C:\Users\dev\photos\1.jpg", None),
+        ("https://cdn.example.org/test/photos/1.jpg", None),
+    ],
+)
+def test_splits_in_names_of_folders(path: str, split: str | None):
+    from vlcap.data.splits import split_of_folder
+
+    assert split_of_folder(path) == split
+
+
 def test_photos_without_a_split_among_others_are_refused(tmp_path: Path):
     folder = layouts.sidecars(tmp_path)
     put(folder / "51.png", png(51))

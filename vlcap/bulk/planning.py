@@ -79,9 +79,11 @@ def find_sources(names: Sequence[str], out: Path) -> Sources:
     found.named |= set(tables)
     photos = find_images([path for path in paths if path not in tables])
     found.problems += photos.problems
-    found.photos += map(str, photos.images)
     place = Path(os.path.realpath(out))
     found._keep([str(path) for path in photos.others if place not in Path(os.path.realpath(path)).parents])
+    for path in photos.images:  # a folder among them has no photos; that is right if it has archives or tables
+        if not (path.is_dir() and any(Path(each).is_relative_to(path) for each in found.containers)):
+            found.photos.append(str(path))
     found.roots = [path for path in dict.fromkeys(paths) if os.path.exists(path)]
     for name in names:
         if is_url(name):
@@ -175,7 +177,8 @@ def _parquet_units(place: str, size: int) -> list[Unit]:
         kind = next((each.type for each in kind if each.name == "bytes"), None)
     if kind is None or not (types.is_binary(kind) or types.is_large_binary(kind)):
         raise NoPhotosError(
-            f"{place}: needs a column {COLUMN} with the bytes of photos, there is {', '.join(schema.names):.200}"
+            f"{place}: needs a column {COLUMN} with the bytes of photos, there is "
+            f"{', '.join(f'{each.name} ({each.type})' for each in schema):.200}"
         )
     if not rows:
         raise DamagedError("there are no rows in it")

@@ -46,6 +46,7 @@ class Sidecars:
     Attributes:
         photos: The photos to caption.
         skipped: Number of photos that have such a file already.
+        outputs: What is written.
 
     Raises:
         SidecarError: Two photos would share a file, or a file exists that must not be changed, or the suffix is
@@ -60,6 +61,7 @@ class Sidecars:
         self.suffix, self.existing = suffix, existing
         there = [photo for photo in photos if os.path.lexists(photo) and not os.path.isdir(photo)]
         self.files = {photo: beside(photo, suffix) for photo in there}
+        self.outputs = tuple(self.files.values())
         self._check_names()
         folders = sorted({file.parent for file in self.files.values()})
         for folder in folders:

@@ -36,13 +36,16 @@ class Table:
         file: The file; its suffix says which format.
         existing: What to do if it exists. None refuses.
 
+    Attributes:
+        outputs: What is written.
+
     Raises:
         TableError: The file exists and must not be written, or is none that we can read; or its suffix is unknown.
         OutputError: Its folder cannot be written to.
     """
 
     def __init__(self, file: Path, existing: Existing | None = None):
-        self.file, self.existing = file, existing
+        self.file, self.existing, self.outputs = file, existing, (file,)
         self.is_first = not processes.several() or processes.connect()
         format_of(file)
         if file.is_dir():

@@ -170,7 +170,9 @@ def _write_csv(folder: Path, splits: Splits) -> None:
         rows.writerow(["image", "caption", "image_id", "split"])
         for photo in _write_photos(folder, splits):
             for text in photo.captions:
-                rows.writerow([f"{photo.split}/{photo.name}", text, photo.image_id, photo.split])
+                # A text that would be read as a list of texts is written as one.
+                cell = json.dumps([text], ensure_ascii=False) if text.startswith('["') else text
+                rows.writerow([f"{photo.split}/{photo.name}", cell, photo.image_id, photo.split])
 
 
 def _write_webdataset(folder: Path, splits: Splits) -> None:

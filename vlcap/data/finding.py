@@ -141,9 +141,9 @@ def find_images(paths: Iterable[str | os.PathLike], videos: bool = False) -> Fou
 
 
 def without(found: Found, files: Iterable[Path]) -> Found:
-    """What was found, without these among the skipped files: captions that vlcap itself writes beside photos."""
-    known = set(files)
-    return replace(found, others=[path for path in found.others if path not in known])
+    """What was found, without these among the skipped files: captions that vlcap itself writes."""
+    known = {os.path.abspath(file) for file in files}
+    return replace(found, others=[path for path in found.others if os.path.abspath(path) not in known])
 
 
 def is_image_name(name: str) -> bool:

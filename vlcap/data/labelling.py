@@ -11,7 +11,7 @@ from .finding import is_image_name
 from .layouts import COCO_FILE, coco_photos
 from .listed import Entry, Listed, Listing
 from .names import listed
-from .splits import split_in_name, split_of_folder
+from .splits import split_of_file, split_of_folder
 
 KEYS = (b'"images"', b'"annotations"', b'"caption"', b'"file_name"')
 
@@ -24,7 +24,7 @@ def find_labelling(folder: Path) -> Listed | None:
     """
     below = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
     files = _files_in(folder) or [path for place in below for path in _files_in(place)]
-    if len(files) > 1 and any(_split_of_file(path, folder) is None for path in files):
+    if len(files) > 1 and any(split_of_file(path, folder) is None for path in files):
         raise CaptionDataError(
             f"{folder}: only one of {listed(str(path.relative_to(folder)) for path in files)} can be read: "
             "name each by its split, or move the others elsewhere"
@@ -54,15 +54,11 @@ def _is_coco(path: Path) -> bool:
         return False
 
 
-def _split_of_file(path: Path, folder: Path) -> str | None:
-    return split_of_folder(path.relative_to(folder).as_posix()) or split_in_name(path.stem)
-
-
 def _read_labelling(folder: Path, files: list[Path], below: list[Path]) -> Listing:
     found = Listing(files, places=list(dict.fromkeys(["", "images", "data", *(path.name for path in below)])))
     for path in files:
         place = path.parent.relative_to(folder).as_posix()
-        split = _split_of_file(path, folder)
+        split = split_of_file(path, folder)
         try:
             photos = coco_photos(path)
         except CaptionDataError as error:

@@ -19,7 +19,7 @@ from .listed import Entry, Listed, Listing
 from .names import listed, shown
 from .photo_sources import ArchivedPhoto
 from .sidecars import lines_of
-from .splits import split_in_name, split_of_folder
+from .splits import split_of_file
 
 MAX_TEXT = 1024**2  # bytes of a text in an archive
 
@@ -37,7 +37,7 @@ def find_shards(folder: Path) -> Listed | None:
         return None
     splits: dict[str | None, list[Path]] = {}
     for path in files:
-        splits.setdefault(_split_of(path, folder), []).append(path)
+        splits.setdefault(split_of_file(path, folder), []).append(path)
     named = {split: paths for split, paths in splits.items() if split is not None}
 
     def narrow(split: str) -> Listed:
@@ -48,17 +48,12 @@ def find_shards(folder: Path) -> Listed | None:
     return replace(everything, narrow=narrow) if len(named) == len(splits) else everything
 
 
-def _split_of(path: Path, folder: Path) -> str | None:
-    """The split that an archive's folder or name says."""
-    return split_of_folder(path.relative_to(folder).as_posix()) or split_in_name(path.stem)
-
-
 def _read_shards(folder: Path, files: list[Path]) -> Listing:
     found = Listing(files)
     alone: list[str] = []
     for path in files:
         place = path.relative_to(folder).as_posix()
-        split = _split_of(path, folder)
+        split = split_of_file(path, folder)
         try:
             samples = _samples(path)
             for key, sample in samples.items():

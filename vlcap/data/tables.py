@@ -22,7 +22,7 @@ from .caption_files import MAX_BYTES, text_of, whole_id
 from .caption_set import CaptionDataError
 from .listed import Entry, Listed, Listing
 from .names import listed, shown
-from .splits import split_in_name, split_of_folder
+from .splits import split_of_file, split_of_folder
 
 METADATA = ("metadata.jsonl", "metadata.csv")  # of Hugging Face's imagefolder
 TEXT_TABLE = re.compile(r"(?!.*lemma).*(captions?|token|results)\b.*", re.IGNORECASE)  # .txt files that may be tables
@@ -78,7 +78,7 @@ def find_tables(folder: Path, metadata: bool) -> Listed | None:
     files = here or [path for place in below for path in _tables_in(place, metadata)]
     if not files:
         return None
-    if (here or not metadata) and len(files) > 1 and any(_split_of_file(path, folder) is None for path in files):
+    if (here or not metadata) and len(files) > 1 and any(split_of_file(path, folder) is None for path in files):
         raise CaptionDataError(
             f"{folder}: only one of {listed(str(path.relative_to(folder)) for path in files)} can be read: "
             "name each by its split, or move the others elsewhere"
@@ -170,17 +170,12 @@ def read_text(path: Path) -> str:
         raise CaptionDataError(f"{path}, line {line}: not UTF-8: save the file as UTF-8") from error
 
 
-def _split_of_file(path: Path, folder: Path) -> str | None:
-    """The split that a file's folder or name says."""
-    return split_of_folder(path.relative_to(folder).as_posix()) or split_in_name(path.stem)
-
-
 def _read_tables(folder: Path, files: list[Path], below: list[str]) -> Listing:
     """Reads tables into a listing. `below` has the names of the folders right below the folder, for photos."""
     found = Listing(files, places=list(dict.fromkeys(["", "images", *below])))
     for path in files:
         place = path.parent.relative_to(folder).as_posix()
-        split = _split_of_file(path, folder)
+        split = split_of_file(path, folder)
         lists = _split_lists(path.parent)
         left_out: set[str] = set()
         for line, columns, row in _rows(path, found):

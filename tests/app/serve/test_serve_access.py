@@ -11,6 +11,7 @@ import pytest
 from openai import OpenAI
 
 from app.address import AddressError
+from app.origin import Names, is_loopback
 from app.serve import intake, server
 from app.serve.middleware import KEY, ApiKeyError, key_asked_for
 from app.serve.model import ServedModel
@@ -110,6 +111,18 @@ def test_a_name_that_its_owner_gave(locked):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["captions.example", "Captions.Example.", "captions.example:8000"])
+def test_a_name_may_come_with_a_port(name):
+    names = Names("0.0.0.0", [name])
+    assert names.has("captions.example") and names.has("captions.example.:443") and names.has("[::1]:80")
+    assert not names.has("") and not names.has("other.example") and not names.has("[")
+
+
+def test_what_only_this_machine_reaches():
+    assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.0.0.9", "::1", "[::1]")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.0.1", "captions.example")))
+
+
 def test_too_large(client, service):
     with pytest.raises(openai.APIStatusError, match="at most 20 MB") as error:
         client.chat.completions.create(model="tiny_random", messages=messages(data_uri(bytes(16 * 1024**2))))
