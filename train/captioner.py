@@ -43,7 +43,7 @@ from .frozen import Frozen
 from .loop import Evaluation, Loss, TrainingError, fit
 from .new_decoder import RANDOM, check_decoder, keeps_case, new_captioner
 from .new_encoder import check_choice, choose_encoder
-from .photos import take
+from .photos import augmentation_of, take
 from .recipe import Recipe
 from .run_folder import Data
 from .sampling import SeededDataset
@@ -236,12 +236,7 @@ class Captioning:
         if recipe.budgets:
             self.model.encoder.set_budgets(recipe.budgets)
         self.pixels = self.model.encoder.pixels
-        augmentation = {
-            "scale": recipe.scale,
-            "hflip": recipe.hflip,
-            "auto_augment": recipe.auto_augment,
-            "color_jitter": recipe.color_jitter,
-        }
+        augmentation = augmentation_of(recipe)
         self.train_set: CaptionedPhotos | StreamedPhotos
         if recipe.cache_views:
             self.train_set = self._cached(train, recipe.cache_views, augmentation, recipe.captions_per_photo)

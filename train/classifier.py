@@ -33,11 +33,12 @@ from .labels import (
     LabelledPhotos,
     LabelledSet,
     join_labelled,
+    limited,
     read_labelled,
     read_words,
-    take,
 )
 from .loop import Evaluation, Loss, TrainingError, fit
+from .photos import augmentation_of
 from .pretrained import PretrainedError, load_classifier
 from .recipe import Recipe
 from .run_folder import Data
@@ -133,12 +134,7 @@ class Classification:
         check_kind(recipe.encoder, frames, (train, val))
         check_settings(frames, recipe)
         self.frozen = self._frozen()
-        augmentation: dict[str, Any] = {
-            "scale": recipe.scale,
-            "hflip": recipe.hflip,
-            "auto_augment": recipe.auto_augment,
-            "color_jitter": recipe.color_jitter,
-        }
+        augmentation = augmentation_of(recipe)
         augment, plain = self.pixels.train_transform(**augmentation), self.pixels.eval_transform()
         self.train_set: LabelledPhotos | StreamedPhotos
         if recipe.cache_views:
@@ -179,14 +175,14 @@ class Classification:
         val_limit = recipe.val_limit or recipe.limit
         if recipe.target == "words":
             train = read_words(data, "train", recipe.words, limit=recipe.limit)
-            return train, take(read_words(data, "val", recipe.words, train.classes, recipe.limit), val_limit)
+            return train, limited(read_words(data, "val", recipe.words, train.classes, recipe.limit), val_limit)
         if recipe.stream:
             if len(data) != 1:
                 raise LabelError(f"stream=true takes one --data, not {len(data)}")
             stream = read_stream(data[0], "train", recipe.classes)
-            return stream, join_labelled([take(read_labelled(data[0], "val"), val_limit)], stream.classes)
-        train = join_labelled([take(read_labelled(each, "train"), recipe.limit) for each in data])
-        return train, join_labelled([take(read_labelled(each, "val"), val_limit) for each in data], train.classes)
+            return stream, join_labelled([limited(read_labelled(data[0], "val"), val_limit)], stream.classes)
+        train = join_labelled([limited(read_labelled(each, "train"), recipe.limit) for each in data])
+        return train, join_labelled([limited(read_labelled(each, "val"), val_limit) for each in data], train.classes)
 
     def _frozen(self) -> Frozen:
         """The networks that don't learn: a hybrid's trunk if its features are cached, and a teacher."""

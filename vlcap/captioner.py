@@ -30,7 +30,7 @@ from .data.images import load_image
 from .data.pixels import PixelConfig
 from .engines.choose import choose, torch_engine
 from .engines.interface import Engine, Facts, encode
-from .errors import CaptionerError, VlcapError
+from .errors import CaptionerError, VlcapError, reason
 from .model.finding import find_folder
 from .model.search import Watch, Written, find_captions, find_several
 from .model.tokenizer import EOS, PAD, START
@@ -144,8 +144,7 @@ class Captioner:
         except CaptionerError:
             raise
         except (OSError, ValueError, VlcapError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise CaptionerError(f"no captioner can be loaded from {source}: {reason}") from error
+            raise CaptionerError(f"no captioner can be loaded from {source}: {reason(error, 600)}") from error
         loaded = cls(made, "bundled" if is_bundled else Path(source).resolve().name, is_bundled)
         loaded.folder = folder
         return loaded

@@ -11,6 +11,11 @@ class CaptionerError(VlcapError, ValueError):
     """A captioner cannot be loaded, or cannot do what it was asked for."""
 
 
+def reason(error: BaseException, most: int = 300) -> str:
+    """What another library's error says, on one line of so many letters; the error's type if it says nothing."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:most]
+
+
 def is_expected(error: BaseException) -> bool:
     """Whether a person can act on an error: it comes from this project or from the system. Any other is a bug."""
     encoders = sys.modules.get("encoders.errors")  # who raised one of its errors has imported it; it brings torch along

@@ -89,7 +89,7 @@ def _evaluate_classifier(
     as_json: bool,
 ) -> None:
     from train.clips import check_kind
-    from train.labels import join_labelled, read_labelled, take
+    from train.labels import join_labelled, limited, read_labelled
     from vlcap.evaluation.classifier import check_budgets, evaluate_classifier, load_classifier, written
     from vlcap.files.results import results
     from vlcap.processes import connect
@@ -100,7 +100,7 @@ def _evaluate_classifier(
     loading.hide_loading_bars()
     encoder = load_classifier(classifier)
     sides = check_budgets(encoder, None if side is None else [side])
-    labelled = join_labelled([take(read_labelled(data, split), limit)], encoder.config.classes)
+    labelled = join_labelled([limited(read_labelled(data, split), limit)], encoder.config.classes)
     check_kind(encoder.config.architecture, encoder.frames, [labelled])
     first = connect()
 

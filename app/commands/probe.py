@@ -121,11 +121,11 @@ def _corrupt(
 def _read(data: str, split: str, limit: int | None) -> tuple[Any, Any]:
     """The train split, and the split that is tested with the same class numbers."""
     from train.clips import check_kind
-    from train.labels import join_labelled, read_labelled, take
+    from train.labels import join_labelled, limited, read_labelled
 
     train = read_labelled(data, "train")
     check_kind("vlcap probe", None, [train])
-    return train, join_labelled([take(read_labelled(data, split), limit)], train.classes)
+    return train, join_labelled([limited(read_labelled(data, split), limit)], train.classes)
 
 
 def _subjects(encoders: list[str] | None, budgets: list[int] | None, reduce: Any, pooled: Any, test: Any) -> list[Any]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from ..captioner import Captioner, find_captioner
 from ..engines.choose import CHOICE
-from ..errors import VlcapError
+from ..errors import VlcapError, reason
 from ..model.finding import digests_of
 from .planning import NoPhotosError, Sources, units_of, units_of_files
 from .rows import Row
@@ -121,8 +121,7 @@ def connected(address: str | None) -> Iterator[Any]:
         try:
             ray.init(address=place, logging_level="ERROR", log_to_driver=False, **local)
         except Exception as error:  # ConnectionError, RuntimeError, ValueError and others
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ClusterError(f"Ray: cannot connect to {place} ({reason:.300})") from error
+            raise ClusterError(f"Ray: cannot connect to {place} ({reason(error)})") from error
     try:
         yield ray
     finally:
@@ -222,7 +221,7 @@ def caption_units(
             except SourceError as error:
                 yield number, str(error), None
             except ray.exceptions.RayError as error:
-                yield number, " ".join(str(error).split())[:300], None
+                yield number, reason(error), None
             else:
                 yield number, rows, counts
     finally:

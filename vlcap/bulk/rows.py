@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import VlcapError
+from ..errors import VlcapError, reason
 
 COLUMNS = ("image", "caption", "score", "budget", "problem")
 FORMULA = "=+-@\t\r"  # what a spreadsheet starts a formula with
@@ -194,9 +194,8 @@ def read_rows(path: Path, content: bytes) -> list[tuple[str, str]]:
     try:
         return format_of(path).read(content)
     except Exception as error:  # pyarrow, csv, json and Unicode each raise their own
-        reason = " ".join(str(error).split())
         raise TableError(
-            f"{path}: not a file of captions as vlcap writes it ({reason:.200}): choose another name"
+            f"{path}: not a file of captions as vlcap writes it ({reason(error, 200)}): choose another name"
         ) from error
 
 

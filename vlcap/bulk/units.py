@@ -19,7 +19,7 @@ from PIL import Image
 from ..data.finding import SUFFIXES, UNREAD_SUFFIXES
 from ..data.images import ImageError, load_image, one_line
 from ..data.names import shown
-from ..errors import VlcapError
+from ..errors import VlcapError, reason
 from .rows import name_in
 
 MAX_PHOTO = 256 * 1024**2  # bytes of a photo in an archive, a table or at a URL, which are held in memory
@@ -134,7 +134,7 @@ def filesystem(url: str) -> tuple[Any, str]:
 
         return fsspec.core.url_to_fs(url)
     except Exception as error:  # ImportError names the package; ValueError the unknown protocol
-        raise SourceError(f"{url}: cannot be opened ({_reason(error)})") from error
+        raise SourceError(f"{url}: cannot be opened ({reason(error, 200)})") from error
 
 
 @contextlib.contextmanager
@@ -159,16 +159,12 @@ def opened(place: str) -> Iterator[tuple[IO[bytes], int]]:
         raise
     except OSError as error:
         if error.errno is None and not is_url(place):  # pyarrow's, of a damaged file
-            raise DamagedError(_reason(error)) from error
-        raise SourceError(f"{place}: cannot be read ({error.strerror or _reason(error)})") from error
+            raise DamagedError(reason(error, 200)) from error
+        raise SourceError(f"{place}: cannot be read ({error.strerror or reason(error, 200)})") from error
     except Exception as error:  # of damaged headers: TarError, ArrowInvalid, ValueError, OverflowError and others
         if is_url(place) and not isinstance(error, (tarfile.TarError, ValueError, ArithmeticError, EOFError)):
-            raise SourceError(f"{place}: cannot be read ({_reason(error)})") from error  # the server's
-        raise DamagedError(_reason(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    return f"{' '.join(str(error).split()) or type(error).__name__:.200}"
+            raise SourceError(f"{place}: cannot be read ({reason(error, 200)})") from error  # the server's
+        raise DamagedError(reason(error, 200)) from error
 
 
 def _download(url: str) -> bytes:
@@ -180,7 +176,7 @@ def _download(url: str) -> bytes:
     except FileNotFoundError:
         raise ImageError(f"{one_line(url)}: no such file") from None
     except Exception as error:  # each file system raises its own
-        raise SourceError(f"{url}: cannot be read ({_reason(error)})") from error
+        raise SourceError(f"{url}: cannot be read ({reason(error, 200)})") from error
     if len(content) > MAX_PHOTO:
         raise ImageError(f"{one_line(url)}: too large, the limit is {MAX_PHOTO // 1024**2} MB")
     return content

@@ -6,7 +6,7 @@ import json
 import re
 import tarfile
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import IO, Any
 from PIL import Image
 
 from ..files.writing import check_new, new_tree
+from ..tracking import Track, no_track
 from .building import numbers_of
 from .caption_set import CaptionDataError, CaptionSet
 from .finding import is_image_name, is_video_name
@@ -27,8 +28,6 @@ ROWS = 100  # photos in memory while parquet is written
 LONGEST_SPLIT = 100  # bytes; it is part of file names, which most systems end at 255 bytes
 UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')  # not in file names of every system
 SUFFIX_OF = {"JPEG": ".jpg", "JPEG2000": ".jp2", "TIFF": ".tif"}  # else the format's name in lower case
-
-Track = Callable[[Iterable[int], int, str], Iterable[int]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Photo:
         return self.name.rpartition(".")[0]
 
 
-def convert(sets: Sequence[CaptionSet], to: str, out: Path, track: Track = lambda items, *_: items) -> list[str]:
+def convert(sets: Sequence[CaptionSet], to: str, out: Path, track: Track = no_track) -> list[str]:
     """Writes all splits of a data set in a layout.
 
     Args:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..errors import reason
 from .building import matching_split
 from .caption_files import text_of, whole_id
 from .caption_set import CaptionDataError
@@ -107,8 +108,7 @@ def _samples(path: Path) -> dict[str, dict[str, ArchivedPhoto]]:
     except OSError as error:
         raise CaptionDataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # of damaged headers: TarError, but ValueError, OverflowError and others too
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise CaptionDataError(f"{path}: cannot be read as an uncompressed tar file ({reason:.200})") from error
+        raise CaptionDataError(f"{path}: cannot be read as an uncompressed tar file ({reason(error, 200)})") from error
     return found
 
 

@@ -2,18 +2,17 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..tracking import Track, no_track
 from .caption_set import CaptionDataError, CaptionSet
 from .captions import absolute, find_layouts, no_captions
 from .finding import find_images
 from .images import ImageError
 from .layouts import Layout
 from .listed import Listed
-
-Track = Callable[[Iterable[int], int, str], Iterable[int]]
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Survey:
     others: list[str]
 
 
-def survey(folder: str | os.PathLike, check_photos: bool = False, track: Track = lambda items, *_: items) -> Survey:
+def survey(folder: str | os.PathLike, check_photos: bool = False, track: Track = no_track) -> Survey:
     """Reads all splits of a folder and counts what is in them.
 
     Args:

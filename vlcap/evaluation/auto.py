@@ -10,7 +10,8 @@ import numpy as np
 from ..auto_budget import AutoBudget, Point, curve, fit
 from ..captioner import Captioner, CaptionerError
 from ..data.captions import CaptionSet
-from .costs import Track, count_decoder_gflops, no_track
+from ..tracking import Track, no_track
+from .costs import count_decoder_gflops
 from .evaluate import predict
 from .metrics import check_references, score
 

@@ -33,8 +33,9 @@ from ..bench.machine import describe_device, versions
 from ..captioner import Captioner, CaptionerError
 from ..data.captions import CaptionSet, read_coco_results, write_coco_results
 from ..files.results import check_folder
+from ..tracking import Track, no_track
 from .bootstrap import LEVEL, bootstrap, interval, paired_differences
-from .costs import Track, measure_ms, no_track
+from .costs import measure_ms
 from .evaluate import predict
 from .hugging_face import HuggingFaceCaptioner
 from .metrics import Scores, check_predictions, check_references, score

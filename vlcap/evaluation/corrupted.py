@@ -23,9 +23,9 @@ from rich.table import Table
 
 from ..data.captions import CaptionSet
 from ..data.corruptions import CORRUPTIONS, PACKAGE, SEVERITIES, SIZE, bring_to_size, check_corruptions, corrupt
+from ..tracking import Track, no_track
 from .bootstrap import LEVEL, bootstrap, interval
 from .compare import DRAWS, Contender, caption_split
-from .costs import Track, no_track
 from .metrics import score
 from .subjects import subject
 from .terminal import terminal_table

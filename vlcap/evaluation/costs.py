@@ -2,7 +2,7 @@
 
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,14 +12,8 @@ from encoders.cost import count_gflops_of
 
 from ..bench.timing import paired_times
 from ..captioner import Captioner
+from ..tracking import Track, no_track
 from .hugging_face import HuggingFaceCaptioner
-
-Track = Callable[[Iterable, int, str], Iterable]  # (items, how many, what) -> the items, with progress shown
-
-
-def no_track(items: Iterable, total: int, what: str) -> Iterable:
-    """The `Track` that shows nothing."""
-    return items
 
 
 def count_decoder_gflops(captioner: Captioner, tokens: int, length: int, **generation: Any) -> float:

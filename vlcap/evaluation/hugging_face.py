@@ -23,7 +23,7 @@ from encoders.cost import count_gflops_of, count_parameters
 
 from ..captioner import Caption
 from ..data.images import load_image
-from ..errors import CaptionerError
+from ..errors import CaptionerError, reason
 from ..files.writing import digest_file
 from ..model.encoder import EncoderConfig
 from ..model.finding import find_folder
@@ -205,8 +205,7 @@ def load_hugging_face(name: str, device: str | None = None) -> HuggingFaceCaptio
     except CaptionerError as error:
         raise CaptionerError(f"{PREFIX}{name}: {error}") from None
     except Exception as error:  # a folder's settings make these libraries raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise CaptionerError(f"{PREFIX}{name}: no captioner can be loaded: {reason:.300}") from error
+        raise CaptionerError(f"{PREFIX}{name}: no captioner can be loaded: {reason(error)}") from error
     if missing := sorted(key for key in loaded["missing_keys"] if UNUSED not in key):
         raise CaptionerError(f"{PREFIX}{name}: its weights lack {len(missing)} tensors, the first is {missing[0]}")
     found = device or ("cuda" if torch.cuda.is_available() else "cpu")

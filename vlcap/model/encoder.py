@@ -15,6 +15,7 @@ from encoders.cost import count_gflops
 from encoders.vittm import older_arguments
 
 from ..data.images import PixelConfig
+from ..errors import reason
 from .folder import MAX_CLIP, MAX_GRID, ModelFolderError, WeightFile, check_encoder_settings, check_numbers, read_json
 from .processor import save_processor
 
@@ -345,8 +346,7 @@ def describe(kind: type[PreTrainedModel], config: Any) -> Any:
             encoder.check_settings()
         return model
     except Exception as error:  # settings that do not fit make timm, Hugging Face and torch raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ModelFolderError(f"config.json describes no model that works: {reason:.300}") from error
+        raise ModelFolderError(f"config.json describes no model that works: {reason(error)}") from error
 
 
 def digest_weights(model: torch.nn.Module) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..errors import reason
 from ..files.writing import digest_file
 
 FILES = (
@@ -45,8 +46,7 @@ def find_folder(name: str, wanted: Sequence[str] = FILES) -> Path:
     try:
         return Path(snapshot_download(identifier, revision=revision or None, allow_patterns=list(wanted)))
     except (OSError, ValueError) as error:  # no such name, no such repository, no network
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise OSError(f"there is no such folder, and not on the Hugging Face hub either: {reason:.300}") from error
+        raise OSError(f"there is no such folder, and not on the Hugging Face hub either: {reason(error)}") from error
 
 
 def digests_of(folder: Path) -> dict[str, str]:

@@ -23,7 +23,7 @@ from torch.nn.modules.module import (
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 from transformers.activations import ACT2FN
 
-from ..errors import VlcapError
+from ..errors import VlcapError, reason
 from ..files.json_file import load_json
 from .tokenizer import EOS, PAD, START
 
@@ -135,8 +135,7 @@ def describe_decoder(config: GPT2Config) -> GPT2LMHeadModel:
         with torch.device("meta"):
             return GPT2LMHeadModel(config)
     except Exception as error:  # settings that do not fit make Hugging Face and torch raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ModelFolderError(f"config.json describes no decoder that works: {reason:.300}") from error
+        raise ModelFolderError(f"config.json describes no decoder that works: {reason(error)}") from error
 
 
 def check_encoder_settings(architecture: Any, model_args: Any) -> None:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
-from ..errors import CaptionerError, VlcapError
+from ..errors import CaptionerError, VlcapError, reason
 from .build import decoder_settings
 from .byte_level import ByteVocabulary
 from .finding import DECODER_FILES, find_folder
@@ -73,8 +73,7 @@ def load_pretrained(
         order = _order(vocabulary if texts is None else vocabulary.used_by(texts), values)
         weights = _read_weights(folder, config)
     except (OSError, ValueError, VlcapError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CaptionerError(f"no pretrained decoder can be loaded from {name}: {reason}") from error
+        raise CaptionerError(f"no pretrained decoder can be loaded from {name}: {reason(error)}") from error
     decoder = GPT2LMHeadModel(
         decoder_settings(
             len(order.ids),

@@ -25,6 +25,7 @@ from encoders import EncoderError, create_encoder
 from encoders.trunk import create_trunk, last_maps
 
 from ..data.images import PixelConfig
+from ..errors import reason
 from .encoder import Encoder
 from .folder import ModelFolderError, WeightFile, check_encoder_settings, read_json
 
@@ -163,10 +164,9 @@ def _from_timm(name: str, model: str) -> Base:
     try:
         made = timm.create_model(model, pretrained=True, num_classes=0)
     except Exception as error:  # from timm or the hub's client: no weights, no network, no space
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelFolderError(
-            f"{name}: timm cannot load its pretrained weights ({reason:.200}). It fetches them from the Hugging Face "
-            "hub once; without a network, give a folder of them as timm:FOLDER"
+            f"{name}: timm cannot load its pretrained weights ({reason(error, 200)}). It fetches them from the Hugging "
+            "Face hub once; without a network, give a folder of them as timm:FOLDER"
         ) from None
     pixels = _pixels(made.pretrained_cfg, None)
     return Base(name, model, {}, pixels, made.state_dict())
@@ -190,8 +190,7 @@ def _from_folder(name: str, folder: Path) -> Base:
         with torch.device("meta"), file.bounds():
             model = create_encoder(architecture, num_classes=0, img_size=pixels.size, **arguments)
     except Exception as error:  # arguments that do not fit make timm and torch raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ModelFolderError(f"config.json describes no model that works: {reason:.300}") from error
+        raise ModelFolderError(f"config.json describes no model that works: {reason(error)}") from error
     return Base(name, architecture, arguments, pixels, file.read(model))
 
 
@@ -214,5 +213,4 @@ def _pixels(cfg: Any, img_size: Any) -> PixelConfig:
     except ModelFolderError:
         raise
     except Exception as error:  # a number in place of a list, a filter that timm does not know ...
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ModelFolderError(f"its pretrained_cfg describes no preprocessing: {reason:.300}") from error
+        raise ModelFolderError(f"its pretrained_cfg describes no preprocessing: {reason(error)}") from error

@@ -24,7 +24,7 @@ import torch
 
 from ..data.labelled import Labelled
 from ..evaluation.bootstrap import bootstrap, interval
-from ..evaluation.costs import Track, no_track
+from ..tracking import Track, no_track
 from .ridge import Linear, ridge, spread
 from .subject import ProbeError, Subject, in_batches
 

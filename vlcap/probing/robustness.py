@@ -23,7 +23,7 @@ import torch
 
 from ..data.corruptions import CORRUPTIONS, SEVERITIES, SIZE, bring_to_size, check_corruptions, corrupt
 from ..data.labelled import Labelled
-from ..evaluation.costs import Track, no_track
+from ..tracking import Track, no_track
 from .ridge import Linear
 from .subject import ProbeError, Subject, in_batches
 

@@ -17,7 +17,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..engines.interface import Facts
-from ..errors import CaptionerError
+from ..errors import CaptionerError, reason
 from ..files.json_file import load_json
 
 CARD = "README.md"
@@ -88,8 +88,7 @@ def _with_metadata(text: str, results: list[EvalResult], about: About) -> str:
     try:
         card = ModelCard(text)
     except Exception as error:  # as in `is_ours`
-        reason = " ".join(str(error).split())
-        raise CaptionerError(f"{CARD} of {about.source}: its metadata cannot be read ({reason:.200})") from None
+        raise CaptionerError(f"{CARD} of {about.source}: its metadata cannot be read ({reason(error, 200)})") from None
     _add(card.data, results, about)
     return str(card)
 

@@ -8,7 +8,7 @@ import torch
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
-from ..errors import CaptionerError
+from ..errors import CaptionerError, reason
 from .card import CARD, About, is_ours, make_card
 from .folder import Published, save_files
 
@@ -56,8 +56,7 @@ def push(
             operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names]
             return api.create_commit(repository, operations=operations, commit_message=commit_message).commit_url
         except Exception as error:  # the hub's client raises its own errors and those of its HTTP library
-            reason = " ".join(str(error).split())
-            raise CaptionerError(f"{repo_id}: not uploaded: {reason:.300}") from error
+            raise CaptionerError(f"{repo_id}: not uploaded: {reason(error)}") from error
 
 
 def _has_a_persons_card(api: HfApi, repository: str) -> bool:
