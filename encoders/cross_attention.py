@@ -66,7 +66,7 @@ class Gather(nn.Module):
 class Infuse(nn.Module):
     """MHBC from compressed to lookup tokens (Algorithm 2), without its residual: `Gather`'s attention, transposed.
 
-    Each head uses the transposed matrix as it is; its rows are not normalised again.
+    Each head uses the transposed matrix as it is; its rows are not normalized again.
     """
 
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True, proj_drop: float = 0.0):

@@ -8,7 +8,7 @@ section 3.1) use a ResNet's feature map in the same way. Everything after the to
     tokens = model.forward_tokens(model.trunk_features(pixels), budget=5)       # the same, from cached features
 
 The trunk is any model that timm can build with `features_only` (timm_encoders.py). One or two of its feature maps are
-normalised, projected to the width of the tokens by 1 x 1 convolutions, and added; the coarser one is resized to the
+normalized, projected to the width of the tokens by 1 x 1 convolutions, and added; the coarser one is resized to the
 finer one.
 
 Legend of shapes

@@ -48,7 +48,7 @@ class TokenEncoder:
     `forward_features`, `forward_head`, `get_classifier`, `reset_classifier`, `group_matcher`, `no_weight_decay` and
     `set_grad_checkpointing`.
 
-    Pixels are normalised as `pretrained_cfg` says: (B, 3, S, S), or (B, 3, T, S, S) where `frames` is set. An encoder
+    Pixels are normalized as `pretrained_cfg` says: (B, 3, S, S), or (B, 3, T, S, S) where `frames` is set. An encoder
     with a trunk also takes the trunk's features in their place. The first three methods raise EncoderError for a budget
     that `check_budget` refuses.
 
@@ -151,8 +151,8 @@ class TokenEncoder:
 class TimmEncoder(TokenEncoder, nn.Module):
     """A timm model with a spatial feature map, behind the contract. It has one budget: its own grid.
 
-    A sequence of tokens, (B, M, D), is given as the model normalises it, class and register tokens included. A
-    convolutional feature map, (B, D, h, w), has no norm of its own: it is layer-normalised over its channels, without
+    A sequence of tokens, (B, M, D), is given as the model normalizes it, class and register tokens included. A
+    convolutional feature map, (B, D, h, w), has no norm of its own: it is layer-normalized over its channels, without
     weights, and flattened row by row.
 
     What the contract does not define is the model's own: `encoder.blocks` is `encoder.wrapped.blocks`.

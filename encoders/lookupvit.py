@@ -14,10 +14,10 @@ Legend of shapes
 
 Where the pseudo-code leaves a choice, we read it so:
 - Attention is multi-head, and each direction has its own output projection: only then does the count of equation 6,
-  (4N + 15M) D^2, hold. Logits are scaled by d^-0.5, as in ViT. Q, K and the infusion's V are layer-normalised over all
+  (4N + 15M) D^2, hold. Logits are scaled by d^-0.5, as in ViT. Q, K and the infusion's V are layer-normalized over all
   D channels, after their projection and before they are split into heads.
-- Algorithm 1 adds AV to its own, already normalised input, and line 3 of Algorithm 4 adds to z_l what Algorithm 2 has
-  already added. We read each step as in ViT: one residual connection around a normalised branch. LN(z_l) of that line
+- Algorithm 1 adds AV to its own, already normalized input, and line 3 of Algorithm 4 adds to z_l what Algorithm 2 has
+  already added. We read each step as in ViT: one residual connection around a normalized branch. LN(z_l) of that line
   then has no effect (V is computed from z_p, and A is given), so it is left out here.
 - Matrix products are computed in the cheaper of two equivalent orders (cross_attention.py). `set_reassociation(False)`
   keeps the paper's order, to count the paper's FLOPs.
@@ -317,7 +317,7 @@ class LookupViT(TokenEncoder, nn.Module):
         """Both streams after the last block, before their norms: (B, M, D) and (B, N, D).
 
         Args:
-            x: Pixels (B, 3, H, W), normalised as `pretrained_cfg` says.
+            x: Pixels (B, 3, H, W), normalized as `pretrained_cfg` says.
             budget: s; None for the model's own.
             lookup_output: False if only the compressed tokens are read. The last block's infusion is then left out, as
                 in the paper's Table 1, and the lookup tokens returned are those before it.
@@ -373,7 +373,7 @@ class LookupViT(TokenEncoder, nn.Module):
         return self._pool(self.forward_features(x, budget))
 
     def forward(self, x: torch.Tensor, budget: int | None = None) -> Any:
-        """Classifies: pixels (B, 3, H, W), normalised -> what `forward_head` says.
+        """Classifies: pixels (B, 3, H, W), normalized -> what `forward_head` says.
 
         Raises:
             EncoderError: The budget is larger than the grid of the image, or the image does not fit the patches.
@@ -382,9 +382,9 @@ class LookupViT(TokenEncoder, nn.Module):
 
 
 def init_weights(module: nn.Module, name: str = "") -> None:
-    """ViT's initialisation, as in AugReg: Xavier for matrices, LeCun for patches, zero for heads."""
+    """ViT's initialization, as in AugReg: Xavier for matrices, LeCun for patches, zero for heads."""
     if ".trunk." in name:
-        return  # timm has initialised a hybrid's convolutions
+        return  # timm has initialized a hybrid's convolutions
     if isinstance(module, nn.Linear):
         if name.startswith("head"):
             nn.init.zeros_(module.weight)

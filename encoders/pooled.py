@@ -1,6 +1,6 @@
 """A convolutional trunk's own features as tokens, pooled to the budget: the baseline for blocks over the same trunk.
 
-Each feature map is layer-normalised over its channels and averaged over an s x s grid; the maps are concatenated along
+Each feature map is layer-normalized over its channels and averaged over an s x s grid; the maps are concatenated along
 their channels. Nothing is learned beyond the trunk. With s as large as the finest map, a decoder reads all features.
 
 Legend of shapes

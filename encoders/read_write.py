@@ -3,7 +3,7 @@
 P. Jajal et al., "Token Turing Machines are Efficient Vision Models", arXiv 2409.07613, sections 3.2.2 and 3.2.3.
 
 Each head takes a source (B, S, D) and a target (B, T, D) and gives what the target receives, (B, T, D). When process
-tokens read, the memory is the source; when they write, it is the target. The input of a head is layer-normalised,
+tokens read, the memory is the source; when they write, it is the target. The input of a head is layer-normalized,
 which the paper finds to help (section 3.2.4).
 
 Legend of shapes
@@ -66,7 +66,7 @@ class ReadWriteHead(nn.Module):
 class LinearHead(ReadWriteHead):
     """Linear attention (equations 5 to 9), with weights that sum to one.
 
-    The attention is that of Katharopoulos et al. (arXiv 2006.16236): equation 8 omits the normaliser of its source.
+    The attention is that of Katharopoulos et al. (arXiv 2006.16236): equation 8 omits the normalizer of its source.
     """
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -66,17 +66,17 @@ class ReducedViT(TimmEncoder):
         return self.wrapped.blocks(x)
 
     def forward_features(self, x: torch.Tensor, budget: int | None = None) -> torch.Tensor:
-        """Pixels (B, 3, S, S) -> the remaining tokens, normalised: (B, P + fewer, D)."""
+        """Pixels (B, 3, S, S) -> the remaining tokens, normalized: (B, P + fewer, D)."""
         vit = self.wrapped
         x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(x))))
         return vit.norm(self.forward_blocks(x, budget))
 
     def attend(self, block: Block, x: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
-        """timm's attention of a block's normalised input (B, N, D), with its queries and keys.
+        """timm's attention of a block's normalized input (B, N, D), with its queries and keys.
 
         Args:
             block: The block.
-            x: Its normalised input.
+            x: Its normalized input.
             bias: Added to the attention's logits; (B, 1, 1, N).
 
         Returns:

@@ -15,7 +15,7 @@ import typer
 
 from train.classifier import mean_average_precision
 from train.frozen import Frozen
-from train.labels import LabelledSet, read_words, take
+from train.labels import LabeledSet, read_words, take
 from train.teacher import start_from
 from vlcap.data.images import PixelConfig
 from vlcap.model.encoder import Encoder
@@ -49,13 +49,13 @@ def main(
         print(f"| {size} | {' | '.join(scores)} |", flush=True)
 
 
-def pooled(frozen: Frozen, labelled: LabelledSet) -> list[np.ndarray]:
+def pooled(frozen: Frozen, labeled: LabeledSet) -> list[np.ndarray]:
     """The mean of each feature map over the photo: (n, C) per map."""
     transform = frozen.pixels.eval_transform()
     means: list[list[np.ndarray]] = [[] for _ in frozen.maps]
-    for start in range(0, len(labelled), CHUNK):
-        rows = range(start, min(start + CHUNK, len(labelled)))
-        maps = frozen.run(torch.stack([transform(labelled.load(row)) for row in rows]))
+    for start in range(0, len(labeled), CHUNK):
+        rows = range(start, min(start + CHUNK, len(labeled)))
+        maps = frozen.run(torch.stack([transform(labeled.load(row)) for row in rows]))
         for kept, each in zip(means, maps, strict=True):
             kept.append(each.mean(axis=(2, 3)))
     return [np.concatenate(each) for each in means]

@@ -48,7 +48,7 @@ class Load:
 
 
 def photos() -> list[bytes]:
-    """The demo's examples and some blocks of colour, as JPEG files."""
+    """The demo's examples and some blocks of color, as JPEG files."""
     found = [Image.open(path) for path in sorted((REPOSITORY / "app" / "demo" / "examples").glob("*.jpg"))]
     files = []
     for each in [*found, *(photo(number).resize((427, 640)) for number in range(4))]:

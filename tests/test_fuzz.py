@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     "readers",
     [
-        "images archives videos coco karpathy references predictions parquet sidecars metadata tables shards labelling",
+        "images archives videos coco karpathy references predictions parquet sidecars metadata tables shards labeling",
         "models encoders decoders bytes clips classes labels recipes layouts",
     ],
 )

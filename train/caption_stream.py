@@ -23,7 +23,7 @@ from vlcap.data.files import file_size, load_files, readable
 from vlcap.data.images import load_image
 from vlcap.data.names import shown
 from vlcap.data.shards import captions_in
-from vlcap.model.tokenizer import normalise_caption
+from vlcap.model.tokenizer import normalize_caption
 
 from .label_files import split_files
 
@@ -75,7 +75,7 @@ class CaptionStream:
         """0 in place of a row's number, the photo, and the pieces of one of its captions."""
         assert self.tokenizer is not None
         text = random.choice(captions_of(row)[: self.captions_per_photo])
-        text = normalise_caption(text, self.lowercase)
+        text = normalize_caption(text, self.lowercase)
         pieces = self.tokenizer(text, truncation=True, max_length=self.max_length - 1)["input_ids"]
         return 0, transform(load_image(row[self.column]["bytes"], name=self._place(row))), pieces
 

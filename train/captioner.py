@@ -29,7 +29,7 @@ from vlcap.data.captions import CaptionSet, read_captions
 from vlcap.evaluation.metrics import check_references, find_java, score
 from vlcap.files.writing import replacing, written_whole
 from vlcap.model.timm_encoder import Reduce
-from vlcap.model.tokenizer import normalise_caption
+from vlcap.model.tokenizer import normalize_caption
 from vlcap.processes import join, share
 from vlcap.publishing.folder import save_files
 
@@ -152,7 +152,7 @@ class CaptionedPhotos(Dataset):
         self.rows = [(captions, i) for captions in sets for i in range(len(captions))]
         self.transform = transform
         texts = [
-            [normalise_caption(text, lowercase) for text in captions.captions[i][:captions_per_photo]]
+            [normalize_caption(text, lowercase) for text in captions.captions[i][:captions_per_photo]]
             for captions, i in self.rows
         ]
         flat = tokenizer([text for photo in texts for text in photo], truncation=True, max_length=max_length - 1)

@@ -1,4 +1,4 @@
-"""The classification trainer: an encoder learns from labelled photos or videos, or from the words of captioned photos.
+"""The classification trainer: an encoder learns from labeled photos or videos, or from the words of captioned photos.
 
     vlcap train classifier --recipe tiny-imagenet --data DIR --out RUN
 
@@ -25,16 +25,16 @@ from vlcap.processes import join, share
 
 from .batches import validation_batches
 from .cache import FrozenCache
-from .clips import LabelledClips, check_kind, check_settings
+from .clips import LabeledClips, check_kind, check_settings
 from .frozen import LOGITS, POOLED, Frozen
 from .labels import (
     CachedPhotos,
+    LabeledPhotos,
+    LabeledSet,
     LabelError,
-    LabelledPhotos,
-    LabelledSet,
-    join_labelled,
+    join_labeled,
     limited,
-    read_labelled,
+    read_labeled,
     read_words,
 )
 from .loop import Evaluation, Loss, TrainingError, fit
@@ -42,7 +42,7 @@ from .photos import augmentation_of
 from .pretrained import PretrainedError, load_classifier
 from .recipe import Recipe
 from .run_folder import Data
-from .streaming import LabelledStream, StreamedPhotos, read_stream
+from .streaming import LabeledStream, StreamedPhotos, read_stream
 from .teacher import Outputs, Student, distillation_loss, feature_loss, start_from
 
 
@@ -120,10 +120,10 @@ class Classification:
         train, val = self._read(data)
         name = ", ".join(Path(each).name for each in data)
         self.data = [
-            Data("train", name, train.images if isinstance(train, LabelledStream) else len(train), train.identity()),
+            Data("train", name, train.images if isinstance(train, LabeledStream) else len(train), train.identity()),
             Data("val", name, len(val), val.identity()),
         ]
-        self.multi_label = isinstance(train, LabelledSet) and train.multi_label
+        self.multi_label = isinstance(train, LabeledSet) and train.multi_label
         self.binary = self.multi_label or recipe.criterion == "sigmoid"
         self.encoder, fresh = self._encoder(train.classes)
         self.model: nn.Module = self.encoder.model
@@ -136,18 +136,18 @@ class Classification:
         self.frozen = self._frozen()
         augmentation = augmentation_of(recipe)
         augment, plain = self.pixels.train_transform(**augmentation), self.pixels.eval_transform()
-        self.train_set: LabelledPhotos | StreamedPhotos
+        self.train_set: LabeledPhotos | StreamedPhotos
         if recipe.cache_views:
             self.train_set = self._cached(train, recipe.cache_views, augmentation)
             self.val_set = self._cached(val, 1, {})
-        elif frames and isinstance(train, LabelledSet):
-            self.train_set, self.val_set = LabelledClips(train, augment, frames), LabelledClips(val, plain, frames)
+        elif frames and isinstance(train, LabeledSet):
+            self.train_set, self.val_set = LabeledClips(train, augment, frames), LabeledClips(val, plain, frames)
         else:
-            self.val_set = LabelledPhotos(val, plain)
+            self.val_set = LabeledPhotos(val, plain)
             self.train_set = (
                 StreamedPhotos(train, augment, recipe.shuffle_buffer)
-                if isinstance(train, LabelledStream)
-                else LabelledPhotos(train, augment)
+                if isinstance(train, LabeledStream)
+                else LabeledPhotos(train, augment)
             )
         self.mix = None
         if recipe.mixup or recipe.cutmix:
@@ -163,14 +163,14 @@ class Classification:
             self.model.set_joint_training()
         if self.binary and fresh:  # AugReg's initial bias of the head: most classes are absent from most photos
             prior = torch.full((len(train.classes),), 1 / len(train.classes))
-            if isinstance(train, LabelledSet) and train.multi_label:
+            if isinstance(train, LabeledSet) and train.multi_label:
                 prior = train.targets.mean(dim=0)
             for head in heads if isinstance(heads, tuple) else (heads,):
                 head.bias.data.copy_(prior.clamp(1e-4, 1 - 1e-4).logit())
         if self.frozen.teacher is not None:
             self.model = self._student(len(train.classes))
 
-    def _read(self, data: list[str]) -> tuple[LabelledSet | LabelledStream, LabelledSet]:
+    def _read(self, data: list[str]) -> tuple[LabeledSet | LabeledStream, LabeledSet]:
         recipe = self.recipe
         val_limit = recipe.val_limit or recipe.limit
         if recipe.target == "words":
@@ -180,9 +180,9 @@ class Classification:
             if len(data) != 1:
                 raise LabelError(f"stream=true takes one --data, not {len(data)}")
             stream = read_stream(data[0], "train", recipe.classes)
-            return stream, join_labelled([limited(read_labelled(data[0], "val"), val_limit)], stream.classes)
-        train = join_labelled([limited(read_labelled(each, "train"), recipe.limit) for each in data])
-        return train, join_labelled([limited(read_labelled(each, "val"), val_limit) for each in data], train.classes)
+            return stream, join_labeled([limited(read_labeled(data[0], "val"), val_limit)], stream.classes)
+        train = join_labeled([limited(read_labeled(each, "train"), recipe.limit) for each in data])
+        return train, join_labeled([limited(read_labeled(each, "val"), val_limit) for each in data], train.classes)
 
     def _frozen(self) -> Frozen:
         """The networks that don't learn: a hybrid's trunk if its features are cached, and a teacher."""
@@ -201,10 +201,10 @@ class Classification:
         teacher = load_classifier(recipe.teacher) if recipe.teacher else None
         return Frozen(self.pixels, trunk, teacher, recipe.teacher_size, recipe.feature_weight > 0)
 
-    def _cached(self, labelled: LabelledSet | LabelledStream, views: int, augmentation: dict) -> CachedPhotos:
-        if isinstance(labelled, LabelledStream):
+    def _cached(self, labeled: LabeledSet | LabeledStream, views: int, augmentation: dict) -> CachedPhotos:
+        if isinstance(labeled, LabeledStream):
             raise TrainingError("a stream's photos cannot be cached: set cache_views to 0")
-        sources = dict.fromkeys(photos for photos, _ in labelled.photos)
+        sources = dict.fromkeys(photos for photos, _ in labeled.photos)
         caches = {
             photos: FrozenCache(
                 self.cache_folder,
@@ -216,7 +216,7 @@ class Classification:
             ).fill()
             for photos in sources
         }
-        return CachedPhotos(labelled, caches, pixels=self.frozen.trunk is None)
+        return CachedPhotos(labeled, caches, pixels=self.frozen.trunk is None)
 
     def _student(self, classes: int) -> Student:
         shapes = self.frozen.shapes()

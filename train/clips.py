@@ -15,36 +15,36 @@ from typing import Any
 
 import torch
 
-from .labels import LabelError, LabelledPhotos, LabelledSet
+from .labels import LabeledPhotos, LabeledSet, LabelError
 from .photos import Transform, VideoFiles, origin, transform_alike
 
 
-class LabelledClips(LabelledPhotos):
-    """(uint8 pixels (T, 3, S, S), target) pairs of a `LabelledSet` of videos.
+class LabeledClips(LabeledPhotos):
+    """(uint8 pixels (T, 3, S, S), target) pairs of a `LabeledSet` of videos.
 
     Args:
-        labelled: The videos.
+        labeled: The videos.
         transform: What is done with a frame, at random or not; with all frames of a clip alike.
         frames: T.
     """
 
-    def __init__(self, labelled: LabelledSet, transform: Transform, frames: int):
-        super().__init__(labelled, transform)
+    def __init__(self, labeled: LabeledSet, transform: Transform, frames: int):
+        super().__init__(labeled, transform)
         self.frames = frames
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, ...]:
-        return transform_alike(self.labelled.clip(row, self.frames), self.transform), self.labelled.targets[row]
+        return transform_alike(self.labeled.clip(row, self.frames), self.transform), self.labeled.targets[row]
 
 
-def are_videos(labelled: Any) -> bool:
+def are_videos(labeled: Any) -> bool:
     """Whether these are videos and not photos.
 
     Raises:
         LabelError: They are both.
     """
-    if not isinstance(labelled, LabelledSet):
+    if not isinstance(labeled, LabeledSet):
         return False
-    kinds = {isinstance(origin(photos, i)[0], VideoFiles) for photos, i in labelled.photos}
+    kinds = {isinstance(origin(photos, i)[0], VideoFiles) for photos, i in labeled.photos}
     if len(kinds) > 1:
         raise LabelError("one --data holds photos, another one videos: train on one of them")
     return kinds == {True}
@@ -61,13 +61,13 @@ def check_kind(encoder: str, frames: int | None, sets: Sequence[Any]) -> None:
     Raises:
         LabelError: Data and encoder do not fit together.
     """
-    for labelled in sets:
-        if are_videos(labelled) and not frames:
+    for labeled in sets:
+        if are_videos(labeled) and not frames:
             raise LabelError(
-                f"{labelled.photos[0][0].name} holds videos, and {encoder} reads photos: "
+                f"{labeled.photos[0][0].name} holds videos, and {encoder} reads photos: "
                 "it takes an encoder of clips, such as lookupvivit_mini_patch8x2_96"
             )
-        if frames and not are_videos(labelled):
+        if frames and not are_videos(labeled):
             raise LabelError(f"{encoder} reads clips of videos: --data must hold train/CLASS/clip.mp4 and val/CLASS")
 
 

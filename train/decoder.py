@@ -26,7 +26,7 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 from vlcap.data.captions import CaptionDataError, MissingSplit, read_captions, read_coco_captions
 from vlcap.files.writing import written_whole
 from vlcap.model.build import decoder_settings
-from vlcap.model.tokenizer import PAD, START, load_tokenizer, normalise_caption, train_tokenizer
+from vlcap.model.tokenizer import PAD, START, load_tokenizer, normalize_caption, train_tokenizer
 from vlcap.processes import join, share
 
 from .batches import validation_batches
@@ -124,7 +124,7 @@ class TextTask:
             raise TrainingError("no data to evaluate on: --hold-out FOLDER names captioned photos with a val split")
         known = {_key(text) for texts in held_out.values() for text in texts}
         texts = [text for source in data for text in read_texts(source, "train")]
-        texts = sorted({normalise_caption(text, recipe.lowercase) for text in texts if _key(text) not in known})
+        texts = sorted({normalize_caption(text, recipe.lowercase) for text in texts if _key(text) not in known})
         self.data = [_data("train", ", ".join(data), texts), _data("val", ", ".join(recipe.hold_out), held_out["val"])]
         if not texts:
             raise TrainingError(f"no captions to learn from in {', '.join(data)}")
@@ -135,7 +135,7 @@ class TextTask:
         if recipe.limit:
             texts, held_out["val"] = texts[: recipe.limit], held_out["val"][: recipe.limit]
         self.train_set = TextGroups(texts, self.tokenizer, recipe.max_length, recipe.group)
-        val = [normalise_caption(text, recipe.lowercase) for text in held_out["val"]]
+        val = [normalize_caption(text, recipe.lowercase) for text in held_out["val"]]
         self.val_set = TextGroups(val, self.tokenizer, recipe.max_length, recipe.group)
         self.model = TextModel(
             GPT2LMHeadModel(

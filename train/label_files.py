@@ -1,4 +1,4 @@
-"""Files of labelled photos: which belong to a split, their columns, the names of their classes.
+"""Files of labeled photos: which belong to a split, their columns, the names of their classes.
 
 `labels.py` reads them whole, `streaming.py` as a stream.
 """
@@ -12,7 +12,7 @@ from vlcap.errors import VlcapError
 
 
 class LabelError(VlcapError, ValueError):
-    """Labelled photos that can't be used: where, what is wrong, what is expected."""
+    """Labeled photos that can't be used: where, what is wrong, what is expected."""
 
 
 def split_files(folder: Path, split: str) -> list[str]:
@@ -24,7 +24,7 @@ def split_files(folder: Path, split: str) -> list[str]:
     return []
 
 
-def load_labelled_files(files: list[str], split: str = "train", streaming: bool = False) -> Any:
+def load_labeled_files(files: list[str], split: str = "train", streaming: bool = False) -> Any:
     """A split's parquet files or webdataset archives as a Hugging Face data set.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Labelled photos for the classification trainer.
+"""Labeled photos for the classification trainer.
 
 They come from parquet files, webdataset archives, a folder of class folders, a Hugging Face data set by name, or
 captioned photos, whose labels are the words of their captions.
@@ -25,7 +25,7 @@ from vlcap.data.files import split_names
 from vlcap.data.images import find_images
 
 from .cache import ViewCache, read_places
-from .label_files import LabelError, class_names, image_and_label, load_labelled_files, split_files
+from .label_files import LabelError, class_names, image_and_label, load_labeled_files, split_files
 from .photos import PhotoFiles, PhotoRows, Photos, SomePhotos, VideoFiles, origin
 from .words import word_splitter
 
@@ -33,7 +33,7 @@ MAX_CLASSES = 1_000_000
 
 
 @dataclass(frozen=True)
-class LabelledSet:
+class LabeledSet:
     """Photos with one label each, or with a weight in 0 .. 1 for every class.
 
     Args:
@@ -72,33 +72,33 @@ class LabelledSet:
         return videos.clip(i, frames)
 
 
-class LabelledPhotos(Dataset):
-    """(transformed photo, target) pairs of a `LabelledSet`."""
+class LabeledPhotos(Dataset):
+    """(transformed photo, target) pairs of a `LabeledSet`."""
 
-    def __init__(self, labelled: LabelledSet, transform: Callable[[Image.Image], torch.Tensor]):
-        self.labelled, self.transform = labelled, transform
+    def __init__(self, labeled: LabeledSet, transform: Callable[[Image.Image], torch.Tensor]):
+        self.labeled, self.transform = labeled, transform
 
     def __len__(self) -> int:
-        return len(self.labelled)
+        return len(self.labeled)
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, ...]:
-        return self.transform(self.labelled.load(row)), self.labelled.targets[row]
+        return self.transform(self.labeled.load(row)), self.labeled.targets[row]
 
 
-class CachedPhotos(LabelledPhotos):
+class CachedPhotos(LabeledPhotos):
     """(pixels, target, place) triples; a place in the caches is (number of the cache, row in it, view).
 
     Args:
-        labelled: The photos.
+        labeled: The photos.
         caches: Cache of each source of photos.
         pixels: Whether to load the view's pixels; if not, they are an empty tensor, and the caches hold everything.
     """
 
-    def __init__(self, labelled: LabelledSet, caches: Mapping[Photos, ViewCache], pixels: bool):
-        super().__init__(labelled, transform=lambda photo: photo)
+    def __init__(self, labeled: LabeledSet, caches: Mapping[Photos, ViewCache], pixels: bool):
+        super().__init__(labeled, transform=lambda photo: photo)
         self.caches = list(caches.values())
         number = {photos: i for i, photos in enumerate(caches)}
-        self.places = [(number[photos], i) for photos, i in labelled.photos]
+        self.places = [(number[photos], i) for photos, i in labeled.photos]
         self.pixels = pixels
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, ...]:
@@ -106,27 +106,27 @@ class CachedPhotos(LabelledPhotos):
         cache = self.caches[number]
         view = random.randrange(cache.views)
         seen = cache.pixels_of([(view, i)])[0] if self.pixels else torch.empty(0)
-        return seen, self.labelled.targets[row], torch.tensor([number, i, view])
+        return seen, self.labeled.targets[row], torch.tensor([number, i, view])
 
     def read(self, places: torch.Tensor, names: Sequence[str]) -> list[torch.Tensor]:
         """Arrays of a batch by its places (B, 3)."""
         return read_places([(self.caches[number], i, view) for number, i, view in places.tolist()], names)
 
 
-def limited(labelled: LabelledSet, limit: int | None) -> LabelledSet:
+def limited(labeled: LabeledSet, limit: int | None) -> LabeledSet:
     """At most `limit` rows, evenly spaced: rows are often sorted by class."""
-    if limit is None or limit >= len(labelled):
-        return labelled
-    rows = [i * len(labelled) // limit for i in range(limit)]
+    if limit is None or limit >= len(labeled):
+        return labeled
+    rows = [i * len(labeled) // limit for i in range(limit)]
     chosen: dict[Photos, list[int]] = {}
-    for photos, i in (labelled.photos[row] for row in rows):
+    for photos, i in (labeled.photos[row] for row in rows):
         chosen.setdefault(photos, []).append(i)
     some = [(SomePhotos(photos, kept), len(kept)) for photos, kept in chosen.items()]
     places: list[tuple[Photos, int]] = [(photos, i) for photos, size in some for i in range(size)]
-    return LabelledSet(labelled.classes, labelled.targets[rows], places)
+    return LabeledSet(labeled.classes, labeled.targets[rows], places)
 
 
-def join_labelled(sets: Sequence[LabelledSet], classes: list[str] | None = None) -> LabelledSet:
+def join_labeled(sets: Sequence[LabeledSet], classes: list[str] | None = None) -> LabeledSet:
     """Joins sets with one label per photo; classes are matched by name.
 
     Args:
@@ -140,12 +140,12 @@ def join_labelled(sets: Sequence[LabelledSet], classes: list[str] | None = None)
         alone = len(sets) == 1
         classes = sets[0].classes if alone else list(dict.fromkeys(name for each in sets for name in each.classes))
     matched = [match_classes(each, classes, each.photos[0][0].name) for each in sets]
-    return LabelledSet(
+    return LabeledSet(
         classes, torch.cat([each.targets for each in matched]), [place for each in matched for place in each.photos]
     )
 
 
-def read_labelled(data: str, split: str) -> LabelledSet:
+def read_labeled(data: str, split: str) -> LabeledSet:
     """Photos with one label each.
 
     Args:
@@ -160,7 +160,7 @@ def read_labelled(data: str, split: str) -> LabelledSet:
     if not folder.exists():
         return _read_hub(data, split)
     if files := split_files(folder, split):
-        return _from_datasets(load_labelled_files(files), split, source=files[0], folder=folder)
+        return _from_datasets(load_labeled_files(files), split, source=files[0], folder=folder)
     for name in split_names(split):
         if (folder / name).is_dir():
             return _read_class_folders(folder / name, folder.name, split)
@@ -170,26 +170,26 @@ def read_labelled(data: str, split: str) -> LabelledSet:
     )
 
 
-def match_classes(labelled: LabelledSet, classes: list[str], data: str) -> LabelledSet:
+def match_classes(labeled: LabeledSet, classes: list[str], data: str) -> LabeledSet:
     """Renumbers a split's classes as in the training split. Classes are the same if their names are.
 
     Args:
-        labelled: The split.
+        labeled: The split.
         classes: Classes of the training split.
         data: Name of the data, for messages.
 
     Raises:
         LabelError: A photo belongs to a class that the training split lacks, or two classes have the same name.
     """
-    if labelled.classes == classes:
-        return labelled
-    ours, theirs = ([unicodedata.normalize("NFC", name) for name in names] for names in (classes, labelled.classes))
+    if labeled.classes == classes:
+        return labeled
+    ours, theirs = ([unicodedata.normalize("NFC", name) for name in names] for names in (classes, labeled.classes))
     for names in (ours, theirs):
         if len(set(names)) < len(names):
             name, times = Counter(names).most_common(1)[0]
             raise LabelError(f"{data}: {times} classes are called {name!r:.100}, and the splits' lists of them differ")
     number = {name: n for n, name in enumerate(ours)}
-    used = labelled.targets.unique().tolist()
+    used = labeled.targets.unique().tolist()
     if unknown := [theirs[n] for n in used if theirs[n] not in number]:
         raise LabelError(
             f"{data} has {len(unknown)} classes that the training lacks: "
@@ -197,7 +197,7 @@ def match_classes(labelled: LabelledSet, classes: list[str], data: str) -> Label
             f"The training has {', '.join(f'{name!r:.60}' for name in ours[:5])}{', ...' if len(ours) > 5 else ''}"
         )
     table = torch.tensor([number.get(name, -1) for name in theirs])
-    return replace(labelled, classes=classes, targets=table[labelled.targets])
+    return replace(labeled, classes=classes, targets=table[labeled.targets])
 
 
 def read_words(
@@ -206,8 +206,8 @@ def read_words(
     words: int,
     vocabulary: list[str] | None = None,
     limit: int | None = None,
-) -> LabelledSet:
-    """Captioned photos labelled by words: a word's weight is the share of the photo's captions that use it.
+) -> LabeledSet:
+    """Captioned photos labeled by words: a word's weight is the share of the photo's captions that use it.
 
     Args:
         data: Folders in any layout of `vlcap.data.captions`.
@@ -244,10 +244,10 @@ def read_words(
             + (" of the training split's" if vocabulary else "")
             + ": there is nothing to learn or evaluate"
         )
-    return LabelledSet(vocabulary, targets, photos)
+    return LabeledSet(vocabulary, targets, photos)
 
 
-def _read_hub(name: str, split: str) -> LabelledSet:
+def _read_hub(name: str, split: str) -> LabeledSet:
     from datasets import load_dataset
 
     for candidate in split_names(split):
@@ -266,7 +266,7 @@ def _from_datasets(
     split: str,
     source: str,
     folder: Path | None = None,
-) -> LabelledSet:
+) -> LabeledSet:
     from datasets import Image as ImageFeature
 
     image, label = image_and_label(dataset.features, source)
@@ -286,14 +286,14 @@ def _from_datasets(
         raise LabelError(f"{source}: label {int(targets.max())}, but only {len(names or [])} classes are named")
 
     photos_in = PhotoRows(folder.name if folder else source, split, photos, image, source, trusted=folder is None)
-    return _labelled(names, targets, photos_in)
+    return _labeled(names, targets, photos_in)
 
 
-def _labelled(classes: list[str], targets: torch.Tensor, photos: Photos) -> LabelledSet:
-    return LabelledSet(classes, targets, [(photos, i) for i in range(len(photos))])
+def _labeled(classes: list[str], targets: torch.Tensor, photos: Photos) -> LabeledSet:
+    return LabeledSet(classes, targets, [(photos, i) for i in range(len(photos))])
 
 
-def _read_class_folders(folder: Path, name: str, split: str) -> LabelledSet:
+def _read_class_folders(folder: Path, name: str, split: str) -> LabeledSet:
     """Each subfolder with photos in or below it is a class, named after it; with videos, if no subfolder has photos.
 
     Warns of everything that is skipped: unreadable folders, folders without photos, and files that aren't images.
@@ -315,4 +315,4 @@ def _read_class_folders(folder: Path, name: str, split: str) -> LabelledSet:
     paths = [path for each in names for path in found[each].images]
     targets = torch.tensor([number for number, each in enumerate(names) for _ in found[each].images])
     photos = kind(name, split, paths, [path.relative_to(folder).as_posix() for path in paths])
-    return _labelled(names, targets, photos)
+    return _labeled(names, targets, photos)

@@ -18,7 +18,7 @@ from vlcap.model.build import build_model
 from vlcap.model.encoder import Encoder
 from vlcap.model.loading import load_decoder
 from vlcap.model.pretrained_decoder import further_settings, load_pretrained
-from vlcap.model.tokenizer import MAX_FILE, kind_of, load_tokenizer, normalise_caption, train_tokenizer
+from vlcap.model.tokenizer import MAX_FILE, kind_of, load_tokenizer, normalize_caption, train_tokenizer
 
 from .run_folder import TrainingError, knows_data
 
@@ -87,7 +87,7 @@ def new_captioner(
         shape |= {name: getattr(recipe, name) for name in ("width", "layers", "heads", "max_length")}
         return build_model(encoder, vocab_size=len(tokenizer), **shape), tokenizer
     if is_pretrained(recipe.decoder):
-        used = (normalise_caption(text, recipe.lowercase) for text in captions) if recipe.vocab == "used" else None
+        used = (normalize_caption(text, recipe.lowercase) for text in captions) if recipe.vocab == "used" else None
         decoder, tokenizer = load_pretrained(recipe.decoder, recipe.max_length, used)
     else:
         decoder, tokenizer = load_decoder(recipe.decoder)

@@ -1,4 +1,4 @@
-"""Photos of a labelled set, wherever they are: files, rows of a Hugging Face data set, or a part of either.
+"""Photos of a labeled set, wherever they are: files, rows of a Hugging Face data set, or a part of either.
 
 These are objects, not closures, because a data loading process may have to unpickle them.
 """

@@ -1,4 +1,4 @@
-"""Labelled photos read as a stream, shard by shard: for data that doesn't fit on the disk or isn't worth copying.
+"""Labeled photos read as a stream, shard by shard: for data that doesn't fit on the disk or isn't worth copying.
 
     vlcap train classifier --set stream=true --set steps=100000 --data timm/imagenet-1k-wds --out RUN
 
@@ -22,11 +22,11 @@ from PIL import Image
 from vlcap.data.files import file_size
 from vlcap.data.images import load_image
 
-from .label_files import LabelError, class_names, image_and_label, load_labelled_files, split_files
+from .label_files import LabelError, class_names, image_and_label, load_labeled_files, split_files
 
 
 @dataclass(frozen=True)
-class LabelledStream:
+class LabeledStream:
     """Photos with one label each, read in order, without random access.
 
     Args:
@@ -62,8 +62,8 @@ class LabelledStream:
         return load_image(image["bytes"] or image["path"]), torch.tensor(number)
 
 
-def read_stream(data: str, split: str, classes: int | None = None) -> LabelledStream:
-    """Opens a stream of labelled photos.
+def read_stream(data: str, split: str, classes: int | None = None) -> LabeledStream:
+    """Opens a stream of labeled photos.
 
     Args:
         data: A folder with {split}*.parquet (columns image, label) or {split}*.tar (webdataset: jpg or png, and cls or
@@ -81,7 +81,7 @@ def read_stream(data: str, split: str, classes: int | None = None) -> LabelledSt
         files = split_files(folder, split)
         if not files:
             raise LabelError(f"{folder} has no {split} split to stream: expected {split}*.parquet or {split}*.tar")
-        dataset = load_labelled_files(files, split, streaming=True)
+        dataset = load_labeled_files(files, split, streaming=True)
     else:
         files = [data]
         try:
@@ -97,7 +97,7 @@ def read_stream(data: str, split: str, classes: int | None = None) -> LabelledSt
     from datasets import Image as ImageFeature
 
     size = (dataset.info.splits or {}).get(split)
-    return LabelledStream(
+    return LabeledStream(
         names,
         dataset.cast_column(columns[0], ImageFeature(decode=False)),
         columns,

@@ -35,7 +35,7 @@ from vlcap.model.timm_encoder import check_name, make_encoder, names_timm
 
 from .captioner import CaptionerRecipe, train_captioner
 from .classifier import ClassifierRecipe, train_classifier
-from .labels import read_labelled
+from .labels import read_labeled
 from .loop import TrainingError
 from .new_decoder import is_pretrained
 from .progress import read_log
@@ -70,7 +70,7 @@ def train_study(
 
     Args:
         recipe: The study.
-        classes: Folders of labelled photos, as `train_classifier` takes them.
+        classes: Folders of labeled photos, as `train_classifier` takes them.
         captions: Folders of captioned photos. The comparison is on the first one, or on each (`every_set`).
         out: Folder of the study.
         rows: Names of the rows to train and compare; None for all.
@@ -124,7 +124,7 @@ def _check_inputs(recipe: StudyRecipe, rows: Sequence[StudyRow], classes: Sequen
     """Whether everything that the rows build on is there.
 
     Raises:
-        TrainingError, ModelFolderError: A folder or the labelled photos are missing.
+        TrainingError, ModelFolderError: A folder or the labeled photos are missing.
     """
     for row in rows:
         encoder = recipe.encoder_of(row)
@@ -143,14 +143,14 @@ def _check_inputs(recipe: StudyRecipe, rows: Sequence[StudyRow], classes: Sequen
                 f"row {row.name}: there is no decoder folder {decoder}: train it first, name another with "
                 "--set captioner.decoder=FOLDER, or start from random weights with --set captioner.decoder=null"
             )
-    if labelled := [row.name for row in recipe.all_rows if not classes and _labelled_stages(recipe, row)]:
+    if labeled := [row.name for row in recipe.all_rows if not classes and _labeled_stages(recipe, row)]:
         raise TrainingError(
-            f"row {labelled[0]} learns from labelled photos: give --data-classes. All rows share one record of the "
+            f"row {labeled[0]} learns from labeled photos: give --data-classes. All rows share one record of the "
             "data, so it is needed even if --row chooses others"
         )
 
 
-def _labelled_stages(recipe: StudyRecipe, row: StudyRow) -> list[ClassifierRecipe]:
+def _labeled_stages(recipe: StudyRecipe, row: StudyRow) -> list[ClassifierRecipe]:
     stages = [recipe.classifier_recipe(row, stage) for stage in recipe.stages_of(row)]
     return [stage for stage in stages if stage.target == "label"]
 
@@ -159,14 +159,14 @@ def _data(recipe: StudyRecipe, classes: Sequence[str], captions: Sequence[str]) 
     """What all rows are trained on."""
     sets = [read_captions(folder, split) for folder in captions for split in ("train", "val")]
     found = [Data(each.split, each.name, len(each), each.identity()) for each in sets]
-    labelled = [stage for row in recipe.all_rows for stage in _labelled_stages(recipe, row)]
-    streamed = next((stage for stage in labelled if stage.stream), None)
-    for folder in classes if labelled else []:
+    labeled = [stage for row in recipe.all_rows for stage in _labeled_stages(recipe, row)]
+    streamed = next((stage for stage in labeled if stage.stream), None)
+    for folder in classes if labeled else []:
         if streamed:
             stream = read_stream(folder, "train", streamed.classes)
             found.append(Data("train", folder, stream.images, stream.identity()))
         for split in ("val",) if streamed else ("train", "val"):
-            photos = read_labelled(folder, split)
+            photos = read_labeled(folder, split)
             found.append(Data(split, folder, len(photos), photos.identity()))
     return found
 

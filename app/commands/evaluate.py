@@ -18,7 +18,7 @@ def evaluate(
         str | None,
         typer.Option(
             "--classifier",
-            help="RUN/encoder of `vlcap train classifier`: evaluate this on labelled photos instead, top-1 and top-5.",
+            help="RUN/encoder of `vlcap train classifier`: evaluate this on labeled photos instead, top-1 and top-5.",
         ),
     ] = None,
     split: Annotated[
@@ -89,7 +89,7 @@ def _evaluate_classifier(
     as_json: bool,
 ) -> None:
     from train.clips import check_kind
-    from train.labels import join_labelled, limited, read_labelled
+    from train.labels import join_labeled, limited, read_labeled
     from vlcap.evaluation.classifier import check_budgets, evaluate_classifier, load_classifier, written
     from vlcap.files.results import results
     from vlcap.processes import connect
@@ -100,16 +100,16 @@ def _evaluate_classifier(
     loading.hide_loading_bars()
     encoder = load_classifier(classifier)
     sides = check_budgets(encoder, None if side is None else [side])
-    labelled = join_labelled([limited(read_labelled(data, split), limit)], encoder.config.classes)
-    check_kind(encoder.config.architecture, encoder.frames, [labelled])
+    labeled = join_labeled([limited(read_labeled(data, split), limit)], encoder.config.classes)
+    check_kind(encoder.config.architecture, encoder.frames, [labeled])
     first = connect()
 
     def shown(answers: Any) -> Any:
-        return track(answers, total=len(labelled), what=f"classifying {Path(data).name} {split}")
+        return track(answers, total=len(labeled), what=f"classifying {Path(data).name} {split}")
 
     with results(out if first else None, written(sides)):
         report = evaluate_classifier(
-            encoder, labelled, classifier, Path(data).name, split, sides, out if first else None, shown
+            encoder, labeled, classifier, Path(data).name, split, sides, out if first else None, shown
         )
     if first:
         print_scores(report, as_json)

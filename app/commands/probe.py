@@ -13,7 +13,7 @@ from app.printing import say, track
 
 def probe(
     data: Annotated[
-        str, typer.Option("--data", help="Labelled photos with a train split, as for `vlcap train classifier`.")
+        str, typer.Option("--data", help="Labeled photos with a train split, as for `vlcap train classifier`.")
     ],
     out: Annotated[Path, typer.Option(help="Folder of the results: tables as CSV and JSON, plots as SVG.")],
     encoder: Annotated[
@@ -121,11 +121,11 @@ def _corrupt(
 def _read(data: str, split: str, limit: int | None) -> tuple[Any, Any]:
     """The train split, and the split that is tested with the same class numbers."""
     from train.clips import check_kind
-    from train.labels import join_labelled, limited, read_labelled
+    from train.labels import join_labeled, limited, read_labeled
 
-    train = read_labelled(data, "train")
+    train = read_labeled(data, "train")
     check_kind("vlcap probe", None, [train])
-    return train, join_labelled([limited(read_labelled(data, split), limit)], train.classes)
+    return train, join_labeled([limited(read_labeled(data, split), limit)], train.classes)
 
 
 def _subjects(encoders: list[str] | None, budgets: list[int] | None, reduce: Any, pooled: Any, test: Any) -> list[Any]:

@@ -76,7 +76,7 @@ def test_evit_against_the_reference(vit, keep_rate, reduce_at, photos):
 
 def test_evits_fused_token_by_hand():
     """x_fused = sum of a_i x_i (arXiv 2202.07800, section 3.2): a_i is the class token's attention to token i, averaged
-    over heads, as it is. It is not normalised over the tokens that are fused, and no other token's attention counts."""
+    over heads, as it is. It is not normalized over the tokens that are fused, and no other token's attention counts."""
     encoder = make("evit_mini_patch8_96", "class token", keep_rate=0.5)
     x = torch.randn(1, 5, 24, dtype=torch.float64)  # class token and four patches, of which two stay
     weights = [[0.1, 0.4, 0.1, 0.3, 0.1], [0.2, 0.2, 0.3, 0.1, 0.2], [0.3, 0.3, 0.2, 0.05, 0.15]]  # three heads

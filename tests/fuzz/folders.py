@@ -1,4 +1,4 @@
-"""Damaged folders as people bring them: text files, metadata.jsonl, tables, archives, labelling tools' JSON.
+"""Damaged folders as people bring them: text files, metadata.jsonl, tables, archives, labeling tools' JSON.
 
 Each is read, surveyed and, if it can be read, written in another layout.
 """
@@ -194,7 +194,7 @@ def make_shards(rng: random.Random, folder: Path) -> Path:
     return folder
 
 
-def make_labelling(rng: random.Random, folder: Path) -> Path:
+def make_labeling(rng: random.Random, folder: Path) -> Path:
     _photos(rng, folder)
     content = captions.coco(rng)
     if rng.random() < 0.5:

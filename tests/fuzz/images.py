@@ -85,8 +85,8 @@ def exif(tag: int, value) -> Image.Exif:
     return tags
 
 
-def png(width: int, height: int, colour: int, depth: int, data: bytes, extra: bytes = b"") -> bytes:
-    head = struct.pack(">IIBBBBB", width % 2**32, height % 2**32, depth, colour, 0, 0, 0)
+def png(width: int, height: int, color: int, depth: int, data: bytes, extra: bytes = b"") -> bytes:
+    head = struct.pack(">IIBBBBB", width % 2**32, height % 2**32, depth, color, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", head) + extra + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
 
 
@@ -106,9 +106,9 @@ def bomb(rng: random.Random) -> bytes:
     side = int(MAX_PIXELS**0.5)
     match rng.randrange(8):
         case 0 | 1:  # as many pixels as allowed, of every kind
-            colour, depth, bytes_each = rng.choice(((2, 8, 3), (6, 8, 4), (0, 16, 2), (4, 8, 2), (2, 16, 6), (0, 8, 1)))
+            color, depth, bytes_each = rng.choice(((2, 8, 3), (6, 8, 4), (0, 16, 2), (4, 8, 2), (2, 16, 6), (0, 8, 1)))
             width, height = rng.choice(((side, side), (side * 8, side // 8), (side // 8, side * 8)))
-            return png(width, height, colour, depth, zeros((width * bytes_each + 1) * height))
+            return png(width, height, color, depth, zeros((width * bytes_each + 1) * height))
         case 2:  # more pixels than there is data for
             return png(side, side, rng.choice((0, 2, 6)), 8, zeros(1 << 16))
         case 3:

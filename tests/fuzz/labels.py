@@ -1,4 +1,4 @@
-"""Labelled photos: class folders that are empty or hold nonsense, parquet and webdataset files with wrong columns."""
+"""Labeled photos: class folders that are empty or hold nonsense, parquet and webdataset files with wrong columns."""
 
 import io
 import os
@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path
 
 from tests.fuzz.captions import photos
-from train.labels import read_labelled
+from train.labels import read_labeled
 
 from . import mutate
 
@@ -112,8 +112,8 @@ def _archive(rng: random.Random, folder: Path) -> Path:
 
 
 def read(folder: Path) -> None:
-    labelled = read_labelled(str(folder), "val")
-    assert len(labelled) and not labelled.multi_label
-    assert int(labelled.targets.min()) >= 0 and int(labelled.targets.max()) < len(labelled.classes)
-    for number in range(len(labelled)):
-        labelled.load(number)
+    labeled = read_labeled(str(folder), "val")
+    assert len(labeled) and not labeled.multi_label
+    assert int(labeled.targets.min()) >= 0 and int(labeled.targets.max()) < len(labeled.classes)
+    for number in range(len(labeled)):
+        labeled.load(number)

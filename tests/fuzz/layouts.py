@@ -1,6 +1,6 @@
 """Folders as people have them on their disks, with commands run over them. Fuzzing of bytes does not find their faults.
 
-Albums with links and names in many scripts, the COCO JSON of labelling tools, class folders that differ between splits,
+Albums with links and names in many scripts, the COCO JSON of labeling tools, class folders that differ between splits,
 and runs of several commands in one folder, while a person writes files there too. These promises are checked: a photo
 gets the id and the class that it was drawn for; every file is captioned, reported or counted; and every file that was
 there before is there afterwards, byte for byte.
@@ -28,7 +28,7 @@ from PIL import Image
 import app.cli
 import app.loading
 import vlcap.evaluation.metrics
-from train.labels import read_labelled
+from train.labels import read_labeled
 from vlcap.captioner import Captioner
 from vlcap.data.captions import read_captions
 from vlcap.data.finding import SUFFIXES, UNREAD_SUFFIXES, VIDEO_SUFFIXES
@@ -83,7 +83,7 @@ OTHERS = (
 )
 
 
-def colour(key: object) -> tuple[int, int, int]:
+def color(key: object) -> tuple[int, int, int]:
     chance = random.Random(ascii(key))  # ascii: a name may not be valid text
     return tuple(chance.randrange(0, 256, 5) for _ in range(3))  # type: ignore[return-value]
 
@@ -91,7 +91,7 @@ def colour(key: object) -> tuple[int, int, int]:
 def draw(path: Path, key: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     data = io.BytesIO()
-    Image.new("RGB", (12, 10), colour(key)).save(
+    Image.new("RGB", (12, 10), color(key)).save(
         data, {".tif": "TIFF", ".ppm": "PPM"}.get(path.suffix.lower(), path.suffix[1:].upper() or "PNG")
     )
     path.write_bytes(data.getvalue())
@@ -119,7 +119,7 @@ def make(rng: random.Random, folder: Path) -> Path:
     """Writes a layout into `folder`/here, and beside it a plan: what to do with it, and the result to expect."""
     here = folder / "here"
     here.mkdir()
-    plan = rng.choice((album, labelling, classes, runs, runs))(rng, here)
+    plan = rng.choice((album, labeling, classes, runs, runs))(rng, here)
     (folder / "plan.json").write_text(json.dumps(plan))
     return folder
 
@@ -128,7 +128,7 @@ def read(folder: Path) -> None:
     plan, here = json.loads((folder / "plan.json").read_text()), folder / "here"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        {"album": read_album, "labelling": read_labelling, "classes": read_classes, "runs": do_runs}[plan["kind"]](
+        {"album": read_album, "labeling": read_labeling, "classes": read_classes, "runs": do_runs}[plan["kind"]](
             plan, here
         )
 
@@ -240,7 +240,7 @@ def reachable(top: Path) -> set[tuple[str, str]]:
     return found
 
 
-# Labelling tools
+# Labeling tools
 
 FORMS = (
     lambda name: name,
@@ -258,7 +258,7 @@ FORMS = (
 )
 
 
-def labelling(rng: random.Random, here: Path) -> dict[str, Any]:
+def labeling(rng: random.Random, here: Path) -> dict[str, Any]:
     root, form = here / "set", rng.choice(FORMS)
     words = [word for word in WORDS if "\\" not in word and word.isprintable()]
     place = rng.choice(("", "images", "val2017", "val", "images/val2017"))
@@ -294,15 +294,15 @@ def labelling(rng: random.Random, here: Path) -> dict[str, Any]:
         )
     (root / file).write_text(content, encoding="utf-8")
     # Of two photos copied to one place only the later one is there, and nobody can know which one it is.
-    return {"kind": "labelling", "limit": rng.choice((None, 1, 2))}
+    return {"kind": "labeling", "limit": rng.choice((None, 1, 2))}
 
 
-def read_labelling(plan: dict[str, Any], here: Path) -> None:
+def read_labeling(plan: dict[str, Any], here: Path) -> None:
     before = snapshot(here)
     try:
         found = read_captions(here / "set", "val", limit=plan["limit"])
         for i, image_id in enumerate(found.image_ids):
-            assert found.image(i).getpixel((0, 0)) == colour(image_id), f"{found.files[i]} isn't photo {image_id}"
+            assert found.image(i).getpixel((0, 0)) == color(image_id), f"{found.files[i]} isn't photo {image_id}"
         assert len(set(found.files)) == len(found)
     finally:
         assert snapshot(here) == before
@@ -328,9 +328,9 @@ def read_classes(plan: dict[str, Any], here: Path) -> None:
     before = snapshot(here)
     try:
         for split in ("train", "val"):
-            found = read_labelled(str(here), split)
+            found = read_labeled(str(here), split)
             for row, target in enumerate(found.targets.tolist()):
-                assert found.load(row).getpixel((0, 0)) == colour(normalize("NFC", found.classes[target]))
+                assert found.load(row).getpixel((0, 0)) == color(normalize("NFC", found.classes[target]))
     finally:
         assert snapshot(here) == before
 

@@ -81,7 +81,7 @@ def seed() -> dict[str, dict[str, bytes]]:
     logging.set_verbosity(logging.CRITICAL)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    texts = [f"a {colour} {thing}" for colour in ("red", "green", "blue") for thing in ("dog", "cat", "house")]
+    texts = [f"a {color} {thing}" for color in ("red", "green", "blue") for thing in ("dog", "cat", "house")]
     tokenizer = train_tokenizer(texts, vocab_size=40)
     encoder = Encoder.create("lookupvit_test_patch8_48", depth=1)
     found = {}

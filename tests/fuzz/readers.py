@@ -22,7 +22,7 @@ READERS = {
     "metadata": Reader(folders.make_metadata, folders.read, CAPTIONS, prepare=captions.photos),
     "tables": Reader(folders.make_tables, folders.read, CAPTIONS, prepare=captions.photos),
     "shards": Reader(folders.make_shards, folders.read, CAPTIONS, prepare=captions.photos),
-    "labelling": Reader(folders.make_labelling, folders.read, CAPTIONS, prepare=captions.photos),
+    "labeling": Reader(folders.make_labeling, folders.read, CAPTIONS, prepare=captions.photos),
     "models": Reader(models.make, models.read, (CaptionerError,), prepare=models.seed),
     "graphs": Reader(models.make, models.read_by_onnx, (CaptionerError,), prepare=models.seed, seconds=120.0),
     "encoders": Reader(models.make_encoder, models.read_encoder, (ModelFolderError,), prepare=models.seed),

@@ -28,6 +28,6 @@ def talking_captioner(seed: int = 2, name: str = "tiny_random", trained_on: str 
 
 
 def photo(seed: int = 0) -> Image.Image:
-    """Blocks of random colours, upright."""
+    """Blocks of random colors, upright."""
     pixels = torch.randint(0, 256, (6, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
     return Image.fromarray(pixels.numpy()).resize((160, 240), Image.Resampling.NEAREST)

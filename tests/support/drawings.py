@@ -1,4 +1,4 @@
-"""Photos for tests, drawn: a shape of one colour on a noisy ground, and what people might say of it."""
+"""Photos for tests, drawn: a shape of one color on a noisy ground, and what people might say of it."""
 
 import io
 import json
@@ -8,33 +8,33 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 70, 220), "yellow": (230, 210, 50)}
+COLORS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 70, 220), "yellow": (230, 210, 50)}
 SHAPES = ("circle", "square")
 
 
 def kind(number: int) -> tuple[str, str]:
-    """Colour and shape of drawing number `number`; eight in a row are all different."""
-    return list(COLOURS)[number % 4], SHAPES[number // 4 % 2]
+    """Color and shape of drawing number `number`; eight in a row are all different."""
+    return list(COLORS)[number % 4], SHAPES[number // 4 % 2]
 
 
 def draw(number: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
-    colour, shape = kind(number)
+    color, shape = kind(number)
     ground = np.random.default_rng(number).integers(90, 160, (*size[::-1], 3), dtype=np.uint8)
     image = Image.fromarray(ground)
     rng = random.Random(number)
     side = min(size) // 2
     x, y = rng.randrange(size[0] - side), rng.randrange(size[1] - side)
     pen = ImageDraw.Draw(image)
-    (pen.ellipse if shape == "circle" else pen.rectangle)((x, y, x + side, y + side), fill=COLOURS[colour])
+    (pen.ellipse if shape == "circle" else pen.rectangle)((x, y, x + side, y + side), fill=COLORS[color])
     return image
 
 
 def describe(number: int) -> list[str]:
-    colour, shape = kind(number)
+    color, shape = kind(number)
     return [
-        f"A {colour} {shape}.",
-        f"there is a {colour} {shape} on grey paper",
-        f"a {shape} that is {colour} , on a noisy ground .",
+        f"A {color} {shape}.",
+        f"there is a {color} {shape} on grey paper",
+        f"a {shape} that is {color} , on a noisy ground .",
     ]
 
 
@@ -63,7 +63,7 @@ def write_coco_folder(folder: Path, splits: dict[str, int]) -> Path:
 
 
 def write_class_folders(folder: Path, splits: dict[str, int]) -> Path:
-    """An image folder: {split}/{colour}/photos."""
+    """An image folder: {split}/{color}/photos."""
     for split, count in splits.items():
         for number in range(count):
             path = folder / split / kind(number)[0] / f"{number}.png"
@@ -72,7 +72,7 @@ def write_class_folders(folder: Path, splits: dict[str, int]) -> Path:
     return folder
 
 
-def write_parquet(path, numbers, names=tuple(COLOURS)):
+def write_parquet(path, numbers, names=tuple(COLORS)):
     """Drawings with a class and captions each: for readers of either."""
     import datasets
 

@@ -180,7 +180,7 @@ def roboflow(folder: Path) -> Path:
     return folder
 
 
-def labelling_tool(folder: Path) -> Path:
+def labeling_tool(folder: Path) -> Path:
     """Absolute paths of another machine, ids that are texts of digits."""
     photos(folder, "data")
     for split in SPLITS:
@@ -234,5 +234,5 @@ LAYOUTS = [
     webdataset,
     webdataset_json,
     roboflow,
-    labelling_tool,
+    labeling_tool,
 ]

@@ -7,7 +7,7 @@ Used by `pytest tests/encoders/test_lookupvit.py`.
 We read the paper's pseudo-code so:
 - Attention has K heads and an output projection in each direction (gather, infuse, self-attention), as "multi-head"
   and equation 6 ask; logits are scaled by (D / K) ** -0.5. A head is a run of D / K consecutive channels.
-- Q and K of the gathering and V of the infusion are layer-normalised after projection over all D channels, before the
+- Q and K of the gathering and V of the infusion are layer-normalized after projection over all D channels, before the
   split into heads. The infusion reuses the gathering's attention of each head, transposed and otherwise unchanged.
 - Every step is a pre-norm residual on the raw stream. Algorithm 4 hands LN(z) to Algorithms 1 and 2, whose last lines
   add to what they were handed (and line 3 of Algorithm 4 adds once more); here there is one addition, to z itself:
@@ -70,7 +70,7 @@ def resize_weights(size: int, new_size: int) -> list[list[float]]:
     """One axis of T: row i has the weight of each old sample in new sample i.
 
     A triangle over half-pixel centres, one old sample wide to each side, or `size / new_size` when that is more
-    (shrinking), cut off at the border and normalised.
+    (shrinking), cut off at the border and normalized.
     """
     step = size / new_size
     support = max(step, 1.0)

@@ -21,7 +21,7 @@ def finish(vit, tokens):
 def attention(block, tokens, sizes):
     """What attention adds to each token, every head's weights (N, N), and every token's mean key.
 
-    The weight of token j for token i is sizes[j] * exp(q_i k_j / sqrt(d)), normalised.
+    The weight of token j for token i is sizes[j] * exp(q_i k_j / sqrt(d)), normalized.
     """
     normed = block.norm1(torch.stack(tokens))
     attn, n, counts = block.attn, len(tokens), torch.tensor(sizes)

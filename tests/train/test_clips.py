@@ -14,7 +14,7 @@ from tests.support import drawings
 from tests.support.clips import MOTIONS, moved, write_captions, write_motions
 from train.captioner import CaptionerRecipe, Captioning, train_captioner
 from train.classifier import Classification, ClassifierRecipe, train_classifier
-from train.labels import LabelError, read_labelled
+from train.labels import LabelError, read_labeled
 from train.photos import transform_alike
 from vlcap.captioner import Captioner
 from vlcap.data.captions import read_captions
@@ -97,7 +97,7 @@ def test_a_run_is_resumed_to_the_bit(few, tmp_path, quick_curves):
 
 def test_other_commands_with_encoders_of_clips(few, class_folder, tmp_path):
     """Probing is for encoders of photos, and a classifier of clips needs videos: one line says so."""
-    encoder = Encoder.create("lookupvivit_test_patch8x2_48", classes=sorted(drawings.COLOURS))
+    encoder = Encoder.create("lookupvivit_test_patch8x2_48", classes=sorted(drawings.COLORS))
     encoder.save_pretrained(tmp_path / "encoder")
     given = str(tmp_path / "encoder")
     with pytest.raises(LabelError, match="reads clips of videos: --data must hold"):
@@ -166,7 +166,7 @@ def test_videos_beside_photos_are_reported(few, tmp_path):
     drawings.draw(0).save(folder / "0.png")
     (folder / "1.mp4").write_bytes(next((few / "train" / "in").iterdir()).read_bytes())
     with pytest.warns(UserWarning, match=r"skipped 1 file that is not an image .*1 \.mp4"):
-        assert len(read_labelled(str(tmp_path), "train")) == 1
+        assert len(read_labeled(str(tmp_path), "train")) == 1
 
 
 def test_reversed_motions_have_the_same_frames():

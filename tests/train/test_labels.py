@@ -1,10 +1,10 @@
-"""Labelled photos in every layout; everything that is skipped is reported."""
+"""Labeled photos in every layout; everything that is skipped is reported."""
 
 import numpy as np
 import pytest
 
 from tests.support import drawings
-from train.labels import LabelError, read_labelled, read_words
+from train.labels import LabelError, read_labeled, read_words
 
 
 def test_what_class_folders_leave_out_is_warned_of(tmp_path):
@@ -17,8 +17,8 @@ def test_what_class_folders_leave_out_is_warned_of(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x")
     with pytest.warns(UserWarning) as told:
-        labelled = read_labelled(str(tmp_path), "train")
-    assert labelled.classes == ["cat", "dog"] and labelled.targets.tolist() == [0, 0, 1]
+        labeled = read_labeled(str(tmp_path), "train")
+    assert labeled.classes == ["cat", "dog"] and labeled.targets.tolist() == [0, 0, 1]
     said = [str(warning.message) for warning in told]
     assert any("1 .txt (first: " in line and "bird" in line for line in said)
     assert any("1 .cr2 (first: " in line for line in said)
@@ -29,14 +29,14 @@ def test_a_class_is_the_same_however_its_accents_are_composed(tmp_path):
     for name in ("train/M\u00e4dchen", "val/Ma\u0308dchen"):
         (tmp_path / name).mkdir(parents=True)
         drawings.draw(0).save(tmp_path / name / "a.png")
-    assert read_labelled(str(tmp_path), "val").classes == read_labelled(str(tmp_path), "train").classes
+    assert read_labeled(str(tmp_path), "val").classes == read_labeled(str(tmp_path), "train").classes
 
 
 def test_only_other_files_are_no_classes(tmp_path):
     (tmp_path / "train" / "cat").mkdir(parents=True)
     (tmp_path / "train" / "cat" / "a.jxl").write_bytes(b"x")
     with pytest.warns(UserWarning, match=r"1 \.jxl"), pytest.raises(LabelError, match="no photos in folders here"):
-        read_labelled(str(tmp_path), "train")
+        read_labeled(str(tmp_path), "train")
 
 
 def test_words_are_the_captions_own(captioned_folder):
@@ -49,13 +49,11 @@ def test_words_are_the_captions_own(captioned_folder):
     assert val.classes == train.classes
 
 
-def labelled_dataset(count):
-    """A Hugging Face data set of drawings, labelled by color."""
+def labeled_dataset(count):
+    """A Hugging Face data set of drawings, labeled by color."""
     import datasets
 
-    features = datasets.Features(
-        {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(drawings.COLOURS))}
-    )
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(drawings.COLORS))})
     return datasets.Dataset.from_dict(
         {"image": [drawings.draw(n) for n in range(count)], "label": [n % 4 for n in range(count)]}, features=features
     )
@@ -64,15 +62,15 @@ def labelled_dataset(count):
 def test_labels_from_parquet(tmp_path):
     import datasets
 
-    rows = labelled_dataset(8).with_format("arrow")
+    rows = labeled_dataset(8).with_format("arrow")
     rows = rows.map(datasets.table.embed_table_storage, batched=True).with_format(None)
     rows.to_parquet(tmp_path / "train-00000-of-00001.parquet")
-    labelled = read_labelled(str(tmp_path), "train")
-    assert labelled.classes == list(drawings.COLOURS)
-    assert labelled.targets.tolist() == [0, 1, 2, 3] * 2
-    assert np.array_equal(np.asarray(labelled.load(5)), np.asarray(drawings.draw(5)))
+    labeled = read_labeled(str(tmp_path), "train")
+    assert labeled.classes == list(drawings.COLORS)
+    assert labeled.targets.tolist() == [0, 1, 2, 3] * 2
+    assert np.array_equal(np.asarray(labeled.load(5)), np.asarray(drawings.draw(5)))
     with pytest.raises(LabelError, match="no val split"):
-        read_labelled(str(tmp_path), "val")
+        read_labeled(str(tmp_path), "val")
 
 
 def test_labels_from_the_hub(tmp_path, monkeypatch):
@@ -80,29 +78,29 @@ def test_labels_from_the_hub(tmp_path, monkeypatch):
     import datasets
 
     def load_dataset(name, split):
-        assert name == "someone/colours"
+        assert name == "someone/colors"
         if split != "validation":
             raise ValueError(f"Unknown split \"{split}\". Should be one of ['validation'].")
-        return labelled_dataset(8)
+        return labeled_dataset(8)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert read_labelled("someone/colours", "val").targets.tolist() == [0, 1, 2, 3] * 2
-    with pytest.raises(LabelError, match="someone/colours has no train split"):
-        read_labelled("someone/colours", "train")
+    assert read_labeled("someone/colors", "val").targets.tolist() == [0, 1, 2, 3] * 2
+    with pytest.raises(LabelError, match="someone/colors has no train split"):
+        read_labeled("someone/colors", "train")
 
 
 def test_a_name_that_cannot_be_had():
     with pytest.raises(LabelError, match="no/such-data-set is neither a folder here"):
-        read_labelled("no/such-data-set", "train")
+        read_labeled("no/such-data-set", "train")
 
 
 def test_class_folders_are_classes(class_folder):
-    labelled = read_labelled(str(class_folder), "train")
-    assert labelled.classes == sorted(drawings.COLOURS)
-    assert labelled.targets.bincount().tolist() == [60] * 4
-    assert labelled.load(0).mode == "RGB"
+    labeled = read_labeled(str(class_folder), "train")
+    assert labeled.classes == sorted(drawings.COLORS)
+    assert labeled.targets.bincount().tolist() == [60] * 4
+    assert labeled.load(0).mode == "RGB"
 
 
 def test_no_such_data(tmp_path):
     with pytest.raises(LabelError, match="no train split"):
-        read_labelled(str(tmp_path), "train")
+        read_labeled(str(tmp_path), "train")

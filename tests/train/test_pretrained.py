@@ -17,9 +17,9 @@ def test_a_package_knows_imagenet(real_data):
     assert sum(weight.numel() for weight in model.parameters()) == pytest.approx(6.1e6, rel=0.01)
     if real_data is None:
         pytest.skip("no real photos here")
-    from train.labels import read_labelled
+    from train.labels import read_labeled
 
-    photos = read_labelled(str(real_data / "imagenette-144"), "val")
+    photos = read_labeled(str(real_data / "imagenette-144"), "val")
     numbers = [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]  # ImageNet's numbers of Imagenette's ten classes
     pixels = PixelConfig.from_pretrained_cfg(model.pretrained_cfg)
     rows = range(0, len(photos), 20)

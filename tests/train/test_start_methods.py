@@ -63,7 +63,7 @@ def test_a_stream(fork_server, tmp_path):
         drawings.write_parquet(tmp_path / f"train-{shard:05d}-of-00002.parquet", range(shard * 8, shard * 8 + 8))
     found = []
     for each in ("fork", "forkserver"):
-        photos = StreamedPhotos(read_stream(str(tmp_path), "train"), mean_colour, buffer=4)
+        photos = StreamedPhotos(read_stream(str(tmp_path), "train"), mean_color, buffer=4)
         loader = StreamBatches(photos, stack, Reading(batch_size=4, workers=2)).loader(0, 4)
         loader.multiprocessing_context = each
         found.append([item for item in loader if item is not None])
@@ -71,7 +71,7 @@ def test_a_stream(fork_server, tmp_path):
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(*found, strict=True))
 
 
-def mean_colour(image):
+def mean_color(image):
     return torch.tensor(image.resize((1, 1)).getpixel((0, 0)))
 
 

@@ -41,9 +41,7 @@ def parquet_folder(tmp_path_factory):
     import datasets
 
     folder = tmp_path_factory.mktemp("parquet")
-    features = datasets.Features(
-        {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(drawings.COLOURS))}
-    )
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(drawings.COLORS))})
     for split, count, shards in (("train", PHOTOS, SHARDS), ("val", 8, 1)):
         for shard in range(shards):
             numbers = range(shard, count, shards)
@@ -68,7 +66,7 @@ def webdataset_folder(tmp_path_factory):
                         entry = tarfile.TarInfo(name)
                         entry.size = len(data)
                         archive.addfile(entry, io.BytesIO(data))
-    (folder / "classes.txt").write_text("\n".join(drawings.COLOURS))
+    (folder / "classes.txt").write_text("\n".join(drawings.COLORS))
     return folder
 
 
@@ -109,7 +107,7 @@ def numbers(stream, start=0, stop=12, reached=None, rank=0, world=1, workers=0):
 def test_an_epoch_is_every_photo_once(kind, parquet_folder, webdataset_folder):
     folder = {"parquet": parquet_folder, "webdataset": webdataset_folder}[kind]
     stream = read_stream(str(folder), "train")
-    assert stream.classes == list(drawings.COLOURS)
+    assert stream.classes == list(drawings.COLORS)
     batches, _ = numbers(stream)
     seen = [number for batch in batches for number, _ in batch]
     assert sorted(seen) == list(range(PHOTOS))
@@ -123,7 +121,7 @@ def test_an_epoch_is_every_photo_once(kind, parquet_folder, webdataset_folder):
 
 def test_a_folder_whose_name_looks_like_a_pattern(parquet_folder, tmp_path):
     folder = shutil.copytree(parquet_folder, tmp_path / "photos [1]")
-    assert read_stream(str(folder), "train").classes == list(drawings.COLOURS)
+    assert read_stream(str(folder), "train").classes == list(drawings.COLORS)
 
 
 def test_processes_share_an_epoch(parquet_folder):

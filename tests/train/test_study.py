@@ -307,7 +307,7 @@ def test_the_plot_of_scaling(in_all_ways, tmp_path, monkeypatch, capsys):
 
 def test_what_is_missing_is_said_before_the_work(in_all_ways, captioned_folder, tmp_path):
     _, recipe, _ = in_all_ways
-    with pytest.raises(TrainingError, match="row both learns from labelled photos: give --data-classes"):
+    with pytest.raises(TrainingError, match="row both learns from labeled photos: give --data-classes"):
         train_study(recipe, [], [str(captioned_folder)], tmp_path)
     gone = recipe.model_copy(update={"encoder": "runs/gone/encoder"})
     with pytest.raises(TrainingError, match="row one: there is no encoder folder runs/gone/encoder: train it first"):

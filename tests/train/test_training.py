@@ -15,7 +15,7 @@ from train.loop import TrainingError
 from train.self_critical import self_critical_loss
 from vlcap.data.captions import read_captions
 from vlcap.model.encoder import Encoder
-from vlcap.model.tokenizer import START, normalise_caption
+from vlcap.model.tokenizer import START, normalize_caption
 
 pytestmark = pytest.mark.usefixtures("quick_curves")  # the runs that tests share draw theirs
 
@@ -327,7 +327,7 @@ def test_a_photos_first_captions_alone(untrained, captioned_folder, tmp_path):
     assert any(len(captions) > 1 for captions in task.train_set.rows[0][0].captions)
     assert {len(pieces) for pieces in task.train_set.pieces} == {1}
     assert [task.tokenizer.decode(pieces, skip_special_tokens=True) for [pieces] in task.train_set.pieces] == [
-        normalise_caption(text, lowercase=False) for text in firsts
+        normalize_caption(text, lowercase=False) for text in firsts
     ]
     assert len(task.val_set.pieces[0]) > 1
 

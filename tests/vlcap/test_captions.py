@@ -341,7 +341,7 @@ def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str):
         "photos//{}.png",
     ],
 )
-def test_labelling_tools_paths_are_looked_for_by_their_last_part(tmp_path: Path, name: str):
+def test_labeling_tools_paths_are_looked_for_by_their_last_part(tmp_path: Path, name: str):
     put(tmp_path / "21.png", photo(9))  # the file that the name leads to from the folder: it is never read
     put(tmp_path / "coco/captions_val.json", coco(PHOTOS["val"], name=name))
     put(tmp_path / "coco/images/21.png", photo(21))
@@ -405,7 +405,7 @@ def test_two_ids_of_one_photo_are_refused(tmp_path: Path, names, limit):
 
 @pytest.mark.parametrize(("said", "there"), [("caf\u00e9", "cafe\u0301"), ("cafe\u0301", "caf\u00e9")])
 def test_accents_are_the_same_however_they_are_composed(tmp_path: Path, said: str, there: str):
-    """macOS separates letters and accents, labelling tools join them, also in names of folders."""
+    """macOS separates letters and accents, labeling tools join them, also in names of folders."""
     put(tmp_path / "captions_val.json", coco({21: ["x"]}, name=f"{said}/{said}.png"))
     put(tmp_path / "images" / there / f"{there}.png", photo(21))
     photos = read_captions(tmp_path, "val")

@@ -11,7 +11,7 @@ from app.commands.evaluate import evaluate
 from encoders import EncoderError
 from tests.support import drawings
 from train.classifier import ClassifierRecipe, train_classifier
-from train.labels import LabelError, join_labelled, read_labelled
+from train.labels import LabelError, join_labeled, read_labeled
 from vlcap.evaluation.classifier import check_budgets, evaluate_classifier, likeliest, load_classifier
 from vlcap.model.folder import ModelFolderError
 
@@ -39,7 +39,7 @@ def test_the_figures_are_the_trainers_own(run, class_folder, tmp_path, capsys):
         assert {f"top1@{budget} compressed", f"top1@{budget} lookup"} <= report.keys()
         rows = [*csv.reader((tmp_path / f"confusion-{budget}.csv").open())]
         table = [[int(each) for each in row[1:]] for row in rows[1:]]
-        assert rows[0][1:] == [row[0] for row in rows[1:]] == sorted(drawings.COLOURS)
+        assert rows[0][1:] == [row[0] for row in rows[1:]] == sorted(drawings.COLORS)
         assert [sum(row) for row in table] == [6] * 4
         assert sum(table[n][n] for n in range(4)) == report[f"top1@{budget}"] * 24
     predictions = json.loads((tmp_path / "predictions.json").read_text())
@@ -55,8 +55,8 @@ def test_classes_are_matched_by_name(run, class_folder, tmp_path):
     for name in ("blue", "yellow"):
         (tmp_path / "some" / "test").mkdir(parents=True, exist_ok=True)
         (tmp_path / "some" / "test" / name).symlink_to(class_folder / "val" / name)
-    some = join_labelled([read_labelled(str(tmp_path / "some"), "test")], encoder.config.classes)
-    whole = join_labelled([read_labelled(str(class_folder), "val")], encoder.config.classes)
+    some = join_labeled([read_labeled(str(tmp_path / "some"), "test")], encoder.config.classes)
+    whole = join_labeled([read_labeled(str(class_folder), "val")], encoder.config.classes)
     report = evaluate_classifier(encoder, some, "c", "some", "test", out=tmp_path / "out")
     evaluate_classifier(encoder, whole, "c", "whole", "val", out=tmp_path / "all")
     found, known = ([*csv.reader((tmp_path / each / "confusion-2.csv").open())] for each in ("out", "all"))

@@ -12,14 +12,14 @@ import pytest
 from tests.support import drawings
 from train.captioner import CaptionerRecipe
 from train.classifier import Classification, ClassifierRecipe
-from train.labels import LabelError, match_classes, read_labelled, read_words
+from train.labels import LabelError, match_classes, read_labeled, read_words
 from train.streaming import read_stream
 from train.words import word_splitter
 from vlcap.data.captions import CaptionDataError, read_captions
 from vlcap.data.files import split_names
 from vlcap.model.tokenizer import TokenizerError, train_tokenizer
 
-NAMES = list(drawings.COLOURS)
+NAMES = list(drawings.COLORS)
 VAL = ("val", "valid", "validation", "dev")
 
 
@@ -52,14 +52,14 @@ def test_every_reader_knows_a_split_by_all_of_its_names(name, tmp_path):
         for folder in ("parquet", "coco", "karpathy"):
             assert len(read_captions(tmp_path / folder, asked)) == 4
         for folder in ("parquet", "folders"):
-            assert len(read_labelled(str(tmp_path / folder), asked)) == 4
+            assert len(read_labeled(str(tmp_path / folder), asked)) == 4
         assert read_stream(str(tmp_path / "parquet"), asked).classes == NAMES
 
 
 def test_test_is_not_validation(tmp_path):
     drawings.write_class_folders(tmp_path, {"train": 4, "test": 4})
     with pytest.raises(LabelError, match="val may be called val or valid or validation or dev"):
-        read_labelled(str(tmp_path), "val")
+        read_labeled(str(tmp_path), "val")
 
 
 def test_two_names_of_one_split(tmp_path):
@@ -73,7 +73,7 @@ def test_two_names_of_one_split(tmp_path):
 def test_a_missing_file_is_warned_of(tmp_path):
     for shard in (0, 1):
         drawings.write_parquet(tmp_path / f"train-{shard:05d}-of-00003.parquet", range(shard * 4, shard * 4 + 4))
-    for read in (read_captions, read_labelled, read_stream):
+    for read in (read_captions, read_labeled, read_stream):
         with pytest.warns(UserWarning, match=r"1 of 3 files are missing, the first is train-00002-of-00003\.parquet"):
             read(str(tmp_path), "train")
     drawings.write_parquet(tmp_path / "train-00002-of-00003.parquet", range(8, 12))
@@ -82,7 +82,7 @@ def test_a_missing_file_is_warned_of(tmp_path):
         assert len(read_captions(tmp_path, "train")) == 12
     drawings.write_parquet(tmp_path / "train-00000-of-00001.parquet", range(12))
     with pytest.warns(UserWarning, match="files of several sets"):
-        read_labelled(str(tmp_path), "train")
+        read_labeled(str(tmp_path), "train")
 
 
 def test_a_file_written_anew_under_its_old_time_is_read_anew(tmp_path):
@@ -94,8 +94,8 @@ def test_a_file_written_anew_under_its_old_time_is_read_anew(tmp_path):
         captions = read_captions(tmp_path, "train")
         assert captions.files == [f"{n}.png" for n in numbers]
         assert captions.captions == [drawings.describe(n) for n in numbers]
-        labelled = read_labelled(str(tmp_path), "train")
-        assert labelled.load(0).tobytes() == drawings.draw(numbers[0]).tobytes()
+        labeled = read_labeled(str(tmp_path), "train")
+        assert labeled.load(0).tobytes() == drawings.draw(numbers[0]).tobytes()
 
 
 def test_classes_are_one_if_their_names_are(tmp_path):
@@ -107,7 +107,7 @@ def test_classes_are_one_if_their_names_are(tmp_path):
         [str(tmp_path)],
         tmp_path / "run",
     )
-    val = classifier.val_set.labelled
+    val = classifier.val_set.labeled
     assert val.classes == NAMES
     assert [val.classes[target] for target in val.targets] == ["red", "green", "yellow"]
 
@@ -115,7 +115,7 @@ def test_classes_are_one_if_their_names_are(tmp_path):
     (tmp_path / "folders" / "train" / "red").rename(tmp_path / "folders" / "train" / "caf\u00e9")
     (tmp_path / "folders" / "val" / "red").rename(tmp_path / "folders" / "val" / "cafe\u0301")
     shutil.rmtree(tmp_path / "folders" / "val" / "blue")
-    train, val = (read_labelled(str(tmp_path / "folders"), split) for split in ("train", "val"))
+    train, val = (read_labeled(str(tmp_path / "folders"), split) for split in ("train", "val"))
     matched = match_classes(val, train.classes, "folders")
     assert {matched.classes[target] for target in matched.targets} == {"caf\u00e9", "green", "yellow"}
 
@@ -128,7 +128,7 @@ def test_classes_that_training_lacks_are_refused(kind, tmp_path):
     else:
         drawings.write_parquet(tmp_path / "train.parquet", range(8))
         drawings.write_parquet(tmp_path / "val.parquet", range(4), names=[*NAMES[1:], "red", "amber"])
-        assert match_classes(read_labelled(str(tmp_path), "val"), NAMES, "data").classes == NAMES  # no photo is amber
+        assert match_classes(read_labeled(str(tmp_path), "val"), NAMES, "data").classes == NAMES  # no photo is amber
         drawings.write_parquet(tmp_path / "val.parquet", (1, 2), names=["green", "blue"])
         drawings.write_parquet(tmp_path / "train.parquet", (0, 2, 3), names=["red", "blue", "yellow"])
     with pytest.raises(LabelError, match=r"1 classes that the training lacks: '(amber|green)'\. The training has '"):
@@ -140,14 +140,14 @@ def test_classes_that_training_lacks_are_refused(kind, tmp_path):
 def test_a_name_for_two_classes_cannot_be_matched(tmp_path):
     drawings.write_class_folders(tmp_path, {"val": 8})
     with pytest.raises(LabelError, match="2 classes are called 'crane'"):
-        match_classes(read_labelled(str(tmp_path), "val"), ["crane", "crane"], "birds")
+        match_classes(read_labeled(str(tmp_path), "val"), ["crane", "crane"], "birds")
 
 
 def test_files_of_a_split_number_their_classes_alike(tmp_path):
     """datasets reads the names of the first file and the numbers of every file."""
     drawings.write_parquet(tmp_path / "train-00000-of-00002.parquet", range(4))
     drawings.write_parquet(tmp_path / "train-00001-of-00002.parquet", range(4), names=NAMES[::-1])
-    for read in (read_labelled, read_stream):
+    for read in (read_labeled, read_stream):
         with pytest.raises(LabelError, match=r"train-00001.*not numbered as those of .*train-00000"):
             read(str(tmp_path), "train")
 
@@ -208,14 +208,14 @@ def test_a_vocabulary_too_small_for_the_letters():
 def test_photos_can_be_sent_to_another_process(class_folder, captioned_folder, tmp_path):
     """macOS, Windows and Python 3.14 do so; a closure could not be sent."""
     drawings.write_parquet(tmp_path / "train.parquet", range(4))
-    for labelled in (
-        read_labelled(str(class_folder), "train"),
-        read_labelled(str(tmp_path), "train"),
+    for labeled in (
+        read_labeled(str(class_folder), "train"),
+        read_labeled(str(tmp_path), "train"),
         read_words([str(captioned_folder), str(tmp_path)], "train", words=8),
     ):
-        sent = pickle.loads(pickle.dumps(labelled))
-        last = len(labelled) - 1
-        assert sent.load(last).tobytes() == labelled.load(last).tobytes()
-        assert sent.identity() == labelled.identity()
+        sent = pickle.loads(pickle.dumps(labeled))
+        last = len(labeled) - 1
+        assert sent.load(last).tobytes() == labeled.load(last).tobytes()
+        assert sent.identity() == labeled.identity()
     stream = read_stream(str(tmp_path), "train")
     assert next(iter(pickle.loads(pickle.dumps(stream)).dataset))["label"] == 0

@@ -9,7 +9,7 @@ import torch
 
 from app.commands.probe import probe
 from tests.support import drawings, frozen_models
-from train.labels import read_labelled
+from train.labels import read_labeled
 from vlcap.data.corruptions import CORRUPTIONS, CorruptionError, bring_to_size, check_corruptions, corrupt
 from vlcap.evaluation.classifier import evaluate_classifier
 from vlcap.model.encoder import Encoder
@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
 def encoder():
     """Random weights, also in its heads: colors can be read off its tokens all the same."""
     torch.manual_seed(0)
-    made = Encoder.create("lookupvit_test_patch8_48", classes=sorted(drawings.COLOURS), budgets=[2, 3], budget=3)
+    made = Encoder.create("lookupvit_test_patch8_48", classes=sorted(drawings.COLORS), budgets=[2, 3], budget=3)
     for name, weight in made.named_parameters():
         if "head" in name:
             torch.nn.init.normal_(weight)
@@ -46,7 +46,7 @@ def encoder():
 
 @pytest.fixture(scope="module")
 def splits(folder):
-    return read_labelled(str(folder), "train"), read_labelled(str(folder), "val")
+    return read_labeled(str(folder), "train"), read_labeled(str(folder), "val")
 
 
 @pytest.mark.slow  # scikit-learn takes seconds to import

@@ -1,4 +1,4 @@
-"""Tables, text files, archives and labelling tools' JSON that are odd or damaged: read right, or refused by line."""
+"""Tables, text files, archives and labeling tools' JSON that are odd or damaged: read right, or refused by line."""
 
 import json
 import tarfile

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support import drawings
-from vlcap.model.tokenizer import EOS, PAD, UNK, load_tokenizer, normalise_caption, train_tokenizer
+from vlcap.model.tokenizer import EOS, PAD, UNK, load_tokenizer, normalize_caption, train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def test_there_and_back(tokenizer, text):
     ids = tokenizer(text)["input_ids"]
     assert ids[-1] == EOS
     if UNK not in ids:
-        assert normalise_caption(tokenizer.decode(ids, skip_special_tokens=True)) == normalise_caption(text)
+        assert normalize_caption(tokenizer.decode(ids, skip_special_tokens=True)) == normalize_caption(text)
 
 
 def test_saved_and_loaded_is_the_same(tokenizer, tmp_path):
@@ -31,7 +31,7 @@ def test_ids_are_sentencepieces_own(tmp_path):
     import sentencepiece
 
     corpus = tmp_path / "captions.txt"
-    corpus.write_text("\n".join(map(normalise_caption, drawings.captions(60))))
+    corpus.write_text("\n".join(map(normalize_caption, drawings.captions(60))))
     sentencepiece.SentencePieceTrainer.train(
         input=str(corpus),
         model_prefix=str(tmp_path / "spiece"),
@@ -67,12 +67,12 @@ def test_special_ids(tokenizer):
         ("What?", "what?"),
     ],
 )
-def test_normalise_caption(text, expected):
-    assert normalise_caption(text) == expected
+def test_normalize_caption(text, expected):
+    assert normalize_caption(text) == expected
 
 
 def test_case_is_kept_where_that_is_asked():
-    assert normalise_caption("A Dog runs .", lowercase=False) == "A Dog runs"
+    assert normalize_caption("A Dog runs .", lowercase=False) == "A Dog runs"
     tokenizer = train_tokenizer([text.title() for text in drawings.captions(60)], vocab_size=60, lowercase=False)
     ids = tokenizer("A Red Square")["input_ids"]
     assert tokenizer.decode(ids, skip_special_tokens=True) == "A Red Square" and UNK not in ids

@@ -124,7 +124,7 @@ def whole_id(value: Any) -> int:
 
 
 def known_id(value: Any) -> int | str:
-    """An id as labelling tools write them: as `whole_id`, or any other text."""
+    """An id as labeling tools write them: as `whole_id`, or any other text."""
     return value if isinstance(value, str) and value and not value.isdigit() else whole_id(value)
 
 

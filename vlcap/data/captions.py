@@ -10,7 +10,7 @@
     COCO file     captions_{split}.json; photos as in COCO, or beside the file
     imagefolder   metadata.jsonl or metadata.csv, in the folder or one per folder below it
     table         CSV or TSV with a header, JSON lines, or Flickr's token files (tables.py)
-    COCO JSON     any other .json file with COCO's keys, as labelling tools write it
+    COCO JSON     any other .json file with COCO's keys, as labeling tools write it
     webdataset    .tar files, in the folder or right below it
     sidecars      photo and .txt or .caption, in the folder and below it, as kohya's trainers read them
 
@@ -26,12 +26,12 @@ from pathlib import Path
 
 from .caption_files import read_coco_captions, read_coco_results, write_coco_results
 from .caption_set import CaptionDataError, CaptionSet, MissingSplit
-from .labelling import find_labelling
 from .layouts import Coco, Karpathy, Layout, Parquet
 from .names import listed
 from .shards import find_shards
 from .sidecars import find_sidecars
 from .tables import find_tables
+from .tool_json import find_labeling
 
 __all__ = [
     "CaptionDataError",
@@ -90,7 +90,7 @@ def find_layouts(folder: Path) -> Iterator[Layout]:
         lambda folder: Coco.find(folder, ""),
         lambda folder: find_tables(folder, metadata=True),
         lambda folder: find_tables(folder, metadata=False),
-        find_labelling,
+        find_labeling,
         find_shards,
         find_sidecars,
     ):

@@ -17,7 +17,7 @@ def locate(folder: Path, names: list[str], places: Sequence[str], known: set[str
     """Finds photos by the names that an annotation file gives them.
 
     A name is tried in three forms: as it is; with / in place of \\, because Windows writes paths so; and its last part
-    alone, because labelling tools write paths and addresses of their own machine. For each form, the places are
+    alone, because labeling tools write paths and addresses of their own machine. For each form, the places are
     searched one by one, and the first place that has all photos is taken. The last part alone stands for a photo only
     if no other name in the file ends in it. Names are looked up in the listings of folders, which never contain `..`,
     so no name leads out of the folder. Letters with accents are the same letters however they are composed.

@@ -1,4 +1,4 @@
-"""Evaluation of a classifier on labelled photos: top-1 and top-5 accuracy per budget, and what was taken for what.
+"""Evaluation of a classifier on labeled photos: top-1 and top-5 accuracy per budget, and what was taken for what.
 
     vlcap evaluate --classifier RUN/encoder --data DIR --split val --out RESULTS
 
@@ -15,11 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import PartialState
 
-from encoders import EncoderError
-
 from .. import processes
 from ..bench.machine import versions
-from ..data.labelled import Labelled
+from ..data.labeled import Labeled
 from ..files.results import check_folder
 from ..files.writing import replacing
 from ..model.encoder import Encoder
@@ -61,36 +59,31 @@ def check_budgets(encoder: Encoder, budgets: Sequence[int] | None) -> list[int]:
     """
     if not budgets:
         return list(encoder.config.budgets or [encoder.budget])
-    most = encoder.grid_side()
-    for budget in budgets:
-        if not encoder.has_choice and budget != encoder.budget:
-            raise EncoderError(f"{encoder.config.architecture} has no choice of budget: it is {encoder.budget}")
-        if not 1 <= budget <= most:
-            raise EncoderError(f"budget {budget} does not fit: the grid of {encoder.config.architecture} allows {most}")
+    encoder.check_budgets(budgets)
     return list(dict.fromkeys(budgets))
 
 
-def classify(encoder: Encoder, labelled: Labelled, budgets: Sequence[int], batch_size: int = 32) -> Iterator[Answer]:
+def classify(encoder: Encoder, labeled: Labeled, budgets: Sequence[int], batch_size: int = 32) -> Iterator[Answer]:
     """The answers for this process's share of the photos, in their order.
 
     Args:
         encoder: The classifier.
-        labelled: The photos, or videos for an encoder of clips; their class numbers are those of the heads.
+        labeled: The photos, or videos for an encoder of clips; their class numbers are those of the heads.
         budgets: Sides of the compressed grid.
         batch_size: Photos per batch.
 
     Raises:
         ImageError: A photo can't be read. It is not skipped: the accuracy would be that of another set.
     """
-    transform, mine = encoder.pixels.eval_transform(), processes.share(len(labelled))
-    targets = labelled.targets.tolist()
+    transform, mine = encoder.pixels.eval_transform(), processes.share(len(labeled))
+    targets = labeled.targets.tolist()
     for start in range(0, len(mine), batch_size):
         rows = mine[start : start + batch_size]
         if encoder.frames:
-            clips = (labelled.clip(row, encoder.frames) for row in rows)
+            clips = (labeled.clip(row, encoder.frames) for row in rows)
             pixels = torch.stack([torch.stack([transform(frame) for frame in clip]) for clip in clips])
         else:
-            pixels = torch.stack([transform(labelled.load(row)) for row in rows])
+            pixels = torch.stack([transform(labeled.load(row)) for row in rows])
         found: dict[tuple[int, str], list[list[int]]] = {}
         with torch.inference_mode():
             seen = encoder.see(pixels)
@@ -113,7 +106,7 @@ def likeliest(logits: torch.Tensor) -> list[list[int]]:
 
 def evaluate_classifier(
     encoder: Encoder,
-    labelled: Labelled,
+    labeled: Labeled,
     name: str,
     data: str,
     split: str,
@@ -125,7 +118,7 @@ def evaluate_classifier(
 
     Args:
         encoder: The classifier.
-        labelled: The split; its class numbers are those of the heads.
+        labeled: The split; its class numbers are those of the heads.
         name: Name of the classifier, for the report.
         data: Name of the data, for the report.
         split: Name of the split, for the report.
@@ -147,7 +140,7 @@ def evaluate_classifier(
     if out and first:
         check_folder(out)
     encoder.to(PartialState().device)
-    answers: list[Answer] = processes.join(list(track(classify(encoder, labelled, sides))))
+    answers: list[Answer] = processes.join(list(track(classify(encoder, labeled, sides))))
     if not first:
         return {}
     classes = encoder.config.classes

@@ -77,7 +77,7 @@ def _export(folder: Path, place: Path, int8: bool, budget: int | None) -> None:
     from rich.progress import track
     from transformers.utils import logging
 
-    from .graphs import check_budgets, export_graphs
+    from .graphs import export_graphs
 
     logging.disable_progress_bar()  # of reading the weights, which takes an instant
 
@@ -87,7 +87,7 @@ def _export(folder: Path, place: Path, int8: bool, budget: int | None) -> None:
 
     check_replaceable(place, GRAPHS)
     engine, budgets = torch_engine(folder, device="cpu"), None if budget is None else [budget]
-    check_budgets(engine, budgets or [])
+    engine.model.encoder.check_budgets(budgets or [])
     print(
         f"vlcap: preparing {folder} for ONNX Runtime, once: about a minute, kept in {place} "
         f"(--engine pytorch starts at once)",

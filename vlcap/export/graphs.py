@@ -118,20 +118,6 @@ class Product(nn.Module):
         return x @ self.weight
 
 
-def check_budgets(engine: TorchEngine, budgets: Iterable[int]) -> None:
-    """Checks that the encoder can serve budgets.
-
-    Raises:
-        EncoderError: A budget does not fit the grid, or the encoder has no choice.
-    """
-    facts, model = engine.facts, engine.model.encoder.model
-    for budget in budgets:
-        if facts.frames:
-            model.token_count(budget, facts.pixels.size)  # checks the budget against the grid of a clip
-        else:
-            model.check_budget(budget, (facts.grid, facts.grid))
-
-
 @torch.inference_mode()
 def export_graphs(
     engine: TorchEngine,
@@ -168,7 +154,7 @@ def export_graphs(
             f"{facts.pixels.interpolation}: take the engine pytorch"
         )
     budgets = list(budgets or facts.budgets)
-    check_budgets(engine, budgets)
+    engine.model.encoder.check_budgets(budgets)
     check_folder(folder)
     order = reassociation_off(engine.model.encoder) if int8 else contextlib.nullcontext()
     with tempfile.TemporaryDirectory() as scratch, order:

@@ -1,7 +1,7 @@
 """A timm encoder as a Hugging Face model: the encoder of a captioner folder and of `VisionEncoderDecoderModel`."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ class Encoder(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
-        """Only what no weight file holds, such as Swin's indices: timm has initialised its model itself."""
+        """Only what no weight file holds, such as Swin's indices: timm has initialized its model itself."""
         if hasattr(module, "init_non_persistent_buffers"):
             module.init_non_persistent_buffers()
 
@@ -202,6 +202,19 @@ class Encoder(PreTrainedModel):
     def token_count(self, budget: int) -> int:
         """Number of tokens that a decoder reads at a budget, including class and register tokens."""
         return self.model.token_count(budget, self.pixels.size)
+
+    def check_budgets(self, budgets: Iterable[int]) -> None:
+        """Checks that it can serve budgets.
+
+        Raises:
+            EncoderError: One does not fit the grid, or the encoder has no choice.
+        """
+        side = self.grid_side()
+        for budget in budgets:
+            if self.frames:
+                self.model.token_count(budget, self.pixels.size)  # checks it against the grid of a clip
+            else:
+                self.model.check_budget(budget, (side, side))
 
     def gflops(self, budget: int | None = None) -> float:
         """GFLOPs (2 x MACs) per photo at a budget."""

@@ -123,10 +123,8 @@ def make_encoder(
 
 def _set_budgets(encoder: Encoder, budgets: Sequence[int] | None) -> None:
     """Declares the budgets, each of which has to be one that the encoder can serve."""
-    grid = encoder.grid_side()
-    chosen = list(budgets or [min(BUDGET, grid)])
-    for budget in chosen:
-        encoder.model.check_budget(budget, (grid, grid))
+    chosen = list(budgets or [min(BUDGET, encoder.grid_side())])
+    encoder.check_budgets(chosen)
     encoder.set_budgets(chosen)
 
 

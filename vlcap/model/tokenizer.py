@@ -32,7 +32,7 @@ class TokenizerError(VlcapError, ValueError):
     """No tokenizer can be made of these captions, or of this folder. The message says why."""
 
 
-def normalise_caption(text: str, lowercase: bool = True) -> str:
+def normalize_caption(text: str, lowercase: bool = True) -> str:
     """A caption on one line, in lower case, without space before punctuation or a full stop. CIDEr ignores them all."""
     text = re.sub(r"\s+([.,;:!?'])", r"\1", " ".join(text.split())).rstrip(" .")
     return text.lower() if lowercase else text
@@ -54,7 +54,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, lowercase: bool = 
 
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "captions.txt"
-        text.write_text("\n".join(normalise_caption(caption, lowercase) for caption in captions), encoding="utf-8")
+        text.write_text("\n".join(normalize_caption(caption, lowercase) for caption in captions), encoding="utf-8")
         try:
             sentencepiece.SentencePieceTrainer.train(
                 input=str(text),

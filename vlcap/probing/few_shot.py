@@ -7,7 +7,7 @@ LookupViT's Table 9, for every budget. The paper does not describe its classifie
 
 - Each draw takes photos of the train split at random, as many of each class. The draws with fewer shots are the first
   photos of those with more. All encoders and budgets share the draws, so their differences are paired.
-- The regularisation is chosen per encoder, budget and number of shots: of `STRENGTHS`, in units of the features'
+- The regularization is chosen per encoder, budget and number of shots: of `STRENGTHS`, in units of the features'
   spread, the one with the highest accuracy over all draws on held-out photos of the train split; the strongest of
   several that are equal.
   The held-out photos belong to no draw. So the choice costs labels beyond the shots, but none of the tested split.
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..data.labelled import Labelled
+from ..data.labeled import Labeled
 from ..evaluation.bootstrap import bootstrap, interval
 from ..tracking import Track, no_track
 from .ridge import Linear, ridge, spread
@@ -41,7 +41,7 @@ class Draws:
     """Rows of the train split.
 
     Attributes:
-        held_out: Those that choose the regularisation.
+        held_out: Those that choose the regularization.
         rows: Those of each draw (draws, classes, most shots).
     """
 
@@ -101,7 +101,7 @@ def draw(targets: Sequence[int], classes: Sequence[str], shots: int, draws: int,
         if len(own) <= shots:
             raise ProbeError(
                 f"class {name!r:.60} has {len(own)} photos in the train split: {shots} shots need one more at least, "
-                "to choose the regularisation by: use smaller --shots"
+                "to choose the regularization by: use smaller --shots"
             )
         own = np.random.default_rng([seed, number]).permutation(own)
         kept = max(1, min(HELD_OUT, (len(own) - shots) // 2))  # half of what is left, so that draws differ
@@ -122,7 +122,7 @@ def draw(targets: Sequence[int], classes: Sequence[str], shots: int, draws: int,
 
 
 @torch.inference_mode()
-def encode(subjects: Sequence[Subject], labelled: Labelled, rows: Sequence[int], what: str, track: Track) -> Features:
+def encode(subjects: Sequence[Subject], labeled: Labeled, rows: Sequence[int], what: str, track: Track) -> Features:
     """Pooled features of some photos, for every subject and budget.
 
     Raises:
@@ -131,7 +131,7 @@ def encode(subjects: Sequence[Subject], labelled: Labelled, rows: Sequence[int],
     found: dict[tuple[int, int], list[np.ndarray]] = {}
     batches: Iterable[list[int]] = in_batches(rows)
     for batch in track(batches, -(-len(rows) // 32), what):
-        photos = [labelled.load(row) for row in batch]
+        photos = [labeled.load(row) for row in batch]
         for number, subject in enumerate(subjects):
             seen = subject.see(photos)
             for budget in subject.budgets:
@@ -156,8 +156,8 @@ class FewShot:
 
 def few_shot(
     subjects: Sequence[Subject],
-    train: Labelled,
-    test: Labelled,
+    train: Labeled,
+    test: Labeled,
     shots: Sequence[int] = SHOTS,
     draws: int = DRAWS,
     seed: int = 0,

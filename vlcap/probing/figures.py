@@ -47,8 +47,8 @@ def plot_corruptions(summary: Sequence[Robustness]) -> Figure:
     severities = sorted(int(each) for each in summary[0].deviation)
     by_severity = "severity (0: the clean photo)"
     accuracy = _axes(figure, 131, by_severity, "accuracy, mean over corruptions, %")
-    mean = _axes(figure, 132, by_severity, "normalised feature deviation, mean")
-    density = _axes(figure, 133, f"normalised feature deviation at severity {severities[-1]}", "density")
+    mean = _axes(figure, 132, by_severity, "normalized feature deviation, mean")
+    density = _axes(figure, 133, f"normalized feature deviation at severity {severities[-1]}", "density")
     look = _looks([(each.encoder, each.budget) for each in summary])
     for each in summary:
         style = look(each.encoder, each.budget)

@@ -1,7 +1,7 @@
 """Ridge regression on class labels, in closed form: a linear classifier on frozen features.
 
-The few-shot evaluation of ViT (arXiv 2010.11929, section 4.1): regularised least squares from the features to targets
-of 1 for the class and -1 for the others. The intercept is not regularised. These are the weights of scikit-learn's
+The few-shot evaluation of ViT (arXiv 2010.11929, section 4.1): regularized least squares from the features to targets
+of 1 for the class and -1 for the others. The intercept is not regularized. These are the weights of scikit-learn's
 `RidgeClassifier` (tests/vlcap/test_probing.py).
 
 Legend of shapes
@@ -39,7 +39,7 @@ def ridge(features: np.ndarray, labels: np.ndarray, classes: int, strengths: Seq
         features: X (n, D).
         labels: Class numbers (n,).
         classes: C.
-        strengths: Regularisation, positive; scikit-learn's alpha.
+        strengths: Regularization, positive; scikit-learn's alpha.
     """
     x = features.astype(np.float64)
     y = np.where(labels[:, None] == np.arange(classes), 1.0, -1.0)

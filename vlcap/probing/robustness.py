@@ -2,7 +2,7 @@
 
     vlcap probe --encoder RUN/encoder --data DIR --corruptions --out RESULTS
 
-LookupViT's Tables 2 and 6 and Figure 4, on any labelled photos.
+LookupViT's Tables 2 and 6 and Figure 4, on any labeled photos.
 
 - A photo is brought to a size (224 px, as ImageNet-C's), corrupted, and then preprocessed as each encoder wants it.
   Severity 0 is the same photo without corruption. So all accuracies are of photos of this size.
@@ -10,7 +10,7 @@ LookupViT's Tables 2 and 6 and Figure 4, on any labelled photos.
   probes on clean photos with the most shots (few_shot.py), averaged over the draws.
 - Mean corruption error (arXiv 1903.12261, section 4): CE of a corruption is the model's error, summed over severities,
   divided by the reference model's. mCE is the mean of CE over the corruptions, x 100.
-- Normalised feature deviation (LookupViT, appendix A.1): |F(X) - F(X_c)| / |F(X)| for each photo X, L2 norms. The paper
+- Normalized feature deviation (LookupViT, appendix A.1): |F(X) - F(X_c)| / |F(X)| for each photo X, L2 norms. The paper
   does not say which features F are; here they are the pooled ones that are probed.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from ..data.corruptions import CORRUPTIONS, SEVERITIES, SIZE, bring_to_size, check_corruptions, corrupt
-from ..data.labelled import Labelled
+from ..data.labeled import Labeled
 from ..tracking import Track, no_track
 from .ridge import Linear
 from .subject import ProbeError, Subject, in_batches
@@ -100,7 +100,7 @@ class Corrupted:
 
 def corrupted(
     subjects: Sequence[Subject],
-    test: Labelled,
+    test: Labeled,
     probes: Mapping[Key, Sequence[Linear]],
     names: Sequence[str] = CORRUPTIONS,
     severities: Sequence[int] = SEVERITIES,
@@ -153,7 +153,7 @@ def corrupted(
     ]
     errors, called = reference_errors(subjects, rows, len(test.classes), names, severities, reference)
     summary = [
-        _summarise(subject, number, budget, rows, deviations, names, severities, errors)
+        _summarize(subject, number, budget, rows, deviations, names, severities, errors)
         for number, subject in enumerate(subjects)
         for budget in subject.budgets
     ]
@@ -183,7 +183,7 @@ def check_reference(reference: str | None, names: Sequence[str]) -> None:
 @torch.inference_mode()
 def _measure(
     subjects: Sequence[Subject],
-    test: Labelled,
+    test: Labeled,
     probes: Mapping[Key, Sequence[Linear]],
     names: Sequence[str],
     severities: Sequence[int],
@@ -229,7 +229,7 @@ def _right(
 
 
 def deviation(clean: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Normalised feature deviation of each photo: |F(X) - F(X_c)| / |F(X)|, (B, D) twice -> (B,)."""
+    """Normalized feature deviation of each photo: |F(X) - F(X_c)| / |F(X)|, (B, D) twice -> (B,)."""
     exact = clean.astype(np.float64)
     length = np.linalg.norm(exact, axis=1).clip(min=np.finfo(np.float64).tiny)  # of features that are all zero, too
     return np.linalg.norm(exact - features, axis=1) / length
@@ -270,7 +270,7 @@ def mean_corruption_error(errors: Mapping[str, float], reference: Mapping[str, f
     return 100 * sum(error / reference[name] for name, error in errors.items()) / len(errors)
 
 
-def _summarise(
+def _summarize(
     subject: Subject,
     number: int,
     budget: int,

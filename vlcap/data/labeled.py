@@ -1,4 +1,4 @@
-"""What evaluating and probing an encoder ask of labelled photos. train/labels.py reads them.
+"""What evaluating and probing an encoder ask of labeled photos. train/labels.py reads them.
 
 The readers lie in train/, beside what only training needs: streams, words as labels, caches. The command reads the
 photos there and hands them on.
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Labelled(Protocol):
+class Labeled(Protocol):
     """Photos with one class each."""
 
     @property

@@ -1,4 +1,4 @@
-"""COCO JSON under the names that labelling tools give it: result.json, labels.json, _annotations.coco.json.
+"""COCO JSON under the names that labeling tools give it: result.json, labels.json, _annotations.coco.json.
 
 Their ids may be texts, and their file names absolute paths, addresses, or in folders of their own.
 """
@@ -16,7 +16,7 @@ from .splits import split_of_file, split_of_folder
 KEYS = (b'"images"', b'"annotations"', b'"caption"', b'"file_name"')
 
 
-def find_labelling(folder: Path) -> Listed | None:
+def find_labeling(folder: Path) -> Listed | None:
     """The COCO files with captions in a folder, in annotations/ or in the folders right below it.
 
     Raises:
@@ -29,7 +29,7 @@ def find_labelling(folder: Path) -> Listed | None:
             f"{folder}: only one of {listed(str(path.relative_to(folder)) for path in files)} can be read: "
             "name each by its split, or move the others elsewhere"
         )
-    return Listed("COCO JSON", folder, files, lambda: _read_labelling(folder, files, below)) if files else None
+    return Listed("COCO JSON", folder, files, lambda: _read_labeling(folder, files, below)) if files else None
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -54,7 +54,7 @@ def _is_coco(path: Path) -> bool:
         return False
 
 
-def _read_labelling(folder: Path, files: list[Path], below: list[Path]) -> Listing:
+def _read_labeling(folder: Path, files: list[Path], below: list[Path]) -> Listing:
     found = Listing(files, places=list(dict.fromkeys(["", "images", "data", *(path.name for path in below)])))
     for path in files:
         place = path.parent.relative_to(folder).as_posix()
