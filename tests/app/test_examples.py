@@ -7,33 +7,35 @@ import pytest
 from huggingface_hub import ModelCard
 
 from app.demo.answers import Author
-from app.demo.example_photos import CANDIDATES, SHOWN, Example, shown_examples
+from app.demo.example_photos import EXAMPLES, Example, shown_examples
 from tests.support.demo_captioner import talking_captioner
 from tests.support.demo_visitors import REPOSITORY
+from tests.support.example_captions import RIGHT, Right, candidates
 from vlcap.captioner import BUNDLED, Captioner
 from vlcap.data.images import load_image
 
 
 def test_each_is_there_with_its_source():
-    assert [example.name for example, _ in shown_examples()] == list(SHOWN)
-    assert all(example.path() and example.source for example in CANDIDATES)
+    assert [example for example, _ in shown_examples()] == list(EXAMPLES)
+    assert candidates().keys() == RIGHT.keys() and all(example.source for example in EXAMPLES)
+    assert Example("None", "gradio", "none.jpg", "nobody").path() is None
     photos = [load_image(path) for _, path in shown_examples()]
     assert all(min(photo.size) >= 224 and photo.mode == "RGB" for photo in photos)
 
 
 def test_what_a_right_caption_is():
-    example = Example("Cat", "gradio", "none.jpg", "nobody", (frozenset({"cat", "kitten"}),), frozenset({"dog"}))
-    assert example.path() is None
-    assert example.is_right("a cat, on a sofa .") and example.is_right("a kitten.")
-    assert not example.is_right("a cattle") and not example.is_right("a cat and a dog")
+    cat = Right((frozenset({"cat", "kitten"}),), frozenset({"dog"}))
+    assert cat.is_right("a cat, on a sofa .") and cat.is_right("a kitten.")
+    assert not cat.is_right("a cattle") and not cat.is_right("a cat and a dog")
 
 
 @pytest.mark.slow
 def test_captions_of_those_shown_are_right_and_of_the_others_wrong():
-    """With a better captioner this fails: then add to `SHOWN` what it names rightly."""
+    """With a better captioner this fails: then add to `EXAMPLES` what it names rightly."""
     captioner = Captioner.from_pretrained()
-    captions = {each.name: captioner.caption([each.path()])[0] for each in CANDIDATES}
-    assert {each.name for each in CANDIDATES if each.is_right(captions[each.name])} == set(SHOWN), captions
+    captions = {name: captioner.caption([path])[0] for name, path in candidates().items()}
+    right = {name for name, caption in captions.items() if RIGHT[name].is_right(caption)}
+    assert right == {example.name for example in EXAMPLES}, captions
 
 
 @pytest.mark.slow

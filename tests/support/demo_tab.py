@@ -1,10 +1,10 @@
 """What the browser tests of the demo look at: the parts of a tab."""
 
-from app.demo.example_photos import SHOWN
+from app.demo.example_photos import EXAMPLES
 from tests.support.demo_visitors import REPOSITORY
 
 LAPTOP, PHONE = {"width": 1280, "height": 768}, {"width": 390, "height": 844}
-EXAMPLE = SHOWN[0]
+EXAMPLE = EXAMPLES[0].name
 SCREENSHOTS = REPOSITORY / "test-artifacts"
 
 

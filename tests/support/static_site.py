@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from app.demo.example_photos import CANDIDATES
 from tests.support.drawings import draw
+from tests.support.example_captions import candidates
 
 RUNTIME = "VLCAP_WEB_RUNTIME"  # environment variable: folder of onnxruntime-web, which `make test` fetches
 ISOLATION = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
@@ -72,7 +72,7 @@ def served(folder: Path, headers: dict[str, str] | None = None) -> Iterator[Serv
 
 def photos_of_many_kinds(folder: Path, real_data: Path | None) -> list[Path]:
     """12 photos in files of many kinds: of COCO where it is at hand, else drawings and those of the dependencies."""
-    sources = [Image.open(path).convert("RGB") for each in CANDIDATES if (path := each.path())]
+    sources = [Image.open(path).convert("RGB") for path in candidates().values()]
     cat, man, tower, *_ = sources
     clear = cat.convert("RGBA")
     clear.putalpha(Image.linear_gradient("L").resize(cat.size))
