@@ -195,18 +195,27 @@ class CachedPhotos(CaptionedPhotos):
         return read_places(places, [f"budget{budget}"])[0]
 
 
+def _check(recipe: CaptionerRecipe) -> None:
+    """Checks what can be checked before anything is read.
+
+    Raises:
+        TrainingError: Settings contradict each other, or something that they need is missing.
+    """
+    check_choice(recipe)
+    if recipe.keep == "best" and not recipe.cider:
+        raise TrainingError("keep=best needs the CIDEr of each evaluation: set cider=true, or keep=last")
+    if recipe.self_critical == 1:
+        raise TrainingError("self_critical compares a photo's samples: set 2 or more, or 0 for cross-entropy")
+    check_decoder(recipe)
+    if recipe.cider:
+        find_java()  # fail now, not after the first epoch
+
+
 class Captioning:
     """A `Task` for the loop."""
 
     def __init__(self, recipe: CaptionerRecipe, data: list[str], out: Path):
-        check_choice(recipe)
-        if recipe.keep == "best" and not recipe.cider:
-            raise TrainingError("keep=best needs the CIDEr of each evaluation: set cider=true, or keep=last")
-        if recipe.self_critical == 1:
-            raise TrainingError("self_critical compares a photo's samples: set 2 or more, or 0 for cross-entropy")
-        check_decoder(recipe)
-        if recipe.cider:
-            find_java()  # fail now, not after the first epoch
+        _check(recipe)
         self.recipe = recipe
         self.cache_folder = out.parent / "tokens"  # shared with the runs next to this one
         self.best = out / "best.json"  # CIDEr of the best evaluation, for keep: best
@@ -220,39 +229,16 @@ class Captioning:
         if recipe.cider:
             for captions in self.val:
                 check_references(captions.references(), f"{captions.name}, val")
-        if recipe.start_from:
-            captioner = Captioner.from_pretrained(recipe.start_from, engine="pytorch")
-            self.model, self.tokenizer = captioner.model, captioner.tokenizer
-        else:
-            used = stream.first_captions() if stream else (photo for captions in train for photo in captions.captions)
-            self.model, self.tokenizer = self._new_model(used, out)
+        used = stream.first_captions() if stream else (photo for captions in train for photo in captions.captions)
+        self.model, self.tokenizer = self._model(used, out)
         if stream and self.model.encoder.frames:
             raise TrainingError(
                 f"{self.model.encoder.config.architecture} reads clips of videos, which are not streamed: stream=false"
             )
-        if recipe.freeze_decoder or recipe.lora_rank:
-            freeze_decoder(self.model.decoder, recipe.lora_rank)
         self.max_length = self.model.config.decoder.n_positions
-        if recipe.budgets:
-            self.model.encoder.set_budgets(recipe.budgets)
         self.pixels = self.model.encoder.pixels
-        augmentation = augmentation_of(recipe)
         self.train_set: CaptionedPhotos | StreamedPhotos
-        if recipe.cache_views:
-            self.train_set = self._cached(train, recipe.cache_views, augmentation, recipe.captions_per_photo)
-            self.val_set = self._cached(self.val, 1, {})
-        else:
-            frames = self.model.encoder.frames
-            plain, augment = self.pixels.eval_transform(), self.pixels.train_transform(**augmentation)
-            how = (self.tokenizer, self.max_length, recipe.lowercase, recipe.captions_per_photo)
-            if stream:
-                names = ("tokenizer", "max_length", "lowercase", "captions_per_photo")
-                stream = replace(stream, **dict(zip(names, how, strict=True)))
-                self.train_set = StreamedPhotos(stream, augment, recipe.shuffle_buffer)
-            else:
-                self.train_set = CaptionedPhotos(train, how[0], augment, *how[1:], frames=frames)
-            how = (self.tokenizer, plain, self.max_length, recipe.lowercase)
-            self.val_set = CaptionedPhotos(self.val, *how, frames=frames)
+        self.train_set, self.val_set = self._sets(train, stream)
         photos = self.train_set
         self.reward = CiderD(photos.pieces) if recipe.self_critical and isinstance(photos, CaptionedPhotos) else None
 
@@ -266,12 +252,44 @@ class Captioning:
             raise TrainingError("self_critical needs the captions of all photos: set stream=false")
         return read_caption_stream(data[0], "train")
 
-    def _new_model(
+    def _model(
         self, train: Iterable[list[str]], out: Path
     ) -> tuple[VisionEncoderDecoderModel, PreTrainedTokenizerBase]:
-        used = slice(self.recipe.captions_per_photo)
-        captions = (text for photo in train for text in photo[used])
-        return new_captioner(self.recipe, choose_encoder(self.recipe), captions, out)
+        """The model to train, with what stays frozen, and its tokenizer. `train` has the captions of each photo."""
+        recipe = self.recipe
+        if recipe.start_from:
+            captioner = Captioner.from_pretrained(recipe.start_from, engine="pytorch")
+            model, tokenizer = captioner.model, captioner.tokenizer
+        else:
+            captions = (text for photo in train for text in photo[slice(recipe.captions_per_photo)])
+            model, tokenizer = new_captioner(recipe, choose_encoder(recipe), captions, out)
+        if recipe.freeze_decoder or recipe.lora_rank:
+            freeze_decoder(model.decoder, recipe.lora_rank)
+        if recipe.budgets:
+            model.encoder.set_budgets(recipe.budgets)
+        return model, tokenizer
+
+    def _sets(
+        self, train: list[CaptionSet], stream: CaptionStream | None
+    ) -> tuple[CaptionedPhotos | StreamedPhotos, CaptionedPhotos]:
+        """The photos to train on and those to evaluate on: from the cache, from a stream, or decoded at each step."""
+        recipe, frames, augmentation = self.recipe, self.model.encoder.frames, augmentation_of(self.recipe)
+        if recipe.cache_views:
+            cached = self._cached(train, recipe.cache_views, augmentation, recipe.captions_per_photo)
+            return cached, self._cached(self.val, 1, {})
+        plain, augment = self.pixels.eval_transform(), self.pixels.train_transform(**augmentation)
+        val = CaptionedPhotos(self.val, self.tokenizer, plain, self.max_length, recipe.lowercase, frames=frames)
+        if stream is None:
+            how = (self.max_length, recipe.lowercase, recipe.captions_per_photo)
+            return CaptionedPhotos(train, self.tokenizer, augment, *how, frames=frames), val
+        stream = replace(
+            stream,
+            tokenizer=self.tokenizer,
+            max_length=self.max_length,
+            lowercase=recipe.lowercase,
+            captions_per_photo=recipe.captions_per_photo,
+        )
+        return StreamedPhotos(stream, augment, recipe.shuffle_buffer), val
 
     def _cached(
         self,
