@@ -1,5 +1,7 @@
 """What happens on the page's events: from the values of its fields to the values that they get."""
 
+import json
+import secrets
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,16 +39,15 @@ class Handlers:
     def answer(self, given: Given, budget: int | None, model: str, *advanced: Any) -> Iterator[tuple]:
         """The caption as it grows, then its words and maps, then all budgets, smallest first.
 
-        Outputs: photo, problem, caption, maps of blocks, table of budgets.
+        Outputs: replacement of the photo, problem, caption, maps of blocks, table of budgets.
         """
         if given.photo is None:  # an unreadable file would show as a broken picture
-            yield None, notice(given.problem), *EMPTY
+            yield _replacement(given, None), notice(given.problem), *EMPTY
             return
         photo, author = given.photo, self.authors[model]
         side, settings = author.side(budget), author.settings(*advanced)
         found = self.kept.of(photo, model, settings)
-        # The same each time: Gradio sends the browser only what differs, and a skip would take the photo apart there.
-        shown = SKIP if given.shown else self.photo.replacement(photo)
+        shown = "" if given.shown else _replacement(given, self.photo.replacement(photo))
         if side not in found:
             for caption in author.stream(photo, side, settings):
                 yield shown, "", growing(caption, author), EMPTY[1], budgets_table(found, author, side)
@@ -118,3 +119,11 @@ class Handlers:
         """Another model is chosen. Outputs: budget, description."""
         author = self.authors[model]
         return budget_value(author, budget), author.description
+
+
+def _replacement(given: Given, file: dict[str, Any] | None) -> str:
+    """What takes the place of a photo in the browser, if it is still there: the visitor may have chosen another one.
+
+    As JSON, and different each time: the browser acts on changes.
+    """
+    return json.dumps({"of": given.path, "file": file, "number": secrets.token_hex(4)})

@@ -65,6 +65,7 @@ def _photo(fields: SimpleNamespace) -> None:
             elem_id="photo",
         )
         gr.HTML(NO_MAP, elem_id="word_map")
+        fields.replacement = gr.Textbox(visible="hidden", elem_id="replacement")
     fields.problem = gr.HTML(elem_id="problem")
     with gr.Row(elem_id="examples"):
         gr.HTML("Or try one:", elem_classes="title quiet")

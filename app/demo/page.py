@@ -25,6 +25,12 @@ UNFIT = "These are not values of the page's fields: reload the page."
 BLANK = f"() => {json.dumps(list(EMPTY))}"  # JavaScript that empties caption, maps of blocks, and table
 # JavaScript that keeps, for this tab, the name of the photo's file here and the settings; and that brings them back
 # after a reload, if the file still exists. The photo itself is not kept. page.js presses the button for it.
+# JavaScript that shows another file in place of the photo that the browser cannot show, or none, while it is there: an
+# answer comes late, and the visitor may have chosen another photo meanwhile.
+REPLACE = """(told, photo) => {
+  const found = told ? JSON.parse(told) : null;
+  return found && photo?.path === found.of ? found.file : photo;
+}"""
 SAVE = "(...values) => sessionStorage.setItem('vlcap', JSON.stringify(values))"
 FORGET = "() => sessionStorage.removeItem('vlcap')"
 RESTORE = """async (...values) => {
@@ -69,7 +75,7 @@ def build(captioners: Captioner | Sequence[Captioner]) -> gr.Blocks:
         fields.advanced = [fields.beams, fields.length, fields.sampling, fields.temperature, fields.top_p]
         fields.asked = [fields.photo, fields.budget, fields.model, *fields.advanced]
         fields.of_sampling = [fields.temperature, fields.top_p, fields.again]
-        fields.answer = [fields.photo, fields.problem, fields.caption, fields.blocks, fields.table]
+        fields.answer = [fields.replacement, fields.problem, fields.caption, fields.blocks, fields.table]
         handlers = Handlers(authors, fields.photo, fields.downloads)
         _connect_photo(fields, handlers)
         _connect_settings(fields, handlers)
@@ -92,6 +98,7 @@ def _connect_photo(fields: SimpleNamespace, handlers: Handlers) -> None:
         chosen = button.click(lambda path=path: fields.photo.copy_of(path), outputs=fields.photo, **AT_ONCE)
         _keep(_answer_after(chosen, fields, handlers, new=True), fields)
         chosen.then(fn=None, js=_scroll_to("caption"))
+    fields.replacement.change(fn=None, js=REPLACE, inputs=[fields.replacement, fields.photo], outputs=fields.photo)
     restored = fields.restore.click(fn=None, js=RESTORE, inputs=fields.asked, outputs=fields.asked)
     _answer_after(restored, fields, handlers, new=True)
     restored.then(

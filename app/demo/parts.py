@@ -40,11 +40,13 @@ class Given:
     Attributes:
         photo: RGB image.
         problem: Reason in one line, "" without a problem.
+        path: Path of the file here; "" without one.
         shown: Whether the page can show the file itself: every browser can, and it is not very large.
     """
 
     photo: Image.Image | None = None
     problem: str = ""
+    path: str = ""
     shown: bool = True
 
     def needed(self) -> Image.Image:
@@ -69,21 +71,22 @@ class Photo(FilesOnly, gr.Image):
             return Given()
         if payload.path is None:
             raise refusal("Upload the photo as a file.")
+        name, path = payload.orig_name or "photo", payload.path
         try:
-            name = payload.orig_name or "photo"
-            if not Path(payload.path).exists():  # a page that was left open
-                return Given(problem=f"{name}: deleted in the meantime, because photos are not kept: choose it again")
-            photo = open_photo(Path(payload.path), name=name)
-            with Image.open(payload.path) as file:
-                return Given(photo, shown=file.format not in UNSHOWN and file.width * file.height <= LARGE)
+            if not Path(path).exists():  # a page that was left open
+                gone = f"{name}: deleted in the meantime, because photos are not kept: choose it again"
+                return Given(problem=gone, path=path)
+            photo = open_photo(Path(path), name=name)
+            with Image.open(path) as file:
+                return Given(photo, "", path, shown=file.format not in UNSHOWN and file.width * file.height <= LARGE)
         except ImageError as error:
-            return Given(problem=str(error))
+            return Given(problem=str(error), path=path)
 
-    def replacement(self, photo: Image.Image) -> str:
-        """Path of a file that shows the photo, in place of one that the page can't show."""
+    def replacement(self, photo: Image.Image) -> dict[str, Any] | None:
+        """A file that shows the photo, as the browser names files, in place of one that the page can't show."""
         file = io.BytesIO()
         photo.save(file, "PNG", compress_level=1)  # without loss: the next caption is read from it
-        return save_bytes_to_cache(file.getvalue(), "photo.png", cache_dir=self.GRADIO_CACHE)
+        return self.serve_static_file(save_bytes_to_cache(file.getvalue(), "photo.png", cache_dir=self.GRADIO_CACHE))
 
     def copy_of(self, path: Path) -> str:
         """Path of a file's copy, byte for byte, for the page. Gradio makes a lossy one of an image in memory."""

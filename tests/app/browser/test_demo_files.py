@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.demo.example_photos import shown_examples
 from tests.support.demo_captioner import photo
-from tests.support.demo_tab import budgets_of, caption_of, no_caption, shot, slider_of, upload, words_of
+from tests.support.demo_tab import EXAMPLE, budgets_of, caption_of, no_caption, shot, slider_of, upload, words_of
 
 pytestmark = pytest.mark.slow
 
@@ -209,3 +210,55 @@ def test_a_batch_fills_as_it_goes(open_page, expect, captioner, tmp_path, monkey
     expect(tab.get_by_role("button", name="Download CSV")).to_be_disabled()
     seen.set()
     expect(rows).to_have_count(12)
+
+
+@pytest.mark.parametrize("then", ["example", "remove", "upload"])
+def test_what_is_chosen_meanwhile_stays(open_page, expect, captioner, tmp_path, monkeypatch, then):
+    """The answer to a photo that the browser cannot show comes late: another photo is there by then, or none."""
+    photo(20 + len(then)).save(tmp_path / "scan.tiff")  # which no other test shows: captions are kept
+    photo(1).resize((300, 200)).save(tmp_path / "other.png")
+    [example] = [path for each, path in shown_examples() if each.name == EXAMPLE]
+    chosen = {"example": example, "upload": tmp_path / "other.png"}.get(then)
+    expected = chosen and captioner.caption([chosen])[0]
+    text, writing, done = captioner.text, threading.Event(), threading.Event()
+
+    def slow(ids):
+        writing.set()
+        done.wait(20)
+        return text(ids)
+
+    tab = open_page()
+    with monkeypatch.context() as patch:
+        patch.setattr(captioner, "text", slow)
+        upload(tab, tmp_path / "scan.tiff")
+        assert writing.wait(20)
+        if then == "example":
+            tab.get_by_role("button", name=EXAMPLE).click()
+        else:
+            tab.get_by_role("button", name="Remove Image").click()
+        if then == "upload":
+            upload(tab, chosen)
+        tab.wait_for_timeout(500)  # the choice is made in the browser
+        done.set()
+    picture = tab.locator("#photo img")
+    if chosen is None:
+        expect(no_caption(tab)).to_be_visible()
+        expect(picture).to_have_count(0)
+        return
+    expect(caption_of(tab)).to_have_text(expected)
+    expect(words_of(tab).first).to_be_visible()
+    with Image.open(chosen) as file:
+        assert picture.evaluate("async image => { await image.decode(); return image.naturalWidth }") == file.width
+
+
+def test_the_same_scan_again(open_page, expect, captioner, tmp_path):
+    """The browser acts on changes, and the second answer is the first one's."""
+    photo().save(tmp_path / "scan.tiff")
+    tab, picture = (found := open_page()), found.locator("#photo img")
+    for _ in range(2):
+        upload(tab, tmp_path / "scan.tiff")
+        expect(caption_of(tab)).to_have_text(captioner.caption([tmp_path / "scan.tiff"])[0])
+        expect(words_of(tab).first).to_be_visible()
+        assert picture.evaluate("async image => { await image.decode(); return image.naturalWidth }") > 0
+        tab.get_by_role("button", name="Remove Image").click()
+        expect(no_caption(tab)).to_be_visible()
