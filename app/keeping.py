@@ -132,10 +132,10 @@ def settings_of(captioner: Any, wish: Wish, weights: dict[str, Any]) -> dict[str
     """What captions depend on, for a journal or a manifest. `weights` is what the captioner is."""
     from vlcap.auto_budget import AutoBudget
 
-    own = captioner.default_budget
+    asked = captioner.default_budget if wish.budget is None else wish.budget
     return {
         **weights,
-        "budget": wish.budget.to_dict() if isinstance(wish.budget, AutoBudget) else wish.budget or own,
+        "budget": asked.to_dict() if isinstance(asked, AutoBudget) else asked,
         "generation": captioner.generation(**wish.generation),
         "count": wish.count,
         "min_score": wish.min_score,

@@ -28,16 +28,15 @@ def count_gflops(
     if encoder.frames:
         shape = (encoder.frames, *shape)
     pixels = torch.zeros(1, channels, *shape, device=parameter.device, dtype=parameter.dtype)
-    training = encoder.training
+    training = [(module, module.training) for module in encoder.modules()]
     encoder.eval()
-    seen: Any = pixels
-    if not trunk and encoder.has_trunk:
+    try:
         with torch.no_grad():
-            seen = encoder.trunk_features(pixels)
-    with torch.no_grad():
-        gflops = count_gflops_of(lambda: encoder.forward_tokens(seen, budget=budget))
-    encoder.train(training)
-    return gflops
+            seen: Any = encoder.trunk_features(pixels) if not trunk and encoder.has_trunk else pixels
+            return count_gflops_of(lambda: encoder.forward_tokens(seen, budget=budget))
+    finally:
+        for module, mode in training:
+            module.training = mode
 
 
 def count_gflops_of(work: Callable[[], Any]) -> float:

@@ -246,6 +246,7 @@ class LookupViT(TokenEncoder, nn.Module):
 
         `embed` resamples it anyway, but from here on the new one is trained and saved.
         """
+        self.grid_side(img_size)  # refuses what the patches do not divide
         old = self.patch_embed.grid_size
         self.patch_embed.set_input_size(img_size=img_size)
         self.pos_embed = nn.Parameter(self.resample_positions(self.pos_embed.data, old, self.patch_embed.grid_size))

@@ -88,7 +88,9 @@ class TubeletEmbed(nn.Module):
         self.set_input_size(img_size)
 
     def set_input_size(self, img_size: int) -> None:
-        steps, side = self.steps(self.frames), img_size // self.patch_size[0]
+        steps, (side, rest) = self.steps(self.frames), divmod(img_size, self.patch_size[0])
+        if rest:
+            raise EncoderError(f"{img_size} pixels are not a multiple of the patch size {self.patch_size[0]}")
         self.img_size = (img_size, img_size)
         self.grid_size, self.num_patches = (steps, side, side), steps * side * side
 

@@ -51,9 +51,10 @@ class ReducedViT(TimmEncoder):
         except TypeError as error:
             raise EncoderError(f"vit {vit} cannot be made: {error}") from error
         blocks = getattr(model, "blocks", [])
-        if not isinstance(model, VisionTransformer) or not all(
-            type(block) is Block and type(block.attn) is Attention for block in blocks
-        ):
+        plain = isinstance(model, VisionTransformer) and (
+            type(model).forward_features is VisionTransformer.forward_features  # ViTTM and TokenLearner have their own
+        )
+        if not plain or not all(type(block) is Block and type(block.attn) is Attention for block in blocks):
             raise EncoderError(f"the tokens of {vit} cannot be reduced: it is not a ViT of plain blocks")
         super().__init__(model, model.patch_embed.img_size[0])
 

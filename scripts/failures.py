@@ -7,6 +7,7 @@ A photo shows a thing if at least three of its human captions name it.
 """
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Annotated
 import typer
 
 from vlcap.data.captions import read_captions, read_coco_results
+from vlcap.errors import VlcapError
 from vlcap.evaluation.metrics import score
 
 AGREED = 3  # human captions that must name a thing
@@ -43,8 +45,11 @@ def main(
     split: Annotated[str, typer.Option(help="Split that was captioned.")] = "test",
 ) -> None:
     """Prints how often captions repeat and, per kind of thing, their score and the wrong things they name."""
-    captions, said = read_captions(data, split), read_coco_results(predictions)
-    cider = score(said, captions.references(), metrics=("CIDEr",)).per_image["CIDEr"]
+    try:
+        captions, said = read_captions(data, split), read_coco_results(predictions)
+        cider = score(said, captions.references(), metrics=("CIDEr",)).per_image["CIDEr"]
+    except VlcapError as error:
+        sys.exit(str(error))
     references = {i: [words(text) for text in texts] for i, texts in captions.references().items()}
     mine = dict(zip(said, map(words, said.values()), strict=True))
     repeated(list(said.values()), mine.values(), references.values())

@@ -24,14 +24,18 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("source", help="a photo, or a folder of captioned photos")
     options.add_argument("out", type=Path, help="the video, or the folder")
-    options.add_argument("--photos", type=int, default=300)
-    options.add_argument("--held-out", type=int, default=100)
+    options.add_argument("--photos", type=int, default=300, help="photos of the train split")
+    options.add_argument("--held-out", type=int, default=100, help="further photos, of the val split")
     options.add_argument("--motions", nargs="+", choices=MOTIONS, default=MOTIONS)
     asked = options.parse_args()
     if asked.out.exists():
         sys.exit(f"{asked.out} exists already: name another one, or delete it")
     if Path(asked.source).is_dir():
         captions = read_captions(asked.source, "train", limit=asked.photos + asked.held_out)
+        if len(captions) <= asked.held_out:
+            sys.exit(
+                f"{asked.source} has {len(captions)} photos, none of them is left to train on: use fewer --held-out"
+            )
         photos = [captions.image(i) for i in range(len(captions))]
         write_motions(asked.out, photos, asked.held_out, asked.motions)
         write_captions(asked.out, captions.captions, asked.held_out, asked.motions)

@@ -58,7 +58,8 @@ def look(captioner: Captioner, pixels: NDArray, ids: Sequence[int], budget: int 
         CaptionerError: The encoder has no gather attention.
     """
     pieces = [piece for piece in ids if piece not in (PAD, START)]
-    found = captioner.engine.attention(pixels, budget or captioner.default_budget, pieces)
+    side = captioner.default_budget if budget is None else budget
+    found = captioner.engine.attention(pixels, side, pieces)
     words = words_of(captioner, pieces)
     rows = [found.read[places].mean(axis=0) for _, places in words]  # of each word, (M,)
     # All blocks add to the compressed tokens that the decoder reads, so a word's map uses their mean.
@@ -161,7 +162,7 @@ def draw_maps(
     shown, pixels = seen(photo, captioner.pixels), captioner.preprocess([photo])
     rows: list[tuple[str, np.ndarray]] = []  # label, maps (L, h, w)
     for budget in budgets:
-        side = budget or captioner.default_budget
+        side = captioner.default_budget if budget is None else budget
         found = captioner.engine.attention(pixels, side, [])
         maps = found.gathered.reshape(*found.gathered.shape[:2], *found.grid)  # (L, M, h, w)
         if each_token:

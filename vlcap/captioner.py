@@ -244,7 +244,7 @@ class Captioner:
         Raises:
             EncoderError, CaptionerError: The budget does not fit the grid, or the engine's graphs.
         """
-        return encode(self.engine, pixels, budget or self.default_budget)
+        return encode(self.engine, pixels, self.default_budget if budget is None else budget)
 
     def decode(self, tokens: Any, **generation: Any) -> list[str]:
         """Compressed tokens of `encode` -> captions. `generation` overrides the settings of the model."""
@@ -263,7 +263,12 @@ class Captioner:
                 True, the search ends.
             generation: As for `caption`. Settings that our own search does not know go to Hugging Face's `generate`,
                 which the PyTorch engine has.
+
+        Raises:
+            CaptionerError: More than one caption of each photo is asked for.
         """
+        if (several := generation.get("num_return_sequences") or 1) != 1:
+            raise CaptionerError(f"num_return_sequences={several}: for several captions of a photo, give count")
         search = self.engine.search(**generation)
         if search is None:
             return self.engine.generate(tokens, watch, **generation)
@@ -329,7 +334,7 @@ class Captioner:
         Raises:
             EncoderError, CaptionerError: The budget does not fit the grid, or the engine's graphs.
         """
-        side = budget or self.default_budget
+        side = self.default_budget if budget is None else budget
         if self.engine.lanes > 1:
 
             def work(engine: Engine, pixels: NDArray) -> list[Caption]:
@@ -377,7 +382,7 @@ class Captioner:
             EncoderError, CaptionerError: The budget does not fit the grid, or the engine's graphs.
         """
         steps: queue.SimpleQueue[tuple[Any, bool]] = queue.SimpleQueue()  # (caption or error, whether it is last)
-        side = budget or self.default_budget
+        side = self.default_budget if budget is None else budget
         start = time.perf_counter()
         closed = threading.Event()
 

@@ -40,7 +40,7 @@ def auto_budget(
     print(f"{'':>16}  CIDEr x 100   GFLOPs   (N = {len(captions)})")
     for side, (cider, gflops) in zip(found.rule.budgets, found.fixed, strict=True):
         print(f"{f'budget {side}':>16}  {100 * cider:11.2f}  {gflops:7.3f}")
-    for point in found.points[:: max(1, len(found.points) // 10)]:
+    for point in found.points[:: -(-len(found.points) // 10)]:  # ten at most
         print(f"{f'auto, {point.threshold:.3f}':>16}  {100 * point.CIDEr:11.2f}  {point.gflops:7.3f}")
     best = found.rule
     say(

@@ -116,11 +116,11 @@ def encoders(
     table.add_column("encoder", no_wrap=True)
     table.add_column("pixels", justify="right")
     table.add_column("parameters", justify="right")
-    table.add_column("budget: GFLOPs")
+    table.add_column("budget: GFLOPs", no_wrap=True)
     table.add_column("paper")
     for row in sorted(rows, key=lambda row: row["params"]):
         paper, bare = row.get("gflops_paper_order", {}), row.get("gflops_without_trunk", {})
-        costs = "   ".join(
+        costs = "\n".join(
             f"{budget}: {gflops:.3g}"
             + (f" ({paper[budget]:.3g})" if budget in paper else "")
             + (f" / {bare[budget]:.3g}" if budget in bare else "")

@@ -117,7 +117,7 @@ class Author:
         Raises:
             gr.Error: The model does not have this budget.
         """
-        budget = budget or self.default_budget
+        budget = self.default_budget if budget is None else budget
         if budget not in self.budgets:
             raise refusal(f"The budget must be one of {self.budgets} for {self.captioner.name}, not {budget}.")
         return budget

@@ -46,7 +46,7 @@ class ServedModel:
         """What a request gets that names no budget."""
         if isinstance(self.budget, AutoBudget):
             return "auto"
-        return self.budget or self.captioner.default_budget
+        return self.captioner.default_budget if self.budget is None else self.budget
 
     def wish(
         self,

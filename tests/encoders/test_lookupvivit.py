@@ -36,6 +36,12 @@ def test_equal_to_the_reference_on_a_clip_of_four_frames(small, budget):
     torch.testing.assert_close(compressed.double(), expected[0], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", [*NAMES, "lookupvit_test_patch8_48"])
+def test_a_size_that_patches_do_not_divide_is_refused(name):
+    with pytest.raises(EncoderError, match="50 pixels are not a multiple of the patch size"):
+        create_encoder(name).set_input_size(50)
+
+
 def test_resized_in_space_and_time():
     grid = torch.randn(1, 5, 4, 6, 3, dtype=torch.float64)
     matrix = reference.resize_matrix((5, 4, 6), (2, 3, 3))

@@ -216,6 +216,8 @@ def test_what_cannot_be_made():
             {"vit": "beit_base_patch16_224", **SHAPE},
             "beit_base_patch16_224 cannot be reduced: it is not",
         ),
+        ({"vit": "vittm_mini_patch8_96"}, "vittm_mini_patch8_96 cannot be reduced: it is not"),  # it has a memory
+        ({"vit": "tokenlearner12_mini_patch8_96"}, "cannot be reduced: it is not"),
         ({"r": -1}, "r is -1"),
         ({"r": True}, "r is True"),
     ):

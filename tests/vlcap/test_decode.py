@@ -8,10 +8,12 @@ import pytest
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
+from encoders import EncoderError
 from tests.support import drawings
 from vlcap import Captioner
 from vlcap.data.captions import read_captions
 from vlcap.engines.pytorch import TorchEngine, fastest_dtype
+from vlcap.errors import CaptionerError
 from vlcap.model.build import build_model
 from vlcap.model.encoder import Encoder
 from vlcap.model.search import find_captions
@@ -110,10 +112,23 @@ def test_bundled_captioner_over_photos(bundled, tokens_of_photos, settings):
         {"num_beams": 30},
         {"eos_token_id": 5},
         {"repetition_penalty": 2},
+        {"early_stopping": "sometimes", "num_beams": 2},
+        {"do_sample": True, "top_p": -1.0},
+        {"do_sample": True, "top_k": -1},
+        {"max_new_tokens": 5.0},
     ],
 )
 def test_the_rest_is_left_to_hugging_face(settings):
     assert TorchEngine(random_model(0, 64), None).search(**{"max_new_tokens": 5, **settings}) is None
+
+
+def test_several_captions_are_asked_for_by_their_count(captioner):
+    """Hugging Face's own setting would give a list in which photos and captions no longer go together."""
+    with pytest.raises(CaptionerError, match="num_return_sequences=2: for several captions of a photo, give count"):
+        captioner.caption([drawings.draw(0)], num_beams=2, num_return_sequences=2)
+    for budget in (0, False):
+        with pytest.raises(EncoderError, match="does not fit"):
+            captioner.caption([drawings.draw(0)], budget=budget)
 
 
 def test_other_attention_is_left_to_hugging_face():

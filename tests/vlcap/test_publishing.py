@@ -17,9 +17,10 @@ import app.cli
 from tests.support import drawings
 from tests.support.hub import Hub
 from vlcap import registration
+from vlcap.auto_budget import FILE, AutoBudget, read_rule
 from vlcap.captioner import BUNDLED, Captioner, CaptionerError
 from vlcap.data.images import PixelConfig
-from vlcap.files.writing import MARKER, NotOursError
+from vlcap.files.writing import MARKER, NotOursError, digest_file
 from vlcap.model.encoder import Encoder
 from vlcap.model.processor import image_processor
 
@@ -95,6 +96,36 @@ def test_a_persons_card_stays_as_it_is(captioner_folder, report, tmp_path):
     assert "# Damaged" in (tmp_path / "damaged" / "README.md").read_text()
     with pytest.raises(CaptionerError, match="its metadata cannot be read"):
         mine.save_pretrained(tmp_path / "refused", metrics=[report])
+    assert not (tmp_path / "refused").exists()
+
+
+def test_another_license_takes_the_name_of_the_first_along(captioner_folder, tmp_path):
+    folder = shutil.copytree(captioner_folder, tmp_path / "theirs")
+    named = "license: other\nlicense_name: research-only\nlicense_link: LICENSE"
+    (folder / "README.md").write_text(f"---\n{named}\n---\n\n# Mine\n")
+    for license, names in (("mit", (None, None)), ("other", ("research-only", "LICENSE"))):
+        Captioner.from_pretrained(folder).save_pretrained(tmp_path / license, license=license)
+        data = ModelCard.load(tmp_path / license / "README.md").data
+        assert (data.license, data.license_name, data.license_link) == (license, *names)
+
+
+def test_the_rule_of_budgets_goes_along(captioner_folder, hub, tmp_path):
+    folder = shutil.copytree(captioner_folder, tmp_path / "run")
+    rule = AutoBudget((2, 3), -1.5, {"data": "drawn"})
+    (folder / FILE).write_text(json.dumps(rule.to_dict()))
+    loaded = Captioner.from_pretrained(folder)
+    loaded.save_pretrained(tmp_path / "copy")
+    loaded.push_to_hub("me/small", token="hf_secret")
+    assert read_rule(tmp_path / "copy") == rule and hub.of("me/small")[FILE] == (folder / FILE).read_bytes()
+
+
+def test_scores_of_another_captioner_are_refused(captioner_folder, report, tmp_path):
+    loaded = Captioner.from_pretrained(captioner_folder)
+    report.write_text(json.dumps(REPORT | {"weights_sha256": digest_file(captioner_folder / "model.safetensors")}))
+    loaded.save_pretrained(tmp_path / "copy", metrics=[report])
+    report.write_text(json.dumps(REPORT | {"weights_sha256": "0" * 64}))
+    with pytest.raises(CaptionerError, match=r"metrics\.json: has the scores of a captioner with other weights"):
+        loaded.save_pretrained(tmp_path / "refused", metrics=[report])
     assert not (tmp_path / "refused").exists()
 
 

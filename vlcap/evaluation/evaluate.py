@@ -20,7 +20,7 @@ from ..captioner import Caption, Captioner
 from ..data.captions import CaptionSet, write_coco_results
 from ..errors import CaptionerError
 from ..files.results import check_folder
-from ..files.writing import replacing
+from ..files.writing import digest_file, replacing
 from ..video import frames_of
 from .hugging_face import HuggingFaceCaptioner
 from .metrics import DEFAULT, check_metrics, check_references, score
@@ -137,10 +137,12 @@ def evaluate(
 
 
 def _engine_facts(captioner: Captioner | HuggingFaceCaptioner) -> dict[str, Any]:
-    """What ran the captioner, and whether with 8-bit weights."""
+    """What ran the captioner, whether with 8-bit weights, and the digest of its folder's weights, if it has one."""
     if isinstance(captioner, HuggingFaceCaptioner):
         return {"engine": "pytorch", "int8": False}
-    return {"engine": captioner.engine.kind, "int8": captioner.engine.int8}
+    file = captioner.folder / "model.safetensors" if captioner.folder else None
+    weights = {"weights_sha256": digest_file(file)} if file and file.is_file() else {}
+    return {"engine": captioner.engine.kind, "int8": captioner.engine.int8, **weights}
 
 
 def _budget_facts(
@@ -148,7 +150,7 @@ def _budget_facts(
 ) -> dict[str, Any]:
     """The budget, and for the rule that chooses it: the share of photos at each, and the mean GFLOPs of the encoder."""
     if not isinstance(budget, AutoBudget) or isinstance(captioner, HuggingFaceCaptioner):
-        return {"budget": budget or captioner.default_budget}
+        return {"budget": captioner.default_budget if budget is None else budget}
     ends = Counter(caption.budget for caption in found)
     costs = dict(zip(budget.budgets, accumulate(map(captioner.engine.gflops, budget.budgets)), strict=True))
     return {

@@ -113,7 +113,7 @@ def _gflops(row: Row) -> str:
     """GFLOPs of encoder and decoder, or the stated sum."""
     if row.encoder_gflops is None and row.stated_gflops is not None:
         return f"{row.stated_gflops:.3g}"
-    return _sum(row.encoder_gflops, row.decoder_gflops, ".2g")
+    return _sum(row.encoder_gflops, row.decoder_gflops, ".3g")
 
 
 def _sum(encoder: float | None, decoder: float | None, form: str) -> str:

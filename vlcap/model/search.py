@@ -72,14 +72,18 @@ class Search:
         """
         asked = {name: value for name, value in settings.items() if value is not None and (name, value) not in DEFAULTS}
         beams, penalty = asked.get("num_beams", 1), asked.get("repetition_penalty", 1.0)
+        longest_asked = asked.get("max_new_tokens", 0)
         able = (
             asked.keys() <= cls.__dataclass_fields__.keys()
-            and 1 <= asked.get("max_new_tokens", 0) <= longest
+            and isinstance(longest_asked, int)
+            and 1 <= longest_asked <= longest
             and isinstance(beams, int)
             and 1 <= beams <= vocab_size // 2
             and isinstance(penalty, float)
             and penalty > 0
+            and asked.get("early_stopping", False) in (True, False, "never")
             and not (asked.get("do_sample") and (beams > 1 or asked.get("temperature", 1.0) <= 0))
+            and not (asked.get("do_sample") and not (asked.get("top_k", 0) >= 0 and 0 < asked.get("top_p", 1.0) <= 1))
         )
         if not asked.get("do_sample"):  # then these change nothing
             asked = {name: value for name, value in asked.items() if name not in ("temperature", "top_k", "top_p")}

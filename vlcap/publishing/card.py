@@ -19,6 +19,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..engines.interface import Facts
 from ..errors import CaptionerError, reason
 from ..files.json_file import load_json
+from ..files.writing import digest_file
 
 CARD = "README.md"
 MAX_BYTES = 1024**2  # of a card or a recipe
@@ -56,7 +57,7 @@ def make_card(facts: Facts, about: About) -> str:
         CaptionerError: A file of metrics is none, or the folder's card cannot be read where it has to be changed.
     """
     text = _read_card(about.source)
-    results = [result for path in about.metrics for result in _results(path)]
+    results = [result for path in about.metrics for result in _results(path, about.source)]
     if text is not None and not is_ours(text):
         return text if not results and about.license is None else _with_metadata(text, results, about)
     data: Any = ModelCard(text).data if text is not None else _new_data(about)
@@ -101,8 +102,9 @@ def _add(data: Any, results: list[EvalResult], about: About) -> None:
     data.metrics = [*dict.fromkeys([*(data.metrics or []), *(result.metric_type for result in results)])] or None
     if data.eval_results:
         data.model_name = about.name.rpartition("/")[2]
-    if about.license is not None:
+    if about.license is not None and about.license != data.license:
         data.license = about.license
+        data.license_name = data.license_link = None  # of the license before
 
 
 def _kind(result: EvalResult) -> tuple[Any, ...]:
@@ -146,15 +148,18 @@ def _shown(key: str, value: Any) -> Any:
     return "/".join(Path(value).parts[-2:]) if key in PATHS and isinstance(value, str) else value
 
 
-def _results(path: str | Path) -> Iterable[EvalResult]:
+def _results(path: str | Path, source: Path | None) -> Iterable[EvalResult]:
     """The scores in a metrics.json of `vlcap evaluate`, x 100.
 
     Raises:
-        CaptionerError: It is no such file.
+        CaptionerError: It is no such file, or one of another captioner than that of the folder `source`.
     """
     report = load_json(path, max_bytes=MAX_BYTES, error=CaptionerError)
     if not isinstance(report, dict) or not {"CIDEr", "N", "data", "split", "budget"} <= report.keys():
         raise CaptionerError(f"{path}: is no metrics.json of `vlcap evaluate` with a CIDEr in it")
+    weights = source / "model.safetensors" if source else None
+    if weights and weights.is_file() and report.get("weights_sha256", digest_file(weights)) != digest_file(weights):
+        raise CaptionerError(f"{path}: has the scores of a captioner with other weights: evaluate this one")
     for name, kind in SCORES.items():
         if isinstance(report.get(name), (int, float)):
             yield EvalResult(

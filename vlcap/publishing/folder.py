@@ -11,9 +11,10 @@ from ..engines.interface import Facts
 from ..errors import CaptionerError
 from ..files.writing import written_whole
 from ..model.processor import save_processor
-from .card import CARD, About, make_card
+from .card import CARD, MAX_BYTES, About, make_card
 
 KIND = "captioner"  # of the folder, in its marker
+RULE = "budget_auto.json"  # auto_budget.py reads it
 
 
 class Published(Protocol):
@@ -57,7 +58,15 @@ def save(
     card = make_card(captioner.facts, About(name, captioner.folder, license, metrics))
     with written_whole(Path(folder), KIND) as new:
         save_files(model, tokenizer, new, dtype)
+        copy_rule(captioner.folder, new)
         (new / CARD).write_text(card, encoding="utf-8")
+
+
+def copy_rule(old: Path | None, new: Path) -> None:
+    """Copies the rule of --budget auto, which was fitted to a captioner's weights, into its new folder."""
+    rule = old / RULE if old else None
+    if rule and rule.is_file() and rule.stat().st_size <= MAX_BYTES:
+        (new / RULE).write_bytes(rule.read_bytes())
 
 
 def save_files(

@@ -10,7 +10,7 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from ..errors import CaptionerError, reason
 from .card import CARD, About, is_ours, make_card
-from .folder import Published, save_files
+from .folder import Published, copy_rule, save_files
 
 
 def push(
@@ -47,6 +47,7 @@ def push(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         save_files(model, tokenizer, folder, dtype)
+        copy_rule(captioner.folder, folder)
         (folder / CARD).write_text(card, encoding="utf-8")
         try:
             repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id

@@ -138,6 +138,7 @@ BAD = {
     "text.jpg": (lambda path: path.write_text("This is no photo."), "text.jpg: not a photo that this browser can show"),
     "empty.png": (lambda path: path.touch(), "empty.png: the file is empty"),
     "huge.png": (lambda path: Image.new("1", (9000, 9000)).save(path), "huge.png: too large, 9000 x 9000 pixels"),
+    "long.png": (lambda path: Image.new("1", (70000, 710)).save(path), "long.png: too long, 70000 x 710 pixels"),
     "thin.png": (lambda path: Image.new("1", (3000, 2)).save(path), "thin.png: not a usable shape"),
     "half.jpg": (cut_short, "half.jpg: "),
     "<img src=x>.jpg": (lambda path: path.write_text("This is no photo."), "<img src=x>.jpg: not a photo"),
@@ -157,6 +158,19 @@ def test_what_is_no_photo_is_refused_with_the_reason(shared, expect, tmp_path):
     shared.get_by_role("button", name="Cat").click()  # and it goes on
     done(shared).wait_for()
     expect(alert).to_be_hidden()
+
+
+def test_the_same_file_again(shared, expect, tmp_path):
+    photo().save(tmp_path / "mine.png")
+    give(shared, tmp_path / "mine.png")
+    done(shared).wait_for()
+    text = shared.locator("#said").inner_text()
+    shared.get_by_role("button", name="Cat").click()
+    expect(shared.locator("#said")).not_to_have_text(text)
+    assert shared.evaluate("() => document.querySelector('#file').files.length") == 0  # else nothing would change
+    done(shared).wait_for()
+    give(shared, tmp_path / "mine.png")
+    expect(shared.locator("#said")).to_have_text(text)
 
 
 @pytest.mark.parametrize("how", ["drop", "paste"])

@@ -250,7 +250,10 @@ function showTable() {
 function listen() {
   const takeFile = file => take(file.name || 'The photo', file);
   const drop = find('#drop'), input = find('#file');
-  input.addEventListener('change', () => { if (input.files[0]) takeFile(input.files[0]); });
+  input.addEventListener('change', () => {
+    if (input.files[0]) takeFile(input.files[0]);
+    input.value = ''; // the same file may be chosen again
+  });
   // Over the whole page: a photo dropped beside its place must not replace the page.
   document.addEventListener('dragover', event => { event.preventDefault(); drop.classList.add('over'); });
   document.addEventListener('dragleave', () => drop.classList.remove('over'));

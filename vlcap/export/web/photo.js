@@ -3,6 +3,7 @@
 import {resize} from './resize.js';
 
 const MAX_PIXELS = 80_000_000; // a browser holds 4 bytes for each when decoded
+const MAX_SIDE = 32_767; // pixels; browsers draw nothing of a wider picture, without an error
 const MAX_ASPECT = 100; // long side over short side; resizing the short side of a thinner picture would fill the memory
 const BAND = 1_000_000; // pixels read from the decoded photo at a time
 
@@ -13,6 +14,9 @@ export function sizeProblem(width, height) {
   }
   if (Math.min(width, height) < 1 || Math.max(width, height) > MAX_ASPECT * Math.min(width, height)) {
     return `not a usable shape, ${width} x ${height} pixels (the limit is ${MAX_ASPECT} to 1): crop it`;
+  }
+  if (Math.max(width, height) > MAX_SIDE) {
+    return `too long, ${width} x ${height} pixels (the limit is ${MAX_SIDE} on a side): make it smaller`;
   }
   return null;
 }
