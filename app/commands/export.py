@@ -103,6 +103,7 @@ def encoders(
     if as_json:
         print_json(rows, indent=2)
         return
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
@@ -112,10 +113,10 @@ def encoders(
         "After a slash: GFLOPs without the trunk. "
         "Last: what the encoder's paper says, as 2 x MACs."
     )
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)  # names and costs on one line of 80 letters
     table.add_column("encoder", no_wrap=True)
-    table.add_column("pixels", justify="right")
-    table.add_column("parameters", justify="right")
+    table.add_column("px", justify="right", no_wrap=True)
+    table.add_column("weights", justify="right", no_wrap=True)
     table.add_column("budget: GFLOPs", no_wrap=True)
     table.add_column("paper")
     for row in sorted(rows, key=lambda row: row["params"]):
