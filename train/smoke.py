@@ -14,6 +14,8 @@ from vlcap.files.writing import fresh_folder, numbered
 from vlcap.model.encoder import Encoder
 from vlcap.processes import connect
 
+from .new_encoder import DECODER
+
 ARCHITECTURE, HYBRID = "lookupvit_test_patch8_48", "lookupvit_hybrid_test_64"
 OF_CLIPS = {"lookupvivit_": "lookupvivit_test_patch8x2_48", "vivit_": "vivit_test_patch8x2_48"}
 SMALL = {
@@ -55,6 +57,8 @@ def smoke(recipe: Any, out: Path) -> tuple[Any, Path]:
         small["decoder"] = _smoked(recipe.decoder)
         small["start_from"] = _smoked(recipe.start_from)
         small["encoder"] = None if small["start_from"] else _smoked(recipe.encoder) or str(folder / "untrained")
+        if small["start_from"]:  # its decoder stays as it is
+            small |= {name: fields[name].default for name in DECODER}
     elif "encoder" in fields:  # a classifier recipe
         of_clips = [test for family, test in OF_CLIPS.items() if recipe.encoder.startswith(family)]
         other = HYBRID if recipe.reduce or "_hybrid_" in recipe.encoder else ARCHITECTURE
