@@ -33,7 +33,7 @@ def test_no_input_does_harm(readers):
 def test_no_captioner_folder_does_harm_to_the_export():
     """Few, because each that is accepted is exported."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz", "graphs", "--count", "5", "--seed", "1"],
+        [sys.executable, "-m", "tests.fuzz", "graphs", "--count", "3", "--seed", "1"],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

@@ -334,7 +334,7 @@ def test_shipped_studies_say_their_command(name):
     StudyRecipe.load(name, smoke=True)
 
 
-@pytest.mark.parametrize("name", ["study-tokens", "study-table5", "study-decoding", "study-rivals"])
+@pytest.mark.parametrize("name", ["study-tokens", "study-decoding", "study-rivals"])
 def test_smoke(name, class_folder, captioned_folder, tmp_path, quick_curves):
     """Some rows of a shipped study, from the command line to its page. Only the comparison is scored."""
     rows = [row.name for row in StudyRecipe.load(name).all_rows]
