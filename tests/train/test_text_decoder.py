@@ -31,7 +31,7 @@ def texts(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(texts, captioned_folder, tmp_path_factory):
+def run(texts, captioned_folder, tmp_path_factory, quick_curves_in_module):
     out = tmp_path_factory.mktemp("run") / "text"
     recipe = DecoderRecipe.load(None, [*SMALL, "batch_size=4", "steps=40", "lr=1e-2", f"hold_out=[{captioned_folder}]"])
     return train_decoder(recipe, [str(texts)], out), out
