@@ -251,10 +251,10 @@ def test_an_export_runs_without_torch(captioner, graphs, photos):
 
 
 @pytest.mark.parametrize("budget", [0, 7, 100])
-def test_a_budget_beyond_the_grid_is_one_line(copied, tmp_path, monkeypatch, capfd, budget):
+def test_a_budget_beyond_the_grid_is_one_line(captioner_folder, tmp_path, monkeypatch, capfd, budget):
     monkeypatch.setenv("VLCAP_CACHE", str(tmp_path))
     with pytest.raises(CaptionerError, match=f"budget {budget} does not fit.*from 1 to 6") as refused:
-        Captioner.from_pretrained(copied, engine="onnx", budget=budget)
+        Captioner.from_pretrained(captioner_folder, engine="onnx", budget=budget)
     assert "\n" not in str(refused.value) and capfd.readouterr().err == ""
 
 
