@@ -73,6 +73,7 @@ def test_names_that_a_layout_cannot_tell_apart_are_changed(tmp_path: Path):
     assert read_captions(tmp_path / "csv", "train").references() == {n: [f"photo {n}"] for n in range(1, 8)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", WRITERS)
 def test_a_caption_that_looks_like_a_list_stays_one(tmp_path: Path, to: str):
     put(tmp_path / "in/train/1.png", png(1))

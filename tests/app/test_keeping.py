@@ -225,6 +225,7 @@ def interrupted(run, monkeypatch, groups):
         assert run()[0] == 130
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", ["overwrite", "append"])
 @pytest.mark.parametrize("suffix", SIDECARS)
 def test_files_that_exist_are_not_captioned_twice(vlcap, photos, monkeypatch, suffix, choice):
@@ -240,6 +241,7 @@ def test_files_that_exist_are_not_captioned_twice(vlcap, photos, monkeypatch, su
     assert whole == [1] * 9 and not list(photos.glob(".vlcap-sidecars*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", ["skip", "overwrite"])
 def test_what_a_person_writes_during_the_run_stays(vlcap, photos, monkeypatch, choice):
     if choice == "overwrite":
@@ -256,6 +258,7 @@ def test_what_a_person_writes_during_the_run_stays(vlcap, photos, monkeypatch, c
     assert "01.txt: was made or changed during the run: left as it is" in said
 
 
+@pytest.mark.slow
 def test_overwriting_leaves_no_caption_that_is_left_out(vlcap, photos):
     vlcap(photos, "--sidecar", ".txt")
     (photos / "07.txt").rename(photos / "07.md")
@@ -263,6 +266,7 @@ def test_overwriting_leaves_no_caption_that_is_left_out(vlcap, photos):
     assert "9 captions below --min-score" in said and not list(photos.glob("*.txt"))
 
 
+@pytest.mark.slow
 def test_captions_are_added_to_texts_in_utf8_alone(vlcap, photos, captioner):
     [caption] = captioner.caption([photos / "00.png"])
     for content in (caption.encode("utf-16"), caption.encode("utf-16-le"), b"\x00\xff\x01binary"):
@@ -276,6 +280,7 @@ def test_captions_are_added_to_texts_in_utf8_alone(vlcap, photos, captioner):
     assert (photos / "00.txt").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_two_runs_beside_the_same_photos(vlcap, photos):
     """The second is refused, and deletes nothing that the first is writing."""
     first = Sidecars([photos / "00.png"], ".txt")
@@ -291,6 +296,7 @@ def test_two_runs_beside_the_same_photos(vlcap, photos):
     assert not left.exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_counts_what_is_left_out(vlcap, photos, monkeypatch):
     file = photos.parent / "captions.jsonl"
     vlcap(photos, "--out", file)

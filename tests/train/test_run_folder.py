@@ -249,6 +249,7 @@ def test_a_finished_run_says_so(class_folder, tmp_path, capsys):
     assert files(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_checkpoints_that_are_gone(class_folder, tmp_path):
     """A finished run is still finished. What would train it anew over its results is refused, and changes nothing."""
     figures = classify(tmp_path, class_folder, "schedule=constant")
@@ -262,6 +263,7 @@ def test_checkpoints_that_are_gone(class_folder, tmp_path):
         classify(tmp_path, class_folder, "schedule=constant", "steps=4")
 
 
+@pytest.mark.slow
 def test_a_refused_run_records_nothing(class_folder, tmp_path):
     classify(tmp_path, class_folder, "schedule=constant")
     (tmp_path / "encoder" / "config.json").write_text("{}")  # somebody's
@@ -271,6 +273,7 @@ def test_a_refused_run_records_nothing(class_folder, tmp_path):
     assert files(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_the_best_is_kept_by_a_run_that_goes_on(captioned_folder, encoder, tmp_path, monkeypatch):
     """`keep=best` keeps its record in a file of its own, which the run that goes on reads."""
     settings = (f"encoder={encoder}", "schedule=constant", "keep=best", "cider=true")
