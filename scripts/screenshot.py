@@ -36,6 +36,6 @@ def main(photo: str, word: str = "2") -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3 or not Path(sys.argv[1]).is_file() or not sys.argv[2].isdigit():
-        sys.exit("usage: python scripts/screenshot.py PHOTO WORD    (the number of the word that is clicked, from 1)")
+    if len(sys.argv) not in (2, 3) or not Path(sys.argv[1]).is_file() or not all(map(str.isdigit, sys.argv[2:])):
+        sys.exit("usage: python scripts/screenshot.py PHOTO [WORD]    (the number of the word that is clicked, from 1)")
     main(*sys.argv[1:])

@@ -15,7 +15,7 @@ import typer
 
 from train.classifier import mean_average_precision
 from train.frozen import Frozen
-from train.labels import LabeledSet, read_words, take
+from train.labels import LabeledSet, limited, read_words
 from train.teacher import start_from
 from vlcap.data.images import PixelConfig
 from vlcap.model.encoder import Encoder
@@ -35,8 +35,8 @@ def main(
 ) -> None:
     """Prints a row per image size: mAP from each feature map and from both."""
     train = read_words(data, "train", words=1000)
-    val = take(read_words(data, "val", words=1000, vocabulary=train.classes), photos // 4)
-    train = take(train, photos)
+    val = limited(read_words(data, "val", words=1000, vocabulary=train.classes), photos // 4)
+    train = limited(train, photos)
     print("| size | " + " | ".join(["stride 16", "stride 32", "both"]) + " |\n| --- | --- | --- | --- |")
     for size in sizes:
         hybrid = Encoder.create(encoder)

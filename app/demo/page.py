@@ -23,14 +23,14 @@ PRIVATE = {"api_visibility": "private"}
 AT_ONCE = {"queue": False, **PRIVATE}  # requests that need no model skip the queue
 UNFIT = "These are not values of the page's fields: reload the page."
 BLANK = f"() => {json.dumps(list(EMPTY))}"  # JavaScript that empties caption, maps of blocks, and table
-# JavaScript that keeps, for this tab, the name of the photo's file here and the settings; and that brings them back
-# after a reload, if the file still exists. The photo itself is not kept. page.js presses the button for it.
 # JavaScript that shows another file in place of the photo that the browser cannot show, or none, while it is there: an
 # answer comes late, and the visitor may have chosen another photo meanwhile.
 REPLACE = """(told, photo) => {
   const found = told ? JSON.parse(told) : null;
   return found && photo?.path === found.of ? found.file : photo;
 }"""
+# JavaScript that keeps, for this tab, the name of the photo's file here and the settings; and that brings them back
+# after a reload, if the file still exists. The photo itself is not kept. page.js presses the button for it.
 SAVE = "(...values) => sessionStorage.setItem('vlcap', JSON.stringify(values))"
 FORGET = "() => sessionStorage.removeItem('vlcap')"
 RESTORE = """async (...values) => {

@@ -16,12 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ..files.json_file import load_json
 from ..files.results import check_folder
 from ..files.writing import replacing
 from ..files.written import LIST, UNFINISHED, WrittenList, delete_unfinished
+from .lock import RunLock
 from .rows import Row, TableError, rendered
 from .units import Unit, is_url
 
@@ -72,11 +71,8 @@ class ShardFolder:
         self.folder = folder
         self.written = WrittenList(folder)
         self._mine: set[str] = set()  # names of files that this run has written
-        self._lock = FileLock(folder / LOCK)
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise TableError(f"{folder}: another run is writing it: wait for its end, or name another") from None
+        self._lock = RunLock(folder / LOCK)
+        self._lock.take(TableError(f"{folder}: another run is writing it: wait for its end, or name another"))
         try:
             self._check()
         except BaseException:
@@ -179,9 +175,7 @@ class ShardFolder:
 
     def close(self) -> None:
         """Lets other runs write the folder."""
-        if self._lock.is_locked:
-            Path(self._lock.lock_file).unlink(missing_ok=True)
-            self._lock.release()
+        self._lock.release()
 
 
 def _text(values: Any) -> bytes:

@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from .. import processes
 from ..data.finding import is_video_name
 from ..data.names import one_line
@@ -24,6 +22,7 @@ from ..files.results import check_folder
 from ..files.writing import replacing
 from ..files.written import WrittenList, delete_unfinished
 from .journal import Done, Journal, Journals, Left
+from .lock import RunLock
 from .rows import TableError, name_in
 from .table import Existing
 from .work import Captioned
@@ -70,22 +69,14 @@ class Sidecars:
         self.journals = Journals(self.home)
         self.journal: Journal | None = None
         self.left = Left(None, {}, None)
-        self._lock = FileLock(self.home.with_name(f"{self.home.name}.lock"))
-        if folders:
-            self._take_lock()
+        self._lock = RunLock(self.home.with_name(f"{self.home.name}.lock"))
+        if folders and self.is_first:
+            self._lock.take(SidecarError(f"{self.home.parent}: another run is writing {suffix} files: wait for it"))
         try:
             self._look(folders, photos)
         except BaseException:
             self.close()
             raise
-
-    def _take_lock(self) -> None:
-        if not self.is_first:
-            return
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise SidecarError(f"{self.home.parent}: another run is writing {self.suffix} files: wait for it") from None
 
     def _look(self, folders: Sequence[Path], photos: Sequence[Path]) -> None:
         self.lists = {folder: WrittenList(folder) for folder in folders}
@@ -188,9 +179,7 @@ class Sidecars:
 
     def close(self) -> None:
         """Lets other runs write such files."""
-        if self._lock.is_locked:
-            Path(self._lock.lock_file).unlink(missing_ok=True)
-            self._lock.release()
+        self._lock.release()
 
     def add(self, group: Sequence[Captioned]) -> None:
         """Writes the files of a group of photos. An unreadable photo, and one whose captions are left out, get none.

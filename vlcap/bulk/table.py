@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
 from .. import processes
 from ..data.names import one_line
 from ..files.results import check_folder
 from ..files.writing import digest_file, replacing
 from ..files.written import WrittenList, delete_unfinished
 from .journal import Done, Journals, Left
+from .lock import RunLock
 from .rows import Row, TableError, format_of, name_in, read_rows, rendered
 from .work import Captioned
 
@@ -53,21 +52,14 @@ class Table:
         check_folder(file.parent)
         self.written = WrittenList(file.parent)
         self.journals = Journals(file)
-        self._lock = FileLock(file.with_name(f".{file.name}.lock"))
-        self._take_lock()
+        self._lock = RunLock(file.with_name(f".{file.name}.lock"))
+        if self.is_first:
+            self._lock.take(TableError(f"{file}: another run is writing it: wait for its end, or name another"))
         try:
             self._check()
         except BaseException:
             self.close()
             raise
-
-    def _take_lock(self) -> None:
-        if not self.is_first:
-            return
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise TableError(f"{self.file}: another run is writing it: wait for its end, or name another") from None
 
     def _check(self) -> None:
         self.left = self.journals.read()
@@ -170,6 +162,4 @@ class Table:
 
     def close(self) -> None:
         """Lets other runs write the file."""
-        if self._lock.is_locked:
-            Path(self._lock.lock_file).unlink(missing_ok=True)
-            self._lock.release()
+        self._lock.release()
